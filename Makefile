@@ -1,0 +1,39 @@
+# `make sweep` and `make test` need only Python >= 3.11, make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SWEEP ?= quickstart
+
+.PHONY: sweep test test-all check bench install install-dev clean
+
+sweep: install  ## Run the main job; the last line names the dashboard. SWEEP=mnist for another one.
+	$(BIN)/python -m orchestrator sweep $(SWEEP)
+
+test: install-dev  ## Every test under a minute.
+	$(BIN)/python -m pytest
+
+test-all: install-dev  ## The slow ones too.
+	$(BIN)/python -m pytest -m ""
+
+check: install-dev  ## Format, lint and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+
+bench: install-dev  ## Every benchmark; each prints one JSON document last.
+	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

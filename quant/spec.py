@@ -1,0 +1,115 @@
+"""What can be asked of the quantization engine, as frozen values: no torch here.
+
+A spec goes into `quant.prepare` and, through its canonical JSON, into the identity of a trial. A setting that has no
+effect in a combination is put back to its default by `normalized`, so that equal experiments have equal ids.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MODELS: dict[str, str] = {"small_cnn": "quant.models.small_cnn:SmallCnn"}  # name -> class, loaded by `quant.build_model`
+
+Bits = Annotated[int, Field(ge=2, le=16)]
+Schedule = Literal["constant", "cosine"]
+Selection = Literal["last", "best_val"]
+Observer = Literal["minmax", "ema", "percentile"]
+
+
+class Spec(BaseModel):
+    """A frozen value: unknown keys and wrong types are errors, and nothing is converted silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelSpec(Spec):
+    """A network by name. `width` is the number of channels of its first layer."""
+
+    name: str
+    width: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def name_is_known(self) -> Self:
+        """Raise for a model that is not in `MODELS`."""
+        if self.name not in MODELS:
+            raise ValueError(f"unknown model '{self.name}'; known: {', '.join(MODELS)}")
+        return self
+
+
+class TrainSpec(Spec):
+    """How the float model is trained: Adam, `schedule` over all steps, the epoch of the best validation accuracy."""
+
+    epochs: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    batch_size: int = Field(default=64, ge=2)
+    schedule: Schedule = "cosine"
+    select: Selection = "best_val"
+
+
+class Recipe(Spec):
+    """A fine-tuning recipe: what a QAT trial and its control share. Everything else comes from the `TrainSpec`."""
+
+    epochs: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    schedule: Schedule = "cosine"
+    select: Selection = "last"
+
+
+class QuantSettings(Spec):
+    """The settings that PTQ and QAT share. Source of the grid: `quant/qparams.py`."""
+
+    weight_bits: Bits = 8
+    act_bits: Bits = 8
+    scheme: Literal["symmetric", "asymmetric"] = "symmetric"
+    granularity: Literal["per_channel", "per_tensor"] = "per_channel"
+    weight_observer: Observer = "minmax"
+    act_observer: Observer = "minmax"
+    act_signed: Literal["auto", "always"] = "auto"
+    percentile: float = Field(default=0.9999, gt=0.5, lt=1)
+    calib_images: int = Field(default=1024, ge=1)
+    calib_batch_size: int = Field(default=64, ge=1)
+    calib_seed: int = Field(default=0, ge=0)
+
+    def normalized(self) -> Self:
+        """This spec with every setting that has no effect in it put back to its default."""
+        idle = {"act_signed": "auto"} if self.scheme == "asymmetric" else {}
+        if "percentile" not in (self.weight_observer, self.act_observer):
+            idle["percentile"] = QuantSettings.model_fields["percentile"].default
+        return self.model_copy(update=idle)
+
+
+class Fp32Spec(Spec):
+    """The float model itself: the shared stage and the reference of every other method."""
+
+    method: Literal["fp32"]
+
+
+class Fp32FtSpec(Recipe):
+    """The control of QAT: the same recipe through the same code, with the quantizers bypassed."""
+
+    method: Literal["fp32_ft"]
+
+
+class PtqSpec(QuantSettings):
+    """Post-training quantization: fold batch norm, calibrate, freeze."""
+
+    method: Literal["ptq"]
+    bn_fold: Literal["fold", "none"] = "fold"
+
+
+class QatSpec(Recipe, QuantSettings):
+    """Quantization-aware training: fine-tune the float model with fake quantizers, then freeze.
+
+    `act_observer` leaves out percentile: a quantile of the whole pass is not defined while the weights change.
+    """
+
+    method: Literal["qat"]
+    act_observer: Literal["minmax", "ema"] = "ema"
+
+    def control(self) -> Fp32FtSpec:
+        """The control's spec: this recipe, without the quantization settings."""
+        recipe = self.model_dump(include=set(Recipe.model_fields))
+        return Fp32FtSpec(method="fp32_ft", **recipe)
+
+
+MethodSpec = Annotated[Fp32Spec | Fp32FtSpec | PtqSpec | QatSpec, Field(discriminator="method")]

@@ -1,0 +1,87 @@
+"""Every table a sweep writes, as pyarrow schemas: the one place for names, types and keys of columns.
+
+Units stand in names; accuracies are fractions in [0, 1], percentage points only in `_pp`; what is missing is null with a
+`reason`, never NaN. The column notes of each table are in the README's chapter on what comes out.
+"""
+
+from typing import Final
+
+import pyarrow as pa
+
+SCHEMA_VERSION: Final = 1
+
+_STR, _F64, _F32 = pa.string(), pa.float64(), pa.float32()
+_I8, _I16, _I32 = pa.int8(), pa.int16(), pa.int32()
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema(list(columns.items()), metadata={"schema_version": str(SCHEMA_VERSION)})
+
+
+TRIALS = _schema(
+    trial_id=_STR, config_id=_STR, status=_STR, error=_STR, traceback=_STR, attempt=_I32,
+    reference_trial_id=_STR, control_trial_id=_STR, control_reason=_STR,
+    dataset_id=_STR, dataset=_STR, task=_STR, model=_STR, method=_STR, base=_STR, init=_STR,
+    weight_bits=_I8, act_bits=_I8, scheme=_STR, granularity=_STR, weight_observer=_STR, act_observer=_STR,
+    bn_fold=_STR, act_signed=_STR, preset=_STR, seed=_I32, imbalance=_STR,
+    n_test=_I32, accuracy=_F64, macro_accuracy=_F64, loss_nats=_F64, selected_epoch=_I32,
+    train_s=_F64, calibrate_s=_F64, evaluate_s=_F64, total_s=_F64, device=_STR, size_bytes=pa.int64(),
+    config=_STR, code_version=_STR,
+)  # fmt: skip
+GROUPS = _schema(dataset_id=_STR, split=_STR, grouping=_STR, group=_STR, group_index=_I32, n=_I32)
+# `label` and `predicted` are class indices: the names are the groups of the grouping `label`, by `group_index`.
+SAMPLES = _schema(  # plus one string column for each group attribute
+    dataset_id=_STR, sample_id=_I32, split=_STR, label=_I16, source=_STR,
+)  # fmt: skip
+PREDICTIONS = _schema(
+    trial_id=_STR, runtime=_STR, sample_id=_I32, split=_STR, predicted=_I16,
+    loss_nats=_F32, confidence=_F32, margin=_F32, entropy_nats=_F32, kl_nats=_F32, logits=pa.list_(pa.float16()),
+)  # fmt: skip
+RUNTIMES = _schema(
+    trial_id=_STR, runtime=_STR, status=_STR, reason=_STR, file_bytes=pa.int64(),
+    p50_ms=_F64, p95_ms=_F64, batch=_I32, threads=_I32, session=_STR,
+)  # fmt: skip
+LAYERS = _schema(
+    trial_id=_STR, layer=_STR, kind=_STR, status=_STR, reason=_STR, n_weights=pa.int64(),
+    weight_bits=_I8, act_bits=_I8, scheme=_STR, granularity=_STR, act_grid=_STR, folded_batchnorm=_STR,
+    sqnr_db=_F64,
+)  # fmt: skip
+MECHANISM = _schema(
+    trial_id=_STR, grouping=_STR, group=_STR, statistic=_STR, value=_F64, standard_error=_F64, split=_STR, reason=_STR,
+)  # fmt: skip
+GROUP_METRICS = _schema(
+    trial_id=_STR, runtime=_STR, grouping=_STR, group=_STR, metric=_STR, **{"class": _STR},
+    n=_I32, n_train=_I32, value=_F64, ci_low=_F64, ci_high=_F64, ci_method=_STR, reason=_STR,
+)  # fmt: skip
+PAIRED_METRICS = _schema(
+    trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, group=_STR, other_trial_id=_STR,
+    n=_I32, n_rr=_I32, n_rw=_I32, n_wr=_I32, n_ww=_I32, n_flip=_I32,
+    drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, eag_pp=_F64, eag_ci_low_pp=_F64, eag_ci_high_pp=_F64,
+    eag_p=_F64, eag_q=_F64, mcnemar_p=_F64, excess_loss_nats=_F64, kl_nats=_F64, family_id=_STR, reason=_STR,
+)  # fmt: skip
+DISPARITY = _schema(
+    trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, metric=_STR, value=_F64, corrected=_F64,
+    worst_group=_STR, best_group=_STR, null_mean=_F64, null_q95=_F64, perm_p=_F64, reason=_STR,
+)  # fmt: skip
+VERDICTS = _schema(
+    config_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, word=_STR, rule=_STR, n_seeds=_I32, mde_pp=_F64,
+    worst_group=_STR, reason=_STR,
+)  # fmt: skip
+PROVENANCE = _schema(key=_STR, value=_STR)
+
+TABLES: Final[dict[str, pa.Schema]] = {
+    "trials": TRIALS,
+    "groups": GROUPS,
+    "samples": SAMPLES,
+    "predictions": PREDICTIONS,
+    "runtimes": RUNTIMES,
+    "layers": LAYERS,
+    "mechanism": MECHANISM,
+    "group_metrics": GROUP_METRICS,
+    "paired_metrics": PAIRED_METRICS,
+    "disparity": DISPARITY,
+    "verdicts": VERDICTS,
+    "provenance": PROVENANCE,
+}
+# Columns of `trials` that differ between two runs of the same plan. Equality of tables leaves them out.
+RUN_DEPENDENT: Final = ("attempt", "train_s", "calibrate_s", "evaluate_s", "total_s", "traceback", "code_version")
