@@ -1,0 +1,73 @@
+"""The quantization engine. The door: specs at once, `prepare` ... `predict` when first used."""
+
+from typing import TYPE_CHECKING, Any
+
+from quant.spec import (
+    ENGINE_VERSION,
+    MODELS,
+    Fp32FtSpec,
+    Fp32Spec,
+    MethodSpec,
+    ModelSpec,
+    PtqSpec,
+    QatSpec,
+    TrainSpec,
+)
+
+if TYPE_CHECKING:
+    from quant.api import calibrate, freeze, prepare
+    from quant.describe import LayerReport, count_bytes, describe_layers
+    from quant.models import build_model
+    from quant.non_finite import DivergedError, NonFiniteError
+    from quant.prediction import predict
+    from quant.states import load_quantizer_state, load_weights, quantizer_state_to_bytes, weights_to_bytes
+    from quant.train import Batches, FitResult, fit
+
+__all__ = [
+    "ENGINE_VERSION",
+    "MODELS",
+    "Batches",
+    "DivergedError",
+    "FitResult",
+    "Fp32FtSpec",
+    "Fp32Spec",
+    "LayerReport",
+    "MethodSpec",
+    "ModelSpec",
+    "NonFiniteError",
+    "PtqSpec",
+    "QatSpec",
+    "TrainSpec",
+    "build_model",
+    "calibrate",
+    "count_bytes",
+    "describe_layers",
+    "fit",
+    "freeze",
+    "load_quantizer_state",
+    "load_weights",
+    "predict",
+    "prepare",
+    "quantizer_state_to_bytes",
+    "weights_to_bytes",
+]
+
+_HOMES = {
+    "api": ("calibrate", "freeze", "prepare"),
+    "describe": ("LayerReport", "count_bytes", "describe_layers"),
+    "models": ("build_model",),
+    "non_finite": ("DivergedError", "NonFiniteError"),
+    "states": ("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),
+    "prediction": ("predict",),
+    "train": ("Batches", "FitResult", "fit"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name from its file when it is first used, so that reading a sweep file needs no torch."""
+    import importlib
+
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"quant.{home}"), name)
+    raise AttributeError(f"module 'quant' has no attribute {name!r}")

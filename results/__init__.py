@@ -1,0 +1,40 @@
+"""Predictions -> statistics -> tables -> dashboard. The door: `Store`, `build_tables`, `write_report`."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from results.predictions import make_predictions
+    from results.report import write_report
+    from results.schema import RUN_DEPENDENT, SCHEMA_VERSION, TABLES
+    from results.store import Store, StoreError
+    from results.tables import build_tables
+
+__all__ = [
+    "RUN_DEPENDENT",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "Store",
+    "StoreError",
+    "build_tables",
+    "make_predictions",
+    "write_report",
+]
+
+_HOMES = {
+    "RUN_DEPENDENT": "schema",
+    "SCHEMA_VERSION": "schema",
+    "TABLES": "schema",
+    "Store": "store",
+    "StoreError": "store",
+    "build_tables": "tables",
+    "make_predictions": "predictions",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name from its file when it is first used: a worker needs no plotly, and a plan no scipy."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'results' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"results.{_HOMES[name]}"), name)

@@ -1,7 +1,7 @@
 """Every table a sweep writes, as pyarrow schemas: the one place for names, types and keys of columns.
 
-Units stand in names; accuracies are fractions in [0, 1], percentage points only in `_pp`; what is missing is null with a
-`reason`, never NaN. The column notes of each table are in the README's chapter on what comes out.
+Units stand in names; accuracies are fractions in [0, 1], percentage points only in `_pp`; what is missing is null with
+a `reason`, never NaN.
 """
 
 from typing import Final

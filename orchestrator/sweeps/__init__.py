@@ -1,0 +1,1 @@
+"""The sweep files that come with the program."""

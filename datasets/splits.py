@@ -1,0 +1,76 @@
+"""Seeded, stratified splits that keep byte-identical images on one side.
+
+The trick: `stratified_order` puts the images in an order of which *every* prefix is stratified. Test, validation and
+training sets, and every subset of them, are then consecutive slices of it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from datasets.spec import DatasetSpec
+from datasets.types import DataError, Images
+
+
+def stratified_order(strata_N: np.ndarray, seed: int) -> np.ndarray:
+    """Return a permutation of 0..N-1 whose every prefix holds each stratum in proportion, to within one image."""
+    shuffled = np.random.default_rng(seed).permutation(len(strata_N))
+    strata = strata_N[shuffled]
+    by_stratum = np.argsort(strata, kind="stable")
+    sizes = np.bincount(strata, minlength=strata.max(initial=0) + 1)
+    rank = np.arange(len(strata)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    position = np.empty(len(strata))
+    position[by_stratum] = (rank + 0.5) / np.repeat(sizes, sizes)
+    return shuffled[np.argsort(position, kind="stable")]
+
+
+def find_copies(images: Images) -> np.ndarray:
+    """Return copy_ids_N: images with equal bytes have equal ids."""
+    digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in _each(images)]
+    return np.unique(np.array(digests, dtype="S16"), return_inverse=True)[1]
+
+
+def _each(images: Images, chunk: int = 4096) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), chunk):
+        yield from images.batch(np.arange(start, min(start + chunk, len(images))))
+
+
+def make_splits(
+    spec: DatasetSpec, *, labels_N: np.ndarray, copy_ids_N: np.ndarray, is_test_N: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Return sorted indices of train, val and test. Training images with a copy in an official test set are left out.
+
+    Raises:
+        DataError: more images are asked for than there are, or a split would be empty.
+    """
+    units = np.unique(copy_ids_N, return_index=True)[1]  # the first image of every set of copies
+    if is_test_N is None:
+        units = _shuffle(units, labels_N, spec)
+        n_test = round((spec.test_share or 0.2) * len(units))
+        test_units, pool = units[:n_test], units[n_test:]
+    else:
+        in_test = np.isin(copy_ids_N, copy_ids_N[is_test_N])[units]
+        test_units, pool = (_shuffle(units[side], labels_N, spec) for side in (in_test, ~in_test))
+    test_units = _first(test_units, spec.test_size, "test_size")
+    n_pool = None if spec.train_size is None else round(spec.train_size / (1 - spec.val_share))
+    pool = _first(pool, n_pool, "train_size")
+    n_val = len(pool) - spec.train_size if spec.train_size else round(spec.val_share * len(pool))
+    chosen = {"train": pool[n_val:], "val": pool[:n_val], "test": test_units}
+    for name, split in chosen.items():
+        if len(split) == 0:
+            raise DataError(f"The {name} split of `{spec.name}` would be empty: ask for a larger share or size.")
+    splits = {name: np.flatnonzero(np.isin(copy_ids_N, copy_ids_N[split])) for name, split in chosen.items()}
+    if is_test_N is not None:
+        splits["test"] = splits["test"][is_test_N[splits["test"]]]
+    return splits
+
+
+def _shuffle(units: np.ndarray, labels_N: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    return units[stratified_order(labels_N[units], spec.split_seed)]
+
+
+def _first(units: np.ndarray, n: int | None, field: str) -> np.ndarray:
+    if n is not None and n > len(units):
+        raise DataError(f"`dataset.{field}` asks for {n} images (validation included), but there are {len(units)}.")
+    return units[:n]

@@ -1,0 +1,241 @@
+"""The commands: sweep, plan, status, report. They read the request, call the rooms, and say what happened.
+
+Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 interrupted.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import typer
+
+from datasets import DataError, find_dataset_id
+from orchestrator.manifest import make_manifest
+from orchestrator.plan import PlannedTrial, PlanState, find_state, make_plan
+from orchestrator.problems import Problem, RequestError
+from orchestrator.progress import ProgressLines
+from orchestrator.schedule import BundleQueue
+from orchestrator.spec import SweepSpec, built_in_sweeps, load_sweep
+from results import Store, StoreError
+
+CRASHED = "WorkerDied"  # how the error of a trial begins that took its worker down: such trials always run again
+METHODS = ("fp32", "fp32_ft", "ptq", "qat")
+
+app = typer.Typer(
+    help="Measure which groups lose when an image classifier is quantized.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+SweepWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SWEEP] [KEY=VALUE]...",
+        help=f"A sweep file or a built-in sweep ({', '.join(built_in_sweeps())}; default quickstart), then overrides "
+        "such as 'seeds=[0]' or quant.1.epochs=2.",
+    ),
+]
+StorePath = Annotated[
+    str | None, typer.Option("--store", help="Where results go: a path or URI. Default: results/runs/<name>.")
+]
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The folder or URI of a sweep's results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+class Request(NamedTuple):
+    """A validated sweep, its plan, its store, and how far it is."""
+
+    sweep: SweepSpec
+    plan: tuple[PlannedTrial, ...]
+    store: Store
+    state: PlanState
+    stored: dict[str, dict[str, Any]]
+
+
+@app.command()
+def sweep(
+    words: SweepWords = None,
+    store: StorePath = None,
+    executor: Annotated[Literal["ray", "inline"], typer.Option(help="Ray Tune, or this process.")] = "ray",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials once more.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run what is not finished, then write the tables and the dashboard."""
+    with _exit_codes():
+        request = _read_request(words, store, retry_failed=retry_failed)
+        request.store.write_manifest(make_manifest(request.sweep, request.plan))
+        if request.state.to_run:
+            _run(request, executor, quiet=quiet or as_json)
+        elif not quiet and not as_json:
+            print(f"Nothing to run: all {len(request.plan)} trials of {request.sweep.head.name} are finished.")
+        _finish(request.store, as_json=as_json)
+
+
+@app.command()
+def plan(words: SweepWords = None, store: StorePath = None, as_json: AsJson = False) -> None:
+    """Say what would run: trials, finished ones, estimated time."""
+    with _exit_codes():
+        request = _read_request(words, store, retry_failed=False)
+        summary = _summarize_plan(request)
+        if as_json:
+            trials = [{"trial_id": t.trial_id, "label": t.label, "needs": t.needs} for t in request.plan]
+            print(json.dumps({**summary, "trials": trials}, indent=2))
+            return
+        print(f"{summary['name']}: {summary['n_trials']} trials in {summary['store']}")
+        print(f"{'':8}" + "".join(f"{head:>9}" for head in ("planned", *PlanState._fields)))
+        for method, counts in summary["by_method"].items():
+            print(f"{method:8}" + "".join(f"{count:9}" for count in counts.values()))
+        print(f"Left: about {summary['estimated_s']:.0f} s of work, {summary['estimate_from']}.")
+
+
+@app.command()
+def status(store: StoreArgument, as_json: AsJson = False) -> None:
+    """Say what is finished, failed and missing; works while a sweep runs."""
+    with _exit_codes():
+        opened = Store.open(store)
+        manifest = opened.read_manifest()
+        rows = {row["trial_id"]: row for row in opened.read_trials().to_pylist()}
+        planned = [trial["trial_id"] for trial in manifest["plan"]]
+        failed = [rows[t] for t in planned if t in rows and rows[t]["status"] == "failed"]
+        n_ok = sum(t in rows and rows[t]["status"] == "ok" for t in planned)
+        counts = {"n_planned": len(planned), "n_ok": n_ok, "n_failed": len(failed)}
+        counts["n_missing"] = len(planned) - n_ok - len(failed)
+        if as_json:
+            reasons = [{"trial_id": row["trial_id"], "method": row["method"], "error": row["error"]} for row in failed]
+            print(
+                json.dumps({"name": manifest["name"], "store": opened.location, **counts, "failed": reasons}, indent=2)
+            )
+            return
+        print(f"{manifest['name']}: {n_ok} of {len(planned)} ok, {len(failed)} failed, {counts['n_missing']} missing")
+        for row in failed:
+            print(f"  {row['trial_id']} {row['method']}: {str(row['error']).splitlines()[0]}")
+
+
+@app.command()
+def report(store: StoreArgument, as_json: AsJson = False) -> None:
+    """Rebuild the tables and report.html from what is stored, of a partial store too."""
+    with _exit_codes():
+        _finish(Store.open(store), as_json=as_json)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn what stops a command into its exit code and a message on stderr."""
+    try:
+        yield
+    except (RequestError, StoreError, DataError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Finished trials are kept: the same command goes on from here.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _read_request(words: list[str] | None, location: str | None, *, retry_failed: bool) -> Request:
+    words = list(words or [])
+    name = words.pop(0) if words and "=" not in words[0] else "quickstart"
+    strangers = [word for word in words if "=" not in word]
+    if strangers:
+        raise RequestError([Problem(word, "is no override: write it as key=value.") for word in strangers])
+    spec = load_sweep(name, words)
+    plan = make_plan(spec, _find_dataset_ids(spec))
+    store = Store.open(location or str(Path("results", "runs", spec.head.name)))
+    stored = {row["trial_id"]: row for row in store.read_trials().to_pylist()}
+    failed = {trial_id: row for trial_id, row in stored.items() if row["status"] == "failed"}
+    again = {t for t, row in failed.items() if retry_failed or str(row["error"]).startswith(CRASHED)}
+    statuses = {trial_id: row["status"] for trial_id, row in stored.items()}
+    return Request(spec, plan, store, find_state(plan, statuses, run_again=frozenset(again)), stored)
+
+
+def _find_dataset_ids(spec: SweepSpec) -> dict[Any, str]:
+    ids, problems = {}, []
+    for experiment in spec.experiments:
+        try:
+            ids.setdefault(experiment.dataset, find_dataset_id(experiment.dataset))
+        except DataError as error:
+            problems.append(Problem("", str(error)))
+    if problems:
+        raise RequestError(problems, "the data")
+    return ids
+
+
+def _run(request: Request, executor: str, *, quiet: bool) -> None:
+    spec, state = request.sweep, request.state
+    for trial_id in set(state.to_run) & request.stored.keys():
+        request.store.remove_trial(trial_id)
+    n_slots, address = 1, None
+    if executor == "ray":
+        from orchestrator.executor_ray import run_ray, start_ray, stop_ray
+
+        n_slots, address = start_ray(spec.head.resources)
+    queue = _make_queue(request, n_slots)
+    progress = ProgressLines(queue, n_finished_before=len(request.plan) - len(state.to_run), quiet=quiet)
+    progress.say(f"{spec.head.name}: {len(state.to_run)} of {len(request.plan)} trials to run, {n_slots} at a time")
+    progress.say(f"results: {request.store.location}" + (f"   Ray dashboard: http://{address}" if address else ""))
+    if executor == "ray":
+        try:
+            run_ray(queue, request.store, progress, retry=spec.head.retry)
+        finally:
+            stop_ray()
+    else:
+        from orchestrator.executor_inline import run_inline
+
+        run_inline(queue, request.store, progress)
+
+
+def _make_queue(request: Request, n_slots: int) -> BundleQueue:
+    to_run = set(request.state.to_run)
+    queue = BundleQueue(
+        [trial for trial in request.plan if trial.trial_id in to_run],
+        done=request.state.ok,
+        resources=request.sweep.head.resources,
+        n_slots=n_slots,
+    )
+    for row in request.stored.values():
+        if row["status"] == "ok":
+            queue.learn(row["method"], row["total_s"])
+    return queue
+
+
+def _summarize_plan(request: Request) -> dict[str, Any]:
+    places = {trial_id: place for place, ids in request.state._asdict().items() for trial_id in ids}
+    counts = Counter((trial.method, places[trial.trial_id]) for trial in request.plan)
+    planned = Counter(trial.method for trial in request.plan)
+    queue = _make_queue(request, 1)
+    known = sum(row["status"] == "ok" for row in request.stored.values())
+    return {
+        "name": request.sweep.head.name,
+        "store": request.store.location,
+        "n_trials": len(request.plan),
+        "by_method": {
+            method: {"planned": planned[method], **{place: counts[method, place] for place in PlanState._fields}}
+            for method in METHODS
+            if planned[method]
+        },
+        "estimated_s": round(queue.remaining_s(), 1),
+        "estimate_from": f"from the durations of {known} finished trials" if known else "a first guess",
+    }
+
+
+def _finish(store: Store, *, as_json: bool) -> None:
+    """Rebuild tables and dashboard, say where they are, and exit with 1 if a trial failed."""
+    from results import build_tables, write_report
+
+    tables = build_tables(store)
+    path = write_report(store, tables)
+    facts = dict(zip(*tables["provenance"].to_pydict().values(), strict=True))
+    counts = {name: int(facts[name]) for name in ("n_planned", "n_ok", "n_failed", "n_missing")}
+    if as_json:
+        print(json.dumps({"name": facts["sweep"], "store": store.location, **counts, "dashboard": path}, indent=2))
+    else:
+        for row in tables["trials"].to_pylist():
+            if row["status"] == "failed":
+                print(f"failed: {row['trial_id']} {row['method']}: {str(row['error']).splitlines()[0]}")
+        print(f"{counts['n_ok']} of {counts['n_planned']} trials ok, {counts['n_failed']} failed.")
+        print(f"dashboard: {path}")
+    if counts["n_failed"]:
+        raise typer.Exit(1)

@@ -1,0 +1,21 @@
+"""Runs a plan in this process, one trial after another: for debugging, tests and machines without Ray."""
+
+import time
+
+import torch
+
+from orchestrator.progress import ProgressLines
+from orchestrator.schedule import BundleQueue
+from orchestrator.trial import run_trial
+from results import Store
+
+
+def run_inline(queue: BundleQueue, store: Store, progress: ProgressLines) -> None:
+    """Run every trial of the queue that can run."""
+    while bundle := queue.take():
+        torch.set_num_threads(bundle.resources.n_threads)
+        for trial in bundle.trials:
+            started = time.perf_counter()
+            status = run_trial(trial, store)
+            queue.finish(trial.trial_id, status, seconds=time.perf_counter() - started)
+            progress.finished(trial.trial_id, status, n_running=int(bool(queue.unfinished)))

@@ -1,0 +1,198 @@
+"""Runs a plan with Ray Tune: one Tune run, a Searcher that hands out bundles, workers that are used again.
+
+Tune schedules; it owns neither the plan, the ids, the results nor the resume. Its loggers are off (a driver of 206
+instead of 675 MB, and half the time a trial; 2 cores, ray 2.60, n = 1000), and its restore is never used: it lost 47 of
+47 finished trials after a kill. A trial's own exception becomes a row in the worker; Tune's retries are for crashes.
+"""
+
+import os
+import tempfile
+import time
+from collections import deque
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from orchestrator.plan import PlannedTrial
+from orchestrator.problems import Problem, RequestError
+from orchestrator.progress import ProgressLines
+from orchestrator.schedule import Bundle, BundleQueue
+from orchestrator.spec import Resources, ResourcesByMethod, Retry
+from results import Store
+
+ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints banners even at verbose=0
+    "RAY_AUTH_MODE": "disabled",  # else ray.init writes a token into the home directory
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials keep the driver's working directory
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C raises KeyboardInterrupt here, as everywhere
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # the store resumes a sweep, not Tune
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+}
+REPORT_EVERY_S = 1.0  # a worker reports after the first trial that ends later than this
+OBJECT_STORE_BYTES = 150_000_000
+
+
+def run_ray(queue: BundleQueue, store: Store, progress: ProgressLines, *, retry: Retry) -> None:
+    """Run every trial of the queue that can run, on the Ray that `start_ray` started."""
+    with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
+        tune.Tuner(
+            tune.with_resources(SweepTrainable, _placement),
+            tune_config=tune.TuneConfig(
+                search_alg=PlanSearcher(queue, store, progress, retry=retry),
+                num_samples=-1,  # until the searcher says FINISHED
+                reuse_actors=True,
+                trial_name_creator=lambda trial: str(trial.config["name"]),
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=folder,
+                failure_config=tune.FailureConfig(max_failures=retry.crash),
+                verbose=0,
+            ),
+        ).fit()
+
+
+def start_ray(resources: ResourcesByMethod) -> tuple[int, str | None]:
+    """Start a Ray of our own and return (how many trials run at once, the dashboard's address if there is one).
+
+    Raises:
+        RequestError: a method asks for more than any node has, which Ray would wait for in silence.
+    """
+    os.environ.update(ENVIRONMENT)
+    context = ray.init(
+        address="local", object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level="ERROR"
+    )
+    shapes: dict[str, Resources] = dict(resources)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    problems = [
+        Problem(f"resources.{method}", f"asks for {shape}, and no node has that much: {_summary(nodes)}.")
+        for method, shape in shapes.items()
+        if not any(_slots(node, shape) >= 1 for node in nodes)
+    ]
+    if problems:
+        ray.shutdown()
+        raise RequestError(problems, "the resources")
+    n_slots = max(sum(int(_slots(node, shape)) for node in nodes) for shape in shapes.values())
+    return n_slots, context.dashboard_url
+
+
+def stop_ray() -> None:
+    """Stop the Ray that `start_ray` started, and only that one."""
+    ray.shutdown()
+
+
+class PlanSearcher(Searcher):
+    """Hands out bundles to Tune and takes their outcomes back; knows nothing of what a trial does."""
+
+    def __init__(self, queue: BundleQueue, store: Store, progress: ProgressLines, *, retry: Retry):
+        super().__init__()
+        self.queue, self.store, self.progress, self.retry = queue, store, progress, retry
+        self.running: dict[str, Bundle] = {}  # Tune's trial id -> what it runs
+
+    def set_search_properties(self, metric, mode, config, **spec) -> bool:
+        """There is no search space."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next bundle, None while every remaining trial waits, FINISHED at the end."""
+        if not self.queue.unfinished:
+            return Searcher.FINISHED
+        # Two more than can run keep the workers supplied: Tune gives a free worker to a waiting trial only.
+        bundle = self.queue.take() if len(self.running) < self.queue.n_slots + 2 else None
+        if bundle is None:
+            assert self.running, f"trials wait for needs that nothing can finish: {sorted(self.queue.unfinished)}"
+            return None
+        self.running[trial_id] = bundle
+        return {
+            "name": f"{bundle.trials[0].label} +{len(bundle.trials) - 1}".replace(" ", "_"),
+            "store": self.store.location,
+            "cpu": bundle.resources.cpu,
+            "gpu": bundle.resources.gpu,
+            "n_threads": bundle.resources.n_threads,
+            "trials": [trial.model_dump_json() for trial in bundle.trials],
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        """Take in what a bundle has finished so far."""
+        for our_id, status, seconds in result["outcomes"]:
+            if our_id in self.queue.unfinished:
+                self.queue.finish(our_id, status, seconds=seconds)
+                n_running = min(len(self.running), self.queue.n_slots)
+                self.progress.finished(our_id, status, n_running=n_running)
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Called once for each bundle, after Tune's retries: `error` means that its worker kept dying."""
+        bundle = self.running.pop(trial_id)
+        if result is not None and not error:
+            self.on_trial_result(trial_id, result)
+            return
+        self._take_in_rows(bundle)
+        lost = [trial for trial in bundle.trials if trial.trial_id in self.queue.unfinished]
+        if lost:
+            self._fail(lost[0])
+            self.queue.give_back(lost[1:])
+
+    def _take_in_rows(self, bundle: Bundle) -> None:
+        for trial in bundle.trials:
+            status = self.store.read_status(trial.trial_id)
+            if status is not None:
+                self.on_trial_result("", {"outcomes": [(trial.trial_id, status, None)]})
+
+    def _fail(self, trial: PlannedTrial) -> None:
+        """Write the row of a trial that took its worker down: trials run in order, so it is the first without a row."""
+        n = self.retry.crash + 1
+        error = f"WorkerDied: the worker process died {n} times while it ran this trial; out of memory is a usual cause"
+        self.store.write_trial({**trial.columns(), "status": "failed", "error": error, "attempt": n})
+        self.on_trial_result("", {"outcomes": [(trial.trial_id, "failed", None)]})
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the store knows what is finished."""
+
+
+class SweepTrainable(tune.Trainable):
+    """Runs one bundle; a worker that is used again gets its next bundle through `reset_config`."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take a bundle. Rows that exist already were written before this bundle's worker died."""
+        import torch
+
+        torch.set_num_threads(config["n_threads"])
+        self.store = Store.open(config["store"])
+        self.waiting = deque(PlannedTrial.model_validate_json(text) for text in config["trials"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next bundle."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run trials for about a second, at least one, and report (trial_id, status, seconds) of each."""
+        from orchestrator.trial import run_trial
+
+        outcomes, started = [], time.perf_counter()
+        while self.waiting and (not outcomes or time.perf_counter() - started < REPORT_EVERY_S):
+            trial, began = self.waiting.popleft(), time.perf_counter()
+            status = self.store.read_status(trial.trial_id) or run_trial(trial, self.store)
+            outcomes.append((trial.trial_id, status, time.perf_counter() - began))
+        return {"outcomes": outcomes, "done": not self.waiting}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Tune calls it after `done` even when no checkpoints are asked for; without it every bundle fails."""
+
+
+def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    return tune.PlacementGroupFactory([{"CPU": config["cpu"], "GPU": config["gpu"]}])
+
+
+def _slots(node: dict[str, float], shape: Resources) -> float:
+    slots = node.get("CPU", 0) / shape.cpu
+    return min(slots, node.get("GPU", 0) / shape.gpu) if shape.gpu else slots
+
+
+def _summary(nodes: list[dict[str, float]]) -> str:
+    return "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)

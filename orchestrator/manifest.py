@@ -1,0 +1,71 @@
+"""What a store says about the sweep that filled it: the request, the plan, and where and with what it ran."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan import PlannedTrial
+from orchestrator.spec import SweepSpec
+from quant import ENGINE_VERSION
+
+PACKAGES = ("torch", "torchvision", "ray", "numpy", "pandas", "pyarrow", "scipy", "plotly")
+
+
+def make_manifest(sweep: SweepSpec, plan: Iterable[PlannedTrial]) -> dict[str, Any]:
+    """Return the manifest's plain values: enough to rebuild every table without the sweep file."""
+    plan = list(plan)
+    groupings: dict[str, list[str]] = {}
+    dataset_ids = {trial.dataset: trial.dataset_id for trial in plan}
+    for experiment in sweep.experiments:
+        known = groupings.setdefault(dataset_ids[experiment.dataset], [])
+        known += [grouping for grouping in experiment.dataset.group_by if grouping not in known]
+    return {
+        "name": sweep.head.name,
+        "sweep": sweep.raw,
+        "groupings": groupings,
+        "runtimes": list(sweep.head.runtimes),
+        "plan": [{**trial.columns(), "needs": list(trial.needs)} for trial in plan],
+        "provenance": find_provenance(),
+    }
+
+
+def find_provenance() -> dict[str, str]:
+    """Versions, commit and hardware of this machine, as texts."""
+    return {
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code_version": find_code_version(),
+        "engine_version": str(ENGINE_VERSION),
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "cpus": str(os.cpu_count()),
+    }
+
+
+@cache
+def find_code_version() -> str:
+    """The git commit of this program, with `+` where files were changed, or `unknown` outside a checkout."""
+    root = Path(__file__).parent
+    commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    try:
+        commit, changes = (
+            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changes else "")
+
+
+def _processor_name() -> str:
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

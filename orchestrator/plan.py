@@ -1,0 +1,164 @@
+"""SweepSpec -> the trials it stands for, with content-addressed ids and what each one needs. Pure: no torch, no ray.
+
+The float stage (fp32) and the controls of QAT (fp32_ft, one for each distinct recipe) join a plan by themselves.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
+
+from datasets import DatasetSpec
+from orchestrator.spec import Experiment, SweepSpec
+from quant import ENGINE_VERSION, Fp32FtSpec, Fp32Spec, MethodSpec, ModelSpec, PtqSpec, QatSpec, TrainSpec
+
+Status = Literal["ok", "failed"]
+
+
+class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
+    """One trial: what to do, what it needs (trials earlier in the plan) and what it is compared with."""
+
+    dataset: DatasetSpec
+    dataset_id: str
+    model: ModelSpec
+    train: TrainSpec
+    quant: MethodSpec
+    seed: int
+    needs: tuple[str, ...] = ()
+    reference_trial_id: str | None = None
+    control_trial_id: str | None = None
+    control_reason: str | None = None
+
+    @property
+    def method(self) -> str:
+        """fp32, fp32_ft, ptq or qat."""
+        return self.quant.method
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, as plain values; settings equal to their default are left out."""
+        return {
+            "dataset": self.dataset_id,
+            "engine": ENGINE_VERSION,
+            "model": self.model.model_dump(mode="json", exclude_defaults=True),
+            "quant": self.quant.model_dump(mode="json", exclude_defaults=True),
+            "train": self.train.model_dump(mode="json", exclude_defaults=True),
+        }
+
+    @cached_property
+    def trial_id(self) -> str:
+        """First 16 hex digits of sha256 over canonical JSON of the identity and the seed."""
+        return _short_hash({**self.identity, "seed": self.seed})
+
+    @cached_property
+    def config_id(self) -> str:
+        """The same without the seed."""
+        return _short_hash(self.identity)
+
+    @property
+    def stage_id(self) -> str:
+        """The float stage whose trials are best run in one worker."""
+        return self.needs[0] if self.needs else self.trial_id
+
+    @property
+    def label(self) -> str:
+        """A short name for people: "qat W4A4 ema seed 1"."""
+        settings = self.quant
+        if isinstance(settings, PtqSpec | QatSpec):
+            bits = f"W{settings.weight_bits}A{settings.act_bits}"
+            return f"{self.method} {bits} {settings.act_observer} seed {self.seed}"
+        return f"{self.method} seed {self.seed}"
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of the table `trials` that are known before the trial has run."""
+        settings = self.quant.model_dump()
+        quantized = isinstance(self.quant, PtqSpec | QatSpec)
+        names = ("weight_bits", "act_bits", "scheme", "granularity", "weight_observer", "act_observer", "act_signed")
+        return {
+            "trial_id": self.trial_id,
+            "config_id": self.config_id,
+            "reference_trial_id": self.reference_trial_id,
+            "control_trial_id": self.control_trial_id,
+            "control_reason": self.control_reason,
+            "dataset_id": self.dataset_id,
+            "dataset": self.dataset.name,
+            "task": self.dataset.task,
+            "model": self.model.name,
+            "method": self.method,
+            "base": "fp32" if self.method == "ptq" else None,
+            "init": "fp32" if self.method in ("fp32_ft", "qat") else None,
+            **{name: settings.get(name) for name in names},
+            "bn_fold": settings.get("bn_fold", "none") if quantized else None,
+            "preset": "none" if quantized else None,
+            "seed": self.seed,
+            "imbalance": "none",
+            "config": json.dumps({**self.identity, "dataset": self.dataset.identity()}, sort_keys=True),
+        }
+
+
+def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple[PlannedTrial, ...]:
+    """Return every trial once, needs before dependants. `dataset_ids` maps each data set's spec to its content id."""
+    trials: dict[str, PlannedTrial] = {}
+    for seed in sweep.head.seeds:
+        for experiment in sweep.experiments:
+            for trial in _trials_of(experiment, dataset_ids[experiment.dataset], seed, sweep.quant):
+                trials.setdefault(trial.trial_id, trial)
+    return tuple(trials.values())
+
+
+def _trials_of(
+    experiment: Experiment, dataset_id: str, seed: int, quant: Iterable[PtqSpec | QatSpec]
+) -> Iterable[PlannedTrial]:
+    shared = {**experiment._asdict(), "dataset_id": dataset_id, "seed": seed}
+    stage = PlannedTrial.model_construct(**shared, quant=Fp32Spec(method="fp32"))
+    yield stage
+    controls: dict[Fp32FtSpec, PlannedTrial] = {}
+    on_stage = {**shared, "needs": (stage.trial_id,), "reference_trial_id": stage.trial_id}
+    for spec in quant:
+        if isinstance(spec, PtqSpec):
+            reason = "PTQ trains nothing: its reference is the control"
+            yield PlannedTrial.model_construct(**on_stage, quant=spec, control_reason=reason)
+            continue
+        recipe = spec.control()
+        if recipe not in controls:
+            reason = "the trial is a control"
+            controls[recipe] = PlannedTrial.model_construct(**on_stage, quant=recipe, control_reason=reason)
+            yield controls[recipe]
+        yield PlannedTrial.model_construct(**on_stage, quant=spec, control_trial_id=controls[recipe].trial_id)
+
+
+def _short_hash(value: dict[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class PlanState(NamedTuple):
+    """Where a plan stands: trial ids in plan order."""
+
+    ok: tuple[str, ...]
+    failed: tuple[str, ...]
+    blocked: tuple[str, ...]
+    to_run: tuple[str, ...]
+
+
+def find_state(
+    plan: Iterable[PlannedTrial], statuses: Mapping[str, Status], *, run_again: frozenset[str] = frozenset()
+) -> PlanState:
+    """Sort a plan's trials by the stored statuses. A trial is blocked when something it needs failed for good.
+
+    `run_again` names failed trials that are to be run once more.
+    """
+    places: dict[str, list[str]] = {"ok": [], "failed": [], "blocked": [], "to_run": []}
+    dead: set[str] = set()
+    for trial in plan:
+        status = statuses.get(trial.trial_id)
+        place = status if status is not None and trial.trial_id not in run_again else "to_run"
+        if place == "to_run" and dead.intersection(trial.needs):
+            place = "blocked"
+        if place in ("failed", "blocked"):
+            dead.add(trial.trial_id)
+        places[place].append(trial.trial_id)
+    return PlanState(**{place: tuple(ids) for place, ids in places.items()})

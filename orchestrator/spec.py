@@ -1,0 +1,252 @@
+"""A sweep file: TOML and `key=value` overrides in, one validated SweepSpec or every error at once out.
+
+Any field of an experiment or a quant block may be a list, which makes it an axis; the blocks are expanded here, so a
+SweepSpec holds only single values. No torch and no ray.
+"""
+
+import itertools
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_origin
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+
+from datasets import DatasetSpec
+from orchestrator.problems import Problem, RequestError, describe_errors, did_you_mean
+from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
+
+BUILT_IN_FOLDER = Path(__file__).parent / "sweeps"
+AnySpec = TypeVar("AnySpec", bound=BaseModel)
+METHODS: dict[str, type[PtqSpec] | type[QatSpec]] = {"ptq": PtqSpec, "qat": QatSpec}
+
+
+class _Frozen(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
+    """A frozen value: unknown keys and wrong types are errors."""
+
+
+class Resources(_Frozen):
+    """What Ray reserves for a trial of one method. Torch gets as many threads as whole CPUs, at least one."""
+
+    cpu: float = Field(default=1, gt=0)
+    gpu: float = Field(default=0, ge=0)
+
+    @property
+    def n_threads(self) -> int:
+        """Torch threads of a trial."""
+        return max(1, int(self.cpu))
+
+
+class ResourcesByMethod(_Frozen):
+    """One resource shape for each method."""
+
+    fp32: Resources = Resources()
+    fp32_ft: Resources = Resources()
+    ptq: Resources = Resources()
+    qat: Resources = Resources()
+
+
+class Retry(_Frozen):
+    """How often a bundle is started again after its worker or node was lost."""
+
+    crash: int = Field(default=1, ge=0)
+
+
+class SweepHead(_Frozen):
+    """The part of a sweep file that has no axes."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False)
+    runtimes: tuple[Literal["torch"], ...] = Field(default=("torch",), strict=False)
+    resources: ResourcesByMethod = ResourcesByMethod()
+    retry: Retry = Retry()
+
+    @field_validator("seeds", "runtimes")
+    @classmethod
+    def is_a_set(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        """Raise for an empty list, and for a value that stands twice."""
+        if not values or len(set(values)) < len(values):
+            message = f"holds a value twice: {list(values)}" if values else "is an empty list: give it a value"
+            raise PydanticCustomError("misfit", "{message}", {"message": message})
+        return values
+
+
+class Experiment(NamedTuple):
+    """A data set, a model and its training, each with single values."""
+
+    dataset: DatasetSpec
+    model: ModelSpec
+    train: TrainSpec
+
+
+class SweepSpec(NamedTuple):
+    """A validated sweep: every experiment meets every quant block under every seed."""
+
+    head: SweepHead
+    experiments: tuple[Experiment, ...]
+    quant: tuple[PtqSpec | QatSpec, ...]
+    raw: dict[str, Any]  # the file with its overrides, for the manifest
+
+
+def load_sweep(name: str, overrides: list[str]) -> SweepSpec:
+    """Read a built-in sweep or a TOML file, apply `key=value` overrides and validate the result.
+
+    Raises:
+        RequestError: with every problem that was found.
+    """
+    raw = _read_toml(name)
+    problems = [problem for text in overrides if (problem := _override(raw, text))]
+    if problems:
+        raise RequestError(problems, "the overrides")
+    return parse_sweep(raw, source=name)
+
+
+def parse_sweep(raw: dict[str, Any], *, source: str = "the sweep") -> SweepSpec:
+    """Validate a sweep given as plain values. Raises RequestError with every problem that was found."""
+    problems: list[Problem] = []
+    head = _validate(SweepHead, {k: v for k, v in raw.items() if k not in ("experiments", "quant")}, "", problems)
+    if not raw.get("experiments"):
+        problems.append(Problem("experiments", "is missing; give at least one [[experiments]] block."))
+    experiments = [
+        experiment
+        for path, block in _blocks(raw, "experiments", problems)
+        for experiment in _experiments(block, path, problems)
+    ]
+    quant = [spec for path, block in _blocks(raw, "quant", problems) for spec in _quant_specs(block, path, problems)]
+    if problems or head is None:
+        raise RequestError(problems, source)
+    return SweepSpec(head, tuple(experiments), tuple(quant), raw)
+
+
+def built_in_sweeps() -> list[str]:
+    """Names of the sweep files that come with the program."""
+    return sorted(path.stem for path in BUILT_IN_FOLDER.glob("*.toml"))
+
+
+def _read_toml(name: str) -> dict[str, Any]:
+    path = BUILT_IN_FOLDER / f"{name}.toml" if name in built_in_sweeps() else Path(name)
+    if not path.is_file():
+        known = built_in_sweeps()
+        message = f"is neither a file nor a built-in sweep ({', '.join(known)}).{did_you_mean(name, known)}"
+        raise RequestError([Problem(name, message)])
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError([Problem("", f"This is not TOML: {error}.")], name) from error
+
+
+def _override(raw: dict[str, Any], text: str) -> Problem | None:
+    """Set one `path=value` in place; the value is read as TOML, and as plain text where it is none."""
+    key, _, value = text.partition("=")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *parents, last = key.split(".")
+    place: Any = raw
+    for step in parents:
+        if isinstance(place, list) and step.isdigit() and int(step) < len(place):
+            place = place[int(step)]
+        elif isinstance(place, dict):
+            place = place.setdefault(step, {})
+        else:
+            return Problem(key, f"cannot be set: there is no '{step}' in {_summary(place)}.")
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = parsed
+    elif isinstance(place, dict):
+        place[last] = parsed
+    else:
+        return Problem(key, f"cannot be set: there is no '{last}' in {_summary(place)}.")
+    return None
+
+
+def _summary(place: Any) -> str:
+    return f"a list of {len(place)} (count from 0)" if isinstance(place, list) else repr(place)
+
+
+def _blocks(raw: dict[str, Any], key: str, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:
+    blocks = raw.get(key, [])
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        problems.append(Problem(key, f"must be a list of tables, written [[{key}]]."))
+        return
+    yield from ((f"{key}.{index}", block) for index, block in enumerate(blocks))
+
+
+def _experiments(block: dict[str, Any], path: str, problems: list[Problem]) -> list[Experiment]:
+    known = Experiment._fields
+    for key in block.keys() - set(known):
+        message = f"is not a known key.{did_you_mean(key, known)} Known here: {', '.join(known)}."
+        problems.append(Problem(f"{path}.{key}", message))
+    datasets = _section(DatasetSpec, block.get("dataset"), f"{path}.dataset", problems)
+    models = _section(ModelSpec, block.get("model"), f"{path}.model", problems)
+    trains = _section(TrainSpec, block.get("train"), f"{path}.train", problems)
+    return [Experiment(*parts) for parts in itertools.product(datasets, models, trains)]
+
+
+def _section(model: type[AnySpec], data: Any, path: str, problems: list[Problem]) -> list[AnySpec]:
+    if not isinstance(data, dict):
+        problems.append(
+            Problem(path, "is missing: it must be a table of settings." if data is None else "is no table.")
+        )
+        return []
+    expanded = _expand_axes(data, model, path, problems)
+    return [spec for values in expanded if (spec := _validate(model, values, path, problems)) is not None]
+
+
+def _quant_specs(block: dict[str, Any], path: str, problems: list[Problem]) -> list[PtqSpec | QatSpec]:
+    methods = block.get("method")
+    methods = methods if isinstance(methods, list) else [methods]
+    specs = []
+    for method in methods:
+        if method not in METHODS:
+            hint = did_you_mean(method, METHODS)
+            message = f"must be ptq or qat, got {method!r}.{hint} (fp32 and fp32_ft join a plan by themselves.)"
+            problems.append(Problem(f"{path}.method", message))
+            continue
+        specs += _method_specs(METHODS[method], {**block, "method": method}, path, problems)
+    return specs
+
+
+def _method_specs(
+    model: type[PtqSpec] | type[QatSpec], block: dict[str, Any], path: str, problems: list[Problem]
+) -> list[PtqSpec | QatSpec]:
+    apart = block.keys() & {"weight_bits", "act_bits"}
+    if "bits" in block and apart:
+        message = f"sets weight_bits and act_bits; remove it or {' and '.join(sorted(apart))}."
+        problems.append(Problem(f"{path}.bits", message))
+        return []
+    specs = []
+    for values in _expand_axes(block, model, path, problems):
+        found: list[Problem] = []
+        if "bits" in values:
+            bits = values.pop("bits")
+            values = {**values, "weight_bits": bits, "act_bits": bits}
+            spec = _validate(model, values, path, found)
+            renamed = {f"{path}.weight_bits": f"{path}.bits", f"{path}.act_bits": f"{path}.bits"}
+            found = [Problem(renamed.get(where, where), message) for where, message in found]
+        else:
+            spec = _validate(model, values, path, found)
+        problems += found
+        specs += [spec.normalized()] if spec is not None else []
+    return specs
+
+
+def _expand_axes(
+    block: dict[str, Any], model: type[BaseModel], path: str, problems: list[Problem]
+) -> list[dict[str, Any]]:
+    """Return one dict for each combination of the values of the lists in a block."""
+    lists = {key for key, info in model.model_fields.items() if get_origin(info.annotation) is tuple}
+    axes = {key: value for key, value in block.items() if isinstance(value, list) and key not in lists}
+    problems += [Problem(f"{path}.{key}", "is an empty list: give it a value.") for key, v in axes.items() if not v]
+    combinations = itertools.product(*axes.values())
+    return [{**block, **dict(zip(axes, values, strict=True))} for values in combinations]
+
+
+def _validate(model: type[AnySpec], data: dict[str, Any], path: str, problems: list[Problem]) -> AnySpec | None:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        shorthand = ("bits",) if model in METHODS.values() else ()
+        problems += describe_errors(error, model, path, also_known=shorthand)
+        return None

@@ -1,0 +1,255 @@
+"""One trial, from its spec to its row: read this file first.
+
+    images -> float stage -> quantize -> predict every val and test image -> predictions -> the row, written last
+
+Runs alike in this process and in a Ray worker. Whatever a trial raises becomes a `failed` row with its traceback.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+import quant
+from datasets import Batches, DatasetSpec, GroupedDataset, load_dataset
+from orchestrator.manifest import find_code_version
+from orchestrator.plan import PlannedTrial, Status
+from results import Store, make_predictions
+
+EVALUATION_BATCH_SIZE = 256
+
+
+class Built(NamedTuple):
+    """A model ready to predict, and the epoch whose weights it holds (null where nothing was trained)."""
+
+    model: torch.nn.Module
+    selected_epoch: int | None = None
+
+
+class Journal:
+    """What a trial says and how long its parts took."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.lines: list[str] = []
+        self.seconds = {"train_s": 0.0, "calibrate_s": 0.0, "evaluate_s": 0.0}
+
+    def say(self, text: str) -> None:
+        """Add a line with the seconds since the trial began."""
+        self.lines.append(f"{time.perf_counter() - self.started:8.2f} s  {text}")
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to a part."""
+        started = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - started
+
+
+class Bench(NamedTuple):
+    """What a trial works with."""
+
+    trial: PlannedTrial
+    dataset: GroupedDataset
+    store: Store
+    journal: Journal
+    device: str
+
+    def batches(self, split: str, batch_size: int) -> Batches:
+        """Batches of one split on this trial's device."""
+        return Batches(self.dataset, self.dataset.splits[split], batch_size=batch_size, device=self.device)
+
+
+def run_trial(trial: PlannedTrial, store: Store, *, attempt: int = 1) -> Status:
+    """Run one trial and write everything it leaves behind; the row comes last. Returns the row's status."""
+    journal = Journal()
+    row = {**trial.columns(), "attempt": attempt, "code_version": find_code_version()}
+    try:
+        row |= {"status": "ok", **_measure(trial, store, journal)}
+    except Exception as error:
+        row |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        journal.say(row["traceback"])
+    row |= {**journal.seconds, "total_s": time.perf_counter() - journal.started}
+    journal.say(f"{row['status']} after {row['total_s']:.2f} s")
+    store.write_log(trial.trial_id, "\n".join([f"{trial.label}  {trial.trial_id}", *journal.lines, ""]))
+    store.write_trial(row)
+    return row["status"]
+
+
+def _measure(trial: PlannedTrial, store: Store, journal: Journal) -> dict[str, Any]:
+    dataset = _load(trial.dataset)
+    if dataset.dataset_id != trial.dataset_id:
+        raise ValueError(f"The data changed since the plan was made ({trial.dataset_id} -> {dataset.dataset_id}).")
+    bench = Bench(trial, dataset, store, journal, "cuda" if torch.cuda.is_available() else "cpu")
+    _write_samples(dataset, store)
+    built = BUILDERS[trial.method](bench)
+    with journal.timed("evaluate_s"):
+        logits_NK = _predict(built.model, dataset, bench.device)
+    reference_NK = _reference_logits(bench) if trial.reference_trial_id else None
+    indices, splits_N = _evaluated(dataset)
+    predictions = make_predictions(
+        logits_NK,
+        dataset.labels_N[indices],
+        trial_id=trial.trial_id,
+        runtime="torch",
+        sample_ids_N=indices,
+        splits_N=splits_N,
+        reference_logits_NK=reference_NK,
+        keep_logits=trial.method in ("fp32", "fp32_ft"),
+    )
+    store.write_predictions(trial.trial_id, "torch", predictions)
+    layers = [{**layer._asdict(), "trial_id": trial.trial_id} for layer in quant.describe_layers(built.model)]
+    store.write_layers(trial.trial_id, layers)
+    return {
+        **_score(predictions, dataset),
+        "selected_epoch": built.selected_epoch,
+        "device": bench.device,
+        "size_bytes": quant.count_bytes(built.model),
+    }
+
+
+def _build_fp32(bench: Bench) -> Built:
+    trial, dataset = bench.trial, bench.dataset
+    model = quant.build_model(
+        trial.model, in_channels=dataset.n_channels, n_classes=len(dataset.class_names), seed=trial.seed
+    )
+    built = _fit(bench, model.to(bench.device), trial.train)
+    bench.store.write_stage(trial.trial_id, quant.weights_to_bytes(built.model))
+    return built
+
+
+def _build_fp32_ft(bench: Bench) -> Built:
+    built = _fit(bench, _prepare(bench), bench.trial.quant)
+    bench.store.write_stage(bench.trial.trial_id, quant.weights_to_bytes(built.model))
+    return built
+
+
+def _build_ptq(bench: Bench) -> Built:
+    model = _calibrate(bench, _prepare(bench))
+    quant.freeze(model)
+    bench.store.write_stage(bench.trial.trial_id, quant.quantizer_state_to_bytes(model))
+    return Built(model)
+
+
+def _build_qat(bench: Bench) -> Built:
+    built = _fit(bench, _calibrate(bench, _prepare(bench)), bench.trial.quant)
+    quant.freeze(built.model)
+    return built
+
+
+BUILDERS: dict[str, Callable[[Bench], Built]] = {
+    "fp32": _build_fp32,
+    "fp32_ft": _build_fp32_ft,
+    "ptq": _build_ptq,
+    "qat": _build_qat,
+}
+
+
+def _prepare(bench: Bench) -> torch.nn.Module:
+    """The float stage with this trial's quantizers in place."""
+    example_NCHW = next(bench.batches("train", 2).images())
+    return quant.prepare(_float_stage(bench), bench.trial.quant, example_NCHW)
+
+
+def _float_stage(bench: Bench) -> torch.nn.Module:
+    model = quant.build_model(
+        bench.trial.model,
+        in_channels=bench.dataset.n_channels,
+        n_classes=len(bench.dataset.class_names),
+        seed=bench.trial.seed,
+    )
+    quant.load_weights(model, bench.store.read_stage(bench.trial.stage_id))
+    return model.to(bench.device)
+
+
+def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
+    settings, journal = bench.trial.quant, bench.journal
+    assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
+    indices = bench.dataset.calibration_indices(settings.calib_images, settings.calib_seed)
+    batches = Batches(bench.dataset, indices, batch_size=settings.calib_batch_size, device=bench.device)
+    journal.say(f"calibrates on {len(indices)} training images (up to {settings.calib_images} were asked for)")
+    with journal.timed("calibrate_s"):
+        quant.calibrate(model, batches.images())
+    return model
+
+
+def _fit(bench: Bench, model: torch.nn.Module, recipe: Any) -> Built:
+    with bench.journal.timed("train_s"):
+        fitted = quant.fit(
+            model,
+            recipe,
+            train=bench.batches("train", bench.trial.train.batch_size),
+            val=bench.batches("val", EVALUATION_BATCH_SIZE),
+            seed=bench.trial.seed,
+            log=bench.journal.say,
+        )
+    return Built(model, fitted.selected_epoch)
+
+
+def _predict(model: torch.nn.Module, dataset: GroupedDataset, device: str) -> np.ndarray:
+    indices, _ = _evaluated(dataset)
+    batches = Batches(dataset, indices, batch_size=EVALUATION_BATCH_SIZE, device=device)
+    return quant.predict(model, batches.images()).numpy()
+
+
+def _reference_logits(bench: Bench) -> np.ndarray:
+    """Logits of the float stage, computed once for all trials that a worker runs on it."""
+    key = (bench.trial.reference_trial_id, bench.device, bench.store.location)
+    if key not in _REFERENCES:
+        _REFERENCES.clear()
+        _REFERENCES[key] = _predict(_float_stage(bench), bench.dataset, bench.device)
+    return _REFERENCES[key]
+
+
+_REFERENCES: dict[tuple[str | None, str, str], np.ndarray] = {}
+
+
+@lru_cache(maxsize=2)
+def _load(spec: DatasetSpec) -> GroupedDataset:
+    return load_dataset(spec)
+
+
+def _evaluated(dataset: GroupedDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the val and test images, and the split of each."""
+    parts = [(dataset.splits[name], name) for name in ("val", "test")]
+    return np.concatenate([part for part, _ in parts]), np.concatenate([[name] * len(part) for part, name in parts])
+
+
+def _score(predictions: pa.Table, dataset: GroupedDataset) -> dict[str, Any]:
+    """Accuracy, mean recall and loss on the test images."""
+    test = predictions.to_pandas().query("split == 'test'")
+    labels_N = dataset.labels_N[test["sample_id"]]
+    right_N = test["predicted"].to_numpy() == labels_N
+    n_K = np.bincount(labels_N, minlength=len(dataset.class_names))
+    right_K = np.bincount(labels_N, weights=right_N, minlength=len(dataset.class_names))
+    return {
+        "n_test": len(test),
+        "accuracy": right_N.mean(),
+        "macro_accuracy": (right_K[n_K > 0] / n_K[n_K > 0]).mean(),
+        "loss_nats": test["loss_nats"].astype(np.float64).mean(),
+    }
+
+
+def _write_samples(dataset: GroupedDataset, store: Store) -> None:
+    """Write who the images are, once for each data set: two writers would write the same bytes."""
+    if store.has_samples(dataset.dataset_id):
+        return
+    parts = [(name, dataset.splits[name]) for name in ("train", "val", "test")]
+    indices = np.concatenate([part for _, part in parts])
+    columns = {
+        "dataset_id": pa.repeat(dataset.dataset_id, len(indices)),
+        "sample_id": indices,
+        "split": np.concatenate([[name] * len(part) for name, part in parts]),
+        "label": dataset.labels_N[indices],
+        "source": pa.nulls(len(indices), pa.string()),
+    }
+    others = {name: value for name, value in dataset.attributes.items() if name != "label"}
+    columns |= {name: np.array(column.names)[column.codes_N[indices]] for name, column in others.items()}
+    attributes = {name: list(column.names) for name, column in dataset.attributes.items()}
+    store.write_samples(dataset.dataset_id, pa.table(columns), attributes)

@@ -1,0 +1,106 @@
+"""What was done to a model: one report per layer, and the bytes that it needs when deployed."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from quant.fake_quant import FakeQuantize
+from quant.modules import QUANTIZED, QuantLayer, quant_layers, quantizers
+from quant.observers import Observer
+
+
+class LayerReport(NamedTuple):
+    """A row of the table `layers`: how a layer is quantized, or (`status` "float") the reason why it is not."""
+
+    layer: str
+    kind: str
+    status: str
+    reason: str | None
+    n_weights: int
+    weight_bits: int | None = None
+    act_bits: int | None = None
+    scheme: str | None = None
+    granularity: str | None = None
+    act_grid: str | None = None
+    folded_batchnorm: str | None = None
+    sqnr_db: float | None = None
+
+
+def describe_layers(model: nn.Module) -> list[LayerReport]:
+    """Report every layer that has weights, and every batch norm, in the model's order."""
+    return [
+        _report(name or "(model)", module, model)
+        for name, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None or isinstance(module, BatchNorm)
+    ]
+
+
+def _report(name: str, module: nn.Module, model: nn.Module) -> LayerReport:
+    is_swapped = isinstance(module, QuantLayer)
+    kind = type(module).__name__.removeprefix("Quant") if is_swapped else type(module).__name__
+    n_weights = module.weight.numel() if is_swapped else sum(p.numel() for p in module.parameters(recurse=False))
+    if is_swapped and isinstance(module.weight_quantizer, FakeQuantize):
+        return LayerReport(name, kind, "quantized", None, n_weights, **_settings_of(module))
+    return LayerReport(name, kind, "float", _why_float(module, model), n_weights)
+
+
+def _settings_of(layer: QuantLayer) -> dict[str, Any]:
+    assert isinstance(layer.weight_quantizer, FakeQuantize)
+    assert isinstance(layer.act_quantizer, FakeQuantize)
+    weight, activation = layer.weight_quantizer.spec, layer.act_quantizer.spec
+    return {
+        "weight_bits": weight.bits,
+        "act_bits": activation.bits,
+        "scheme": "symmetric" if weight.symmetric else "asymmetric",
+        "granularity": "per_tensor" if weight.axis is None else "per_channel",
+        "act_grid": _describe_grid(layer.act_quantizer),
+        "folded_batchnorm": layer.folded_batchnorm,
+    }
+
+
+def _describe_grid(quantizer: FakeQuantize) -> str:
+    bounds = f"{quantizer.quant_min}..{quantizer.quant_max}"
+    if not quantizer.is_calibrated():
+        return "not calibrated"
+    if not quantizer.spec.symmetric:
+        return f"asymmetric {bounds}, zero point {int(quantizer.zero_point)}"
+    return f"{'unsigned' if quantizer.unsigned else 'signed'} {bounds}"
+
+
+def _why_float(module: nn.Module, model: nn.Module) -> str:
+    kind = type(module)
+    if next(quant_layers(model), None) is None:
+        return "this is the float model"
+    if isinstance(module, QuantLayer):
+        return "the quantizers are bypassed: this model is a control"
+    if isinstance(module, BatchNorm):
+        return str(module.unfolded_because)
+    if kind in QUANTIZED:
+        return "not called as a module when the model ran on the example"
+    if base := next((base for base in QUANTIZED if issubclass(kind, base)), None):
+        return f"a subclass of {base.__name__}, whose forward may differ"
+    return f"{kind.__name__} has no quantized form"
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Return the bytes of a deployed file: quantized weights packed at their bits, everything else float32.
+
+    Everything else: biases, unquantized weights, batch norm, one scale per grid, one zero point per asymmetric grid.
+    """
+    n_floats = sum(tensor.numel() for tensor in _deployed_floats(model))
+    for quantizer in quantizers(model):
+        n_floats += quantizer.scale.numel() * (1 if quantizer.spec.symmetric else 2)
+    n_packed = 0
+    for _, layer in quant_layers(model):
+        if isinstance(layer.weight_quantizer, FakeQuantize):
+            n_floats -= layer.weight.numel()
+            n_packed += -(-layer.weight.numel() * layer.weight_quantizer.spec.bits // 8)
+    return 4 * n_floats + n_packed
+
+
+def _deployed_floats(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers as they are, without the quantizers' own state and without integer counters."""
+    owners = [module for module in model.modules() if not isinstance(module, FakeQuantize | Observer)]
+    buffers = [buffer for module in owners for buffer in module.buffers(recurse=False)]
+    return [*model.parameters(), *(buffer for buffer in buffers if buffer.is_floating_point())]

@@ -1,0 +1,135 @@
+"""Fold batch norm into the convolution or linear layer before it.
+
+Pairs are found by running the model once: hooks say which layer made which tensor, a batch norm is paired with the
+maker of its input by tensor identity, and a TorchFunctionMode counts every use of that tensor. Symbolic tracing would
+fail on asserts on shapes and on control flow; this does not. When in doubt a pair is left alone.
+"""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from quant.modules import QuantConvTranspose2d, QuantLayer, QuantLinear
+from quant.states import evaluating
+
+_READS_NO_VALUES = {"__get__", "dim", "size"}  # asking for a shape or an attribute does not consume a tensor
+
+
+class _Recorder(TorchFunctionMode):
+    """Who made which tensor, and how often each was used, in one forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[int, tuple[QuantLayer, Tensor]] = {}  # by id; the tensor is kept so that its id is not reused
+        self.n_uses: Counter[int] = Counter()
+        self.n_calls: Counter[nn.Module] = Counter()
+        self.candidates: list[tuple[QuantLayer, BatchNorm, int]] = []
+
+    def count(self, values: object) -> None:
+        """Count one use of each tensor in `values` that a layer made."""
+        self.n_uses.update(id(leaf) for leaf in tree_leaves(values) if id(leaf) in self.made)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") not in _READS_NO_VALUES:
+            self.count((args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+    def after_layer(self, layer: QuantLayer, _inputs: object, output: Tensor) -> None:
+        """Hook: remember who made `output`. A linear layer's channels are batch norm's only in a matrix."""
+        self.n_calls[layer] += 1
+        if not isinstance(layer, QuantLinear) or output.ndim == 2:
+            self.made[id(output)] = (layer, output)
+
+    def before_batchnorm(self, batchnorm: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        """Hook: pair `batchnorm` with the maker of its input."""
+        self.n_calls[batchnorm] += 1
+        if id(inputs[0]) in self.made:
+            self.candidates.append((self.made[id(inputs[0])][0], batchnorm, id(inputs[0])))
+
+
+@torch.no_grad()
+def find_bn_pairs(model: nn.Module, example_NCHW: Tensor) -> list[tuple[str, str]]:
+    """Return (layer name, batch norm name) for every pair of a swapped `model` that is safe to fold.
+
+    Safe: each ran exactly once, the batch norm is the only use of the layer's output (being returned is a use), it has
+    running statistics, and no other module shares the layer's weight.
+    """
+    recorder = _Recorder()
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, QuantLayer):
+            hooks.append(module.register_forward_hook(recorder.after_layer))
+        elif isinstance(module, BatchNorm):
+            hooks.append(module.register_forward_pre_hook(recorder.before_batchnorm))
+    try:
+        with evaluating(model), recorder:
+            outputs = model(example_NCHW)
+        recorder.count(outputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _safe_pairs(model, recorder)
+
+
+def _safe_pairs(model: nn.Module, recorder: _Recorder) -> list[tuple[str, str]]:
+    names = {module: name for name, module in model.named_modules()}
+    n_owners = Counter(parameter for module in names for parameter in module.parameters(recurse=False))
+    return [
+        (names[layer], names[batchnorm])
+        for layer, batchnorm, key in recorder.candidates
+        if recorder.n_uses[key] == recorder.n_calls[layer] == recorder.n_calls[batchnorm] == n_owners[layer.weight] == 1
+        and batchnorm.running_mean is not None
+    ]
+
+
+def fold_batchnorm(model: nn.Module, example_NCHW: Tensor) -> None:
+    """Fold every safe pair of a swapped `model`, in place; the batch norms become identities."""
+    for layer_name, batchnorm_name in find_bn_pairs(model, example_NCHW):
+        layer, batchnorm = model.get_submodule(layer_name), model.get_submodule(batchnorm_name)
+        assert isinstance(layer, QuantLayer)
+        assert isinstance(batchnorm, BatchNorm)
+        fold_pair(layer, batchnorm)
+        layer.folded_batchnorm = batchnorm_name
+        _replace(model, batchnorm, nn.Identity())
+
+
+@torch.no_grad()
+def fold_pair(layer: QuantLayer, batchnorm: BatchNorm) -> None:
+    """Give `layer` the weight and bias that compute layer and batch norm (eval mode) in one, in float64.
+
+    weight' = weight * gamma / sqrt(var + eps) and bias' = (bias - mean) * gamma / sqrt(var + eps) + beta (Jacob et al.
+    2018, section 3.2). Nothing is divided by gamma, so gamma = 0 is an ordinary value.
+    """
+    mean, variance = _float64(batchnorm.running_mean, 0), _float64(batchnorm.running_var, 1)
+    factor = _float64(batchnorm.weight, 1) / (variance + batchnorm.eps).sqrt()
+    bias = (_float64(layer.bias, 0) - mean) * factor + _float64(batchnorm.bias, 0)
+    layer.weight.copy_(layer.weight.double() * _along_channels(factor, layer))
+    layer.bias = nn.Parameter(bias.float().to(layer.weight.device), requires_grad=layer.weight.requires_grad)
+
+
+def _float64(tensor: Tensor | None, default: float) -> Tensor:
+    return torch.tensor(default, dtype=torch.float64) if tensor is None else tensor.double()
+
+
+def _along_channels(factor_O: Tensor, layer: QuantLayer) -> Tensor:
+    """Shape one factor per output channel to multiply the layer's weight."""
+    kernel = [1] * (layer.weight.ndim - 2)
+    if isinstance(layer, QuantConvTranspose2d):  # (in, out / groups, H, W): each group of inputs has its own outputs
+        per_group = factor_O.reshape(layer.groups, -1)
+        return per_group.repeat_interleave(layer.in_channels // layer.groups, dim=0).reshape(
+            *layer.weight.shape[:2], *kernel
+        )
+    return factor_O.reshape(-1, 1, *kernel)
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` is, under all its names."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child is old:
+                setattr(parent, name, new)

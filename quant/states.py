@@ -1,0 +1,79 @@
+"""A model's modes and bytes: evaluate it for a while, ask where it lives, save it, load it."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from quant.fake_quant import FakeQuantize
+from quant.modules import quantizers
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode, and back into the mode it was in."""
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the first parameter."""
+    return next(model.parameters()).device
+
+
+def require_calibrated(model: nn.Module) -> None:
+    """Raise ValueError for the first quantizer that has no grid yet."""
+    for quantizer in quantizers(model):
+        if quantizer.mode in ("follow", "fixed") and not quantizer.is_calibrated():
+            raise ValueError(
+                f"layer '{quantizer.layer}' has no {quantizer.spec.role} range yet; call `calibrate` first"
+            )
+
+
+def weights_to_bytes(model: nn.Module) -> bytes:
+    """Return the whole state dict: weights, batch norm, quantizers. A control's is that of its float model."""
+    return _to_bytes(model.state_dict())
+
+
+def load_weights(model: nn.Module, data: bytes) -> None:
+    """Load `weights_to_bytes` of a model built and prepared alike; it evaluates identically. Keys must match."""
+    model.load_state_dict(_from_bytes(data))
+
+
+def quantizer_state_to_bytes(model: nn.Module) -> bytes:
+    """Return only the grids: what a PTQ model is, given its float model."""
+    return _to_bytes(_grids(model))
+
+
+def load_quantizer_state(model: nn.Module, data: bytes) -> None:
+    """Load `quantizer_state_to_bytes` into a model prepared alike, in place of calibrating it."""
+    state = _from_bytes(data)
+    if differing := sorted(state.keys() ^ _grids(model).keys()):
+        raise ValueError(f"these grids belong to another model: '{differing[0]}' is only on one side; prepare it alike")
+    model.load_state_dict(state, strict=False)
+
+
+def _grids(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": getattr(module, key)
+        for name, module in model.named_modules()
+        if isinstance(module, FakeQuantize)
+        for key in ("scale", "zero_point", "unsigned")
+    }
+
+
+def _to_bytes(state: dict[str, Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({key: value.detach().cpu() for key, value in state.items()}, buffer)
+    return buffer.getvalue()
+
+
+def _from_bytes(data: bytes) -> dict[str, Tensor]:
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

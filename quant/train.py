@@ -1,0 +1,150 @@
+"""Training and fine-tuning: one loop for the float model, for QAT and for its control.
+
+Given the same model, batches and seed the result has the same bits on a CPU. The seed governs the order of the images
+and dropout; the global random state is left as it was.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quant.modules import quantizers
+from quant.non_finite import DivergedError, NonFiniteError, find_non_finite
+from quant.prediction import predict
+from quant.spec import Recipe, TrainSpec
+from quant.states import device_of, require_calibrated
+
+
+class Batches(Protocol):
+    """Batches of one split. `len()` is the number of batches in a shuffled epoch."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images_NCHW float32 normalised, labels_N int64), shuffled by `generator`, in order if it is None."""
+        ...
+
+
+class FitResult(NamedTuple):
+    """What a training did. The lists have one entry per epoch; `selected_epoch` counts from 1."""
+
+    selected_epoch: int
+    val_accuracy: list[float]
+    train_loss_nats: list[float]
+
+
+def fit(
+    model: nn.Module,
+    spec: TrainSpec | Recipe,
+    *,
+    train: Batches,
+    val: Batches,
+    seed: int,
+    log: Callable[[str], None],
+) -> FitResult:
+    """Train `model` in place with Adam and cross entropy, and leave it in the state of the selected epoch.
+
+    `select = "best_val"` takes the epoch of the best validation accuracy (the earliest of equals), "last" the last one.
+    Logs one line per epoch. Raises DivergedError when the loss or the validation logits become non-finite, ValueError
+    for empty batches, a frozen model, or quantizers without a range.
+    """
+    _check_can_be_trained(model, train, val)
+    result = FitResult(spec.epochs, [], [])
+    best_state = None
+    optimizer = torch.optim.Adam(model.parameters(), lr=spec.lr, fused=True)
+    order = torch.Generator().manual_seed(seed)
+    with _seeded(seed, device_of(model)):
+        for epoch in range(1, spec.epochs + 1):
+            started = time.perf_counter()
+            result.train_loss_nats.append(_train_epoch(model, optimizer, spec, epoch, train, order))
+            result.val_accuracy.append(_validate(model, val, spec, epoch))
+            if spec.select == "best_val" and result.val_accuracy[-1] > max(result.val_accuracy[:-1], default=-1):
+                result = result._replace(selected_epoch=epoch)
+                best_state = copy.deepcopy(model.state_dict())
+            log(_describe_epoch(result, spec, time.perf_counter() - started))
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    return result
+
+
+def learning_rate(spec: TrainSpec | Recipe, step: int, n_steps: int) -> float:
+    """Return the rate of `step` (from 0) out of `n_steps`: constant, or half a cosine from `lr` towards 0."""
+    return spec.lr if spec.schedule == "constant" else spec.lr * (1 + math.cos(math.pi * step / n_steps)) / 2
+
+
+def _check_can_be_trained(model: nn.Module, train: Batches, val: Batches) -> None:
+    for name, batches in (("train", train), ("val", val)):
+        if len(batches) == 0:
+            raise ValueError(f"`{name}` has no batches; give the split at least one image")
+    if any(quantizer.spec.role == "weight" and quantizer.mode == "bypass" for quantizer in quantizers(model)):
+        raise ValueError("the model is frozen; train it before `freeze`")
+    require_calibrated(model)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed what is random inside the model (dropout), and put the global random state back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    spec: TrainSpec | Recipe,
+    epoch: int,
+    train: Batches,
+    order: torch.Generator,
+) -> float:
+    """Take one step per batch and return the mean loss in nats."""
+    model.train()
+    device, n_steps, total_nats, step = device_of(model), spec.epochs * len(train), 0.0, 0
+    for step, (images_NCHW, labels_N) in enumerate(train.epoch(order), start=1):
+        optimizer.param_groups[0]["lr"] = learning_rate(spec, (epoch - 1) * len(train) + step - 1, n_steps)
+        images_NCHW, labels_N = images_NCHW.to(device), labels_N.to(device)
+        loss = F.cross_entropy(model(images_NCHW), labels_N)
+        loss_nats = loss.item()
+        if not math.isfinite(loss_nats):
+            where = find_non_finite(model, images_NCHW)
+            raise DivergedError(f"loss became {loss_nats} at epoch {epoch}, step {step} ({where}); {_remedy(spec)}")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total_nats += loss_nats
+    return total_nats / step
+
+
+def _validate(model: nn.Module, val: Batches, spec: TrainSpec | Recipe, epoch: int) -> float:
+    """Return the accuracy on `val`."""
+    labels: list[Tensor] = []
+
+    def images() -> Iterator[Tensor]:
+        for images_NCHW, labels_N in val.epoch(None):
+            labels.append(labels_N.cpu())
+            yield images_NCHW
+
+    try:
+        predicted_N = predict(model, images()).argmax(1)
+    except NonFiniteError as error:
+        raise DivergedError(f"validation after epoch {epoch}: {error}; {_remedy(spec)}") from error
+    return float((predicted_N == torch.cat(labels)).double().mean())
+
+
+def _remedy(spec: TrainSpec | Recipe) -> str:
+    return f"lower `lr`, now {spec.lr:g}"
+
+
+def _describe_epoch(result: FitResult, spec: TrainSpec | Recipe, seconds: float) -> str:
+    loss_nats, accuracy = result.train_loss_nats[-1], result.val_accuracy[-1]
+    epoch = f"epoch {len(result.val_accuracy)}/{spec.epochs}"
+    return f"{epoch}: train loss {loss_nats:.4f} nats, val accuracy {accuracy:.4f}, {seconds:.2f} s"

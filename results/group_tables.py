@@ -1,0 +1,151 @@
+"""How each group fares in one trial: accuracy, recall and means with intervals, and the gap between groups."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from results.groupings import Grouping, TestSet
+from results.rows import Rows
+from results.statistics import Interval, mean_interval, wilson_interval
+from results.store import Store, StoreError
+
+MIN_RANKED = 50  # images: a smaller group is listed, but never called the worst or the best
+NO_IMAGES = "no test images in this group"
+NO_FLOOR = "noise floor not computed: a value of this size may be chance"
+
+
+class Outcomes(NamedTuple):
+    """One trial's predictions of the test images, in the order of their sample_id."""
+
+    trial_id: str
+    runtime: str
+    predicted_N: np.ndarray
+    right_N: np.ndarray
+    loss_N: np.ndarray
+    confidence_N: np.ndarray
+    kl_N: np.ndarray
+
+
+def read_outcomes(store: Store, trial_id: str, runtime: str, test_set: TestSet) -> Outcomes:
+    """Read a trial's test predictions. Raises StoreError if they are not of exactly the data set's test images."""
+    columns = ["sample_id", "split", "predicted", "loss_nats", "confidence", "kl_nats"]
+    table = store.read_predictions(trial_id, runtime, columns)
+    table = table.filter(np.asarray(table["split"].to_numpy() == "test")).sort_by("sample_id")
+    if not np.array_equal(table["sample_id"].to_numpy(), test_set.sample_ids_N):
+        raise StoreError(
+            f"Trial {trial_id} ({runtime}) predicted other images than the test images of data set "
+            f"{test_set.dataset_id}. Delete trials/{trial_id}.parquet and run the sweep again: only that trial runs."
+        )
+    predicted_N = table["predicted"].to_numpy().astype(np.int64)
+    floats = (table[name].to_numpy().astype(np.float64) for name in ("loss_nats", "confidence", "kl_nats"))
+    return Outcomes(trial_id, runtime, predicted_N, predicted_N == test_set.labels_N, *floats)
+
+
+def add_group_metrics(outcomes: Outcomes, test_set: TestSet, *, metrics: Rows, disparity: Rows) -> None:
+    """Add the rows of one trial to `group_metrics`, and its gaps to `disparity`."""
+    for grouping in test_set.groupings:
+        _add_accuracy(outcomes, grouping, metrics)
+        _add_means(outcomes, grouping, metrics)
+        _add_recall(outcomes, test_set, grouping, metrics)
+        if grouping.name != "overall":
+            _add_gap(outcomes, grouping, disparity)
+
+
+def divide(k: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """k / n, and NaN where n is 0."""
+    return np.divide(k, n, out=np.full(np.shape(n), np.nan), where=np.asarray(n) > 0)
+
+
+def sum_by_group(values_N: np.ndarray, grouping: Grouping) -> np.ndarray:
+    """Sum of a value over the test images of each group."""
+    return np.bincount(grouping.test_N, weights=values_N, minlength=len(grouping.names))
+
+
+def _add_accuracy(outcomes: Outcomes, grouping: Grouping, metrics: Rows) -> None:
+    n_G, right_G = grouping.sizes("test"), sum_by_group(outcomes.right_N, grouping)
+    _add(metrics, outcomes, grouping, "accuracy", divide(right_G, n_G), wilson_interval(right_G, n_G), "wilson")
+
+
+def _add_means(outcomes: Outcomes, grouping: Grouping, metrics: Rows) -> None:
+    n_G = grouping.sizes("test")
+    for name, values_N in (("loss_nats", outcomes.loss_N), ("confidence", outcomes.confidence_N)):
+        total_G, squares_G = sum_by_group(values_N, grouping), sum_by_group(values_N**2, grouping)
+        _add(metrics, outcomes, grouping, name, divide(total_G, n_G), mean_interval(total_G, squares_G, n_G), "t")
+
+
+def _add(
+    metrics: Rows, outcomes: Outcomes, grouping: Grouping, metric: str, value_G: np.ndarray, ci: Interval, method: str
+) -> None:
+    n_G = grouping.sizes("test")
+    metrics.add(
+        len(grouping.names),
+        trial_id=outcomes.trial_id,
+        runtime=outcomes.runtime,
+        grouping=grouping.name,
+        group=list(grouping.names),
+        metric=metric,
+        n=n_G,
+        n_train=grouping.sizes("train"),
+        value=value_G,
+        ci_low=ci.low,
+        ci_high=ci.high,
+        ci_method=method,
+        reason=[None if n else NO_IMAGES for n in n_G],
+    )
+
+
+def _add_recall(outcomes: Outcomes, test_set: TestSet, grouping: Grouping, metrics: Rows) -> None:
+    """Recall of every class within every group; where the groups are the classes, only of a group's own class."""
+    n_classes, groups = test_set.n_classes, len(grouping.names)
+    label_names = next(g.names for g in test_set.groupings if g.name == "label")
+    cell_N = grouping.test_N * n_classes + test_set.labels_N
+    n = np.bincount(cell_N, minlength=groups * n_classes)
+    right = np.bincount(cell_N, weights=outcomes.right_N, minlength=groups * n_classes)
+    cells = np.arange(groups * n_classes)
+    if grouping.name == "label":
+        cells = cells[:: n_classes + 1]
+    ci = wilson_interval(right[cells], n[cells])
+    metrics.add(
+        len(cells),
+        trial_id=outcomes.trial_id,
+        runtime=outcomes.runtime,
+        grouping=grouping.name,
+        group=[grouping.names[cell // n_classes] for cell in cells],
+        metric="recall",
+        **{"class": [label_names[cell % n_classes] for cell in cells]},
+        n=n[cells],
+        value=divide(right[cells], n[cells]),
+        ci_low=ci.low,
+        ci_high=ci.high,
+        ci_method="wilson",
+        reason=[None if n[cell] else "no test images of this class in this group" for cell in cells],
+    )
+
+
+def _add_gap(outcomes: Outcomes, grouping: Grouping, disparity: Rows) -> None:
+    n_G = grouping.sizes("test")
+    accuracy_G = divide(sum_by_group(outcomes.right_N, grouping), n_G)
+    add_extremes(disparity, outcomes, grouping, None, {"acc_gap_maxmin_pp": 100 * accuracy_G, "acc_worst": accuracy_G})
+
+
+def add_extremes(
+    disparity: Rows, outcomes: Outcomes, grouping: Grouping, comparison: str | None, metrics: dict[str, np.ndarray]
+) -> None:
+    """Add one row for each metric, from its value in each group.
+
+    Names that end in maxmin_pp or disparity_pp are the largest minus the smallest value, acc_worst is the smallest,
+    eag_max_pp the largest. For accuracies the worst group has the smallest value, for drops and EAG the largest.
+    """
+    ranked = np.flatnonzero(grouping.sizes("test") >= MIN_RANKED)
+    for metric, value_G in metrics.items():
+        shared = {"trial_id": outcomes.trial_id, "runtime": outcomes.runtime, "comparison": comparison}
+        shared |= {"grouping": grouping.name, "metric": metric}
+        if len(ranked) < 2:
+            disparity.add(1, **shared, reason=f"fewer than two groups with {MIN_RANKED} test images")
+            continue
+        low, high = ranked[value_G[ranked].argmin()], ranked[value_G[ranked].argmax()]
+        worst, best = (low, high) if metric.startswith("acc_") else (high, low)
+        spread = metric.endswith(("maxmin_pp", "disparity_pp"))
+        value = value_G[high] - value_G[low] if spread else value_G[worst]
+        names = {"worst_group": grouping.names[worst], "best_group": grouping.names[best]}
+        disparity.add(1, **shared, value=float(value), **names, reason=NO_FLOOR)

@@ -1,0 +1,146 @@
+"""A store -> its tables. Predictions are the facts; everything here is derived from them and can be rebuilt.
+
+Statistics are of the test images only. Trials stand in the order of the plan, so equal stores give equal tables.
+"""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from results.group_tables import Outcomes, add_group_metrics, read_outcomes
+from results.groupings import TestSet, make_test_set
+from results.paired_tables import add_paired_metrics
+from results.rows import Rows
+from results.schema import (
+    DISPARITY,
+    GROUP_METRICS,
+    GROUPS,
+    LAYERS,
+    MECHANISM,
+    PAIRED_METRICS,
+    PROVENANCE,
+    RUNTIMES,
+    SAMPLES,
+    TRIALS,
+    VERDICTS,
+)
+from results.store import Store, table_of
+
+_ById = dict[str, dict[str, Any]]
+COMPARISONS = {"reference": "reference_trial_id", "control": "control_trial_id"}
+
+
+def build_tables(store: Store) -> dict[str, pa.Table]:
+    """Rebuild all tables of a store, complete or not, write them, and return them by name.
+
+    Raises:
+        StoreError: there is no sweep in the store, or a file is damaged.
+    """
+    manifest = store.read_manifest()
+    rows = {row["trial_id"]: row for row in store.read_trials().to_pylist()}
+    plan = {planned["trial_id"]: planned for planned in manifest["plan"]}
+    trials = [row for planned in plan.values() if (row := _trial_row(planned, rows, plan))]
+    ok = [row for row in trials if row["status"] == "ok"]
+    test_sets = {
+        dataset_id: make_test_set(dataset_id, *store.read_samples(dataset_id), manifest["groupings"][dataset_id])
+        for dataset_id in dict.fromkeys(row["dataset_id"] for row in ok)
+    }
+    tables = {
+        "trials": table_of(trials, TRIALS),
+        "groups": _groups(test_sets),
+        "samples": _samples(store, test_sets),
+        "runtimes": _runtimes(ok),
+        "layers": pa.concat_tables([LAYERS.empty_table(), *(store.read_layers(row["trial_id"]) for row in ok)]),
+        "mechanism": MECHANISM.empty_table(),
+        "verdicts": VERDICTS.empty_table(),
+        "provenance": _provenance(manifest, trials, n_strangers=len(rows.keys() - {r["trial_id"] for r in trials})),
+        **_statistics(store, ok, test_sets),
+    }
+    for name, table in tables.items():
+        store.write_table(name, table)
+    return tables
+
+
+def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet]) -> dict[str, pa.Table]:
+    """Each trial's predictions are read once; those that others are compared with are kept."""
+    metrics, paired, disparity = Rows(GROUP_METRICS), Rows(PAIRED_METRICS), Rows(DISPARITY)
+    others = {row[column] for row in ok for column in COMPARISONS.values()}
+    kept: dict[str, Outcomes] = {}
+    for row in ok:
+        test_set = test_sets[row["dataset_id"]]
+        outcomes = read_outcomes(store, row["trial_id"], "torch", test_set)
+        if row["trial_id"] in others:
+            kept[row["trial_id"]] = outcomes
+        add_group_metrics(outcomes, test_set, metrics=metrics, disparity=disparity)
+        for comparison, column in COMPARISONS.items():
+            if row[column] in kept:
+                other = kept[row[column]]
+                add_paired_metrics(outcomes, other, test_set, comparison=comparison, paired=paired, disparity=disparity)
+    return {"group_metrics": metrics.table(), "paired_metrics": paired.table(), "disparity": disparity.table()}
+
+
+def _trial_row(planned: dict[str, Any], rows: _ById, plan: _ById) -> dict[str, Any] | None:
+    """The stored row, a `failed` row for a trial that is blocked by what it needs, or None: not run yet."""
+    if planned["trial_id"] in rows:
+        return rows[planned["trial_id"]]
+    failed = _failed_need(planned, rows, plan)
+    if failed is None:
+        return None
+    cause = str(failed["error"]).partition("\n")[0]
+    error = f"not run: it needs trial {failed['trial_id']} ({failed['method']}), which failed: {cause}"
+    return {**{k: v for k, v in planned.items() if k != "needs"}, "status": "failed", "error": error}
+
+
+def _failed_need(planned: dict[str, Any], rows: _ById, plan: _ById) -> dict[str, Any] | None:
+    for need in planned["needs"]:
+        row = rows[need] if need in rows else _failed_need(plan[need], rows, plan)
+        if row is not None and row["status"] == "failed":
+            return row
+    return None
+
+
+def _groups(test_sets: dict[str, TestSet]) -> pa.Table:
+    rows = Rows(GROUPS)
+    for test_set in test_sets.values():
+        for grouping in test_set.groupings:
+            for split in ("train", "val", "test"):
+                rows.add(
+                    len(grouping.names),
+                    dataset_id=test_set.dataset_id,
+                    split=split,
+                    grouping=grouping.name,
+                    group=list(grouping.names),
+                    group_index=range(len(grouping.names)),
+                    n=grouping.sizes(split),
+                )
+    return rows.table()
+
+
+def _samples(store: Store, test_sets: dict[str, TestSet]) -> pa.Table:
+    parts = [store.read_samples(dataset_id)[0].replace_schema_metadata(SAMPLES.metadata) for dataset_id in test_sets]
+    return pa.concat_tables([SAMPLES.empty_table(), *parts], promote_options="default")
+
+
+def _runtimes(ok: list[dict[str, Any]]) -> pa.Table:
+    reason = "latency and size are measured for deployed runtimes"
+    rows = [{"trial_id": r["trial_id"], "runtime": "torch", "status": "ok", "reason": reason} for r in ok]
+    return table_of(rows, RUNTIMES)
+
+
+def _provenance(manifest: dict[str, Any], trials: list[dict[str, Any]], *, n_strangers: int) -> pa.Table:
+    counts = Counter(row["status"] for row in trials)
+    facts = {
+        "sweep": manifest["name"],
+        "n_planned": len(manifest["plan"]),
+        "n_ok": counts["ok"],
+        "n_failed": counts["failed"],
+        "n_missing": len(manifest["plan"]) - len(trials),
+        "n_not_in_plan": n_strangers,
+        "schema_version": manifest["schema_version"],
+        **manifest["provenance"],
+    }
+    return pa.table(
+        {"key": list(facts), "value": pc.cast(pa.array([str(v) for v in facts.values()]), pa.string())}
+    ).cast(PROVENANCE)

@@ -1,0 +1,192 @@
+"""The plan: which trials a sweep stands for, their ids, and what happens to them when others fail."""
+
+import json
+import time
+from collections import Counter
+
+import pytest
+
+from orchestrator.plan import PlannedTrial, find_state, make_plan
+from orchestrator.schedule import BUNDLE_S, BundleQueue
+from orchestrator.spec import ResourcesByMethod, load_sweep, parse_sweep
+
+
+def plan_of(*overrides: str, name: str = "quickstart") -> tuple[PlannedTrial, ...]:
+    sweep = load_sweep(name, list(overrides))
+    return make_plan(sweep, {experiment.dataset: "0123456789abcdef" for experiment in sweep.experiments})
+
+
+def queue_of(plan: tuple[PlannedTrial, ...], *, done: tuple[str, ...] = (), n_slots: int = 2) -> BundleQueue:
+    return BundleQueue(
+        [trial for trial in plan if trial.trial_id not in done],
+        done=done,
+        resources=ResourcesByMethod(),
+        n_slots=n_slots,
+    )
+
+
+def test_the_quickstart_stands_for_51_trials() -> None:
+    plan = plan_of()
+    assert Counter(trial.method for trial in plan) == {"fp32": 3, "fp32_ft": 3, "ptq": 27, "qat": 18}
+    assert len({trial.trial_id for trial in plan}) == 51
+    assert len({trial.config_id for trial in plan}) == 17
+
+
+def test_every_quantized_trial_names_its_reference_and_every_qat_trial_its_control() -> None:
+    plan = {trial.trial_id: trial for trial in plan_of()}
+    for trial in plan.values():
+        if trial.method == "fp32":
+            assert trial.reference_trial_id is None
+            continue
+        reference = plan[str(trial.reference_trial_id)]
+        assert (reference.method, reference.seed) == ("fp32", trial.seed)
+        if trial.method == "qat":
+            control = plan[str(trial.control_trial_id)]
+            assert (control.method, control.seed) == ("fp32_ft", trial.seed)
+            assert control.quant.epochs == trial.quant.epochs  # type: ignore[union-attr]
+        else:
+            assert trial.control_trial_id is None
+            assert trial.control_reason
+
+
+def test_there_is_one_control_for_each_distinct_recipe() -> None:
+    controls = [trial for trial in plan_of("quant.1.epochs=[1, 2]", "seeds=[0]") if trial.method == "fp32_ft"]
+    assert len(controls) == 2
+
+
+def test_needs_come_first() -> None:
+    seen: set[str] = set()
+    for trial in plan_of():
+        assert seen.issuperset(trial.needs)
+        seen.add(trial.trial_id)
+
+
+def test_equal_trials_of_two_blocks_are_one() -> None:
+    assert len(plan_of("quant.1.method=ptq", "quant.1={method='ptq', bits=8}", "seeds=[0]")) == 1 + 9
+
+
+# The ids are a promise: they may change only when a result would, and then ENGINE_VERSION is raised.
+GOLDEN = {
+    ("fp32", 0): "",
+}
+
+
+def test_ids_do_not_depend_on_what_changes_no_result() -> None:
+    plain = {trial.trial_id for trial in plan_of()}
+    assert plain == {trial.trial_id for trial in plan_of("name=other", "retry.crash=5", "resources.qat.cpu=2")}
+    assert plain == {trial.trial_id for trial in plan_of("quant.0.scheme=symmetric", "experiments.0.model.width=16")}
+    assert plain == {trial.trial_id for trial in plan_of("experiments.0.dataset.group_by=['digit']")}
+    for change in ("experiments.0.train.lr=0.004", "experiments.0.model.width=8", "experiments.0.train.epochs=16"):
+        assert plain.isdisjoint(trial.trial_id for trial in plan_of(change))
+
+
+def test_the_seed_is_in_the_trial_id_but_not_in_the_config_id() -> None:
+    first, second = plan_of("seeds=[0]"), plan_of("seeds=[1]")
+    assert [trial.config_id for trial in first] == [trial.config_id for trial in second]
+    assert {trial.trial_id for trial in first}.isdisjoint(trial.trial_id for trial in second)
+
+
+def test_a_planned_trial_travels_as_json() -> None:
+    for trial in plan_of("seeds=[0]"):
+        again = PlannedTrial.model_validate_json(trial.model_dump_json())
+        assert again == trial
+        assert again.trial_id == trial.trial_id
+
+
+def test_the_columns_of_a_trial_hold_its_settings() -> None:
+    trial = next(t for t in plan_of() if t.method == "qat")
+    columns = trial.columns()
+    assert (columns["weight_bits"], columns["act_observer"], columns["init"]) == (16, "minmax", "fp32")
+    assert json.loads(columns["config"])["quant"]["epochs"] == 5
+
+
+def test_ten_thousand_trials_are_planned_in_under_two_seconds() -> None:
+    sweep = load_sweep("quickstart", [f"seeds={list(range(590))}"])
+    started = time.process_time()
+    plan = make_plan(sweep, {experiment.dataset: "0" * 16 for experiment in sweep.experiments})
+    ids = {trial.trial_id for trial in plan}
+    assert len(ids) == 590 * 17
+    assert time.process_time() - started < 2
+
+
+def test_a_failed_stage_blocks_its_children_and_nothing_else() -> None:
+    plan = plan_of("seeds=[0, 1]")
+    state = find_state(plan, {plan[0].trial_id: "failed"})
+    assert len(state.blocked) == 16
+    assert len(state.to_run) == 17
+    again = find_state(plan, {plan[0].trial_id: "failed"}, run_again=frozenset([plan[0].trial_id]))
+    assert len(again.to_run) == 34
+
+
+def test_the_queue_hands_out_every_trial_once_and_never_before_its_needs() -> None:
+    plan = plan_of()
+    queue, finished = queue_of(plan), set()
+    while bundle := queue.take():
+        assert len({trial.stage_id for trial in bundle.trials}) == 1
+        for trial in bundle.trials:
+            assert finished.issuperset(trial.needs)
+            assert trial.trial_id not in finished
+            finished.add(trial.trial_id)
+            queue.finish(trial.trial_id, "ok", seconds=1.0)
+    assert len(finished) == 51
+    assert not queue.unfinished
+    assert queue.remaining_s() == 0
+
+
+def test_nothing_is_ready_while_the_stages_run() -> None:
+    queue = queue_of(plan_of())
+    stages = [queue.take() for _ in range(3)]
+    assert [bundle.trials[0].method for bundle in stages if bundle] == ["fp32"] * 3
+    assert queue.take() is None
+    assert len(queue.unfinished) == 51
+
+
+def test_bundles_hold_about_thirty_seconds_of_work_and_shrink_towards_the_end() -> None:
+    plan = plan_of(f"seeds={list(range(40))}")
+    stages = tuple(trial.trial_id for trial in plan if trial.method == "fp32")
+    queue = queue_of(plan, done=stages)
+    sizes = []
+    while bundle := queue.take():
+        sizes.append(sum(queue.estimate_s(trial.method) for trial in bundle.trials))
+        for trial in bundle.trials:
+            queue.finish(trial.trial_id, "ok")
+    assert max(sizes) <= BUNDLE_S
+    assert max(sizes[:10]) > BUNDLE_S / 2
+    assert sizes[-1] < max(sizes)
+
+
+def test_a_failed_need_is_never_waited_for() -> None:
+    plan = plan_of("seeds=[0]")
+    queue = queue_of(plan)
+    bundle = queue.take()
+    assert bundle is not None
+    queue.finish(bundle.trials[0].trial_id, "failed")
+    assert queue.take() is None
+    assert not queue.unfinished
+    assert len(queue.blocked) == 16
+
+
+def test_trials_of_different_resources_are_not_bundled() -> None:
+    sweep = parse_sweep({**load_sweep("quickstart", ["seeds=[0]"]).raw, "resources": {"qat": {"cpu": 2}}})
+    plan = make_plan(sweep, {experiment.dataset: "0" * 16 for experiment in sweep.experiments})
+    queue = BundleQueue(plan[1:], done=[plan[0].trial_id], resources=sweep.head.resources, n_slots=1)
+    while bundle := queue.take():
+        assert {trial.method == "qat" for trial in bundle.trials} == {bundle.resources.cpu == 2}
+
+
+def test_bundles_given_back_are_handed_out_again() -> None:
+    plan = plan_of("seeds=[0]")
+    queue = queue_of(plan, done=(plan[0].trial_id,))
+    first = queue.take()
+    assert first is not None
+    queue.give_back(first.trials[1:])
+    rest = []
+    while bundle := queue.take():
+        rest += bundle.trials
+    assert len(rest) + 1 == 16
+
+
+@pytest.mark.parametrize("method", ["ptq", "qat"])
+def test_labels_name_method_bits_observer_and_seed(method: str) -> None:
+    labels = [trial.label for trial in plan_of() if trial.method == method]
+    assert f"{method} W8A8 ema seed 2" in labels

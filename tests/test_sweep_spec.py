@@ -1,0 +1,155 @@
+"""Sweep files: axes, overrides, and errors that name path, value, rule and the nearest name, all at once."""
+
+import copy
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from orchestrator.problems import RequestError
+from orchestrator.spec import BUILT_IN_FOLDER, built_in_sweeps, load_sweep, parse_sweep
+
+QUICKSTART = tomllib.loads((BUILT_IN_FOLDER / "quickstart.toml").read_text())
+
+
+def with_(**changes: object) -> dict:
+    """The quickstart with values at dotted paths replaced; `__` stands for a dot."""
+    raw = copy.deepcopy(QUICKSTART)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = raw
+        for step in parents:
+            place = place[int(step)] if isinstance(place, list) else place[step]  # type: ignore[index]
+        place[last] = value  # type: ignore[index]
+    return raw
+
+
+def problems_of(raw: dict) -> str:
+    with pytest.raises(RequestError) as caught:
+        parse_sweep(raw)
+    return str(caught.value)
+
+
+def test_the_built_in_sweeps_are_valid() -> None:
+    assert built_in_sweeps() == ["mnist", "quickstart"]
+    for name in built_in_sweeps():
+        assert load_sweep(name, []).head.name == name
+
+
+def test_every_list_is_an_axis_and_blocks_are_added_up() -> None:
+    sweep = parse_sweep(QUICKSTART)
+    assert [spec.method for spec in sweep.quant] == ["ptq"] * 9 + ["qat"] * 6
+    assert {(spec.weight_bits, spec.act_bits) for spec in sweep.quant} == {(16, 16), (8, 8), (4, 4)}
+
+
+def test_fields_of_an_experiment_are_axes_but_group_by_is_a_list() -> None:
+    raw = with_(experiments__0__train={"epochs": [1, 2], "lr": [0.1, 0.01]}, experiments__0__model__width=[8, 16])
+    sweep = parse_sweep(raw)
+    assert len(sweep.experiments) == 8
+    assert {experiment.dataset.group_by for experiment in sweep.experiments} == {("label",)}
+
+
+def test_overrides_reach_every_field_by_path() -> None:
+    overrides = ["seeds=[7]", "experiments.0.dataset.train_size=200", "quant.1.bits=[4]", "quant.0.bits=3", "name=mine"]
+    sweep = load_sweep("quickstart", overrides)
+    assert sweep.head.seeds == (7,)
+    assert sweep.head.name == "mine"
+    assert sweep.experiments[0].dataset.train_size == 200
+    assert {spec.weight_bits for spec in sweep.quant if spec.method == "qat"} == {4}
+    assert {spec.weight_bits for spec in sweep.quant if spec.method == "ptq"} == {3}
+
+
+def test_a_setting_without_effect_is_put_back_to_its_default() -> None:
+    block = {"method": "ptq", "percentile": 0.99, "act_signed": "always", "scheme": "asymmetric"}
+    plain = {"method": "ptq", "scheme": "asymmetric"}
+    first, second = parse_sweep({**QUICKSTART, "quant": [block, plain]}).quant
+    assert first == second
+    assert parse_sweep({**QUICKSTART, "quant": [{**block, "act_observer": "percentile"}]}).quant[0].percentile == 0.99
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"quant__0__bitz": 8}, "`quant.0.bitz` is not a known key. Did you mean 'bits'?"),
+        ({"quant__0__act_observr": "ema"}, "`quant.0.act_observr` is not a known key. Did you mean 'act_observer'?"),
+        ({"quant__0__bits": [8, 17]}, "`quant.0.bits` must be a whole number in 2..16, got 17."),
+        ({"quant__0__bits": 1}, "`quant.0.bits` must be a whole number in 2..16, got 1."),
+        ({"quant__0__bits": "8"}, "`quant.0.bits` must be a whole number in 2..16, got '8' (a text)."),
+        ({"quant__0__bits": []}, "`quant.0.bits` is an empty list: give it a value."),
+        ({"quant__0__weight_bits": 8}, "`quant.0.bits` sets weight_bits and act_bits; remove it or weight_bits."),
+        (
+            {"quant__0__act_observer": "minmx"},
+            "`quant.0.act_observer` must be one of minmax, ema, percentile, got 'minmx'. Did you mean 'minmax'?",
+        ),
+        ({"quant__1__act_observer": "percentile"}, "`quant.1.act_observer` must be one of minmax, ema"),
+        ({"quant__1__method": "qatt"}, "`quant.1.method` must be ptq or qat, got 'qatt'. Did you mean 'qat'?"),
+        ({"quant__1__epochs": 0}, "`quant.1.epochs` must be a whole number at least 1, got 0."),
+        ({"quant__1__lr": -0.1}, "`quant.1.lr` must be a number above 0, got -0.1."),
+        ({"quant": {"method": "ptq"}}, "`quant` must be a list of tables, written [[quant]]."),
+        (
+            {"experiments__0__dataset__name": "mnits"},
+            "`experiments.0.dataset.name` must be one of digits, mnist, got 'mnits'. Did you mean 'mnist'?",
+        ),
+        (
+            {"experiments__0__model__name": "smal_cnn"},
+            "`experiments.0.model.name` must be one of small_cnn, got 'smal_cnn'. Did you mean 'small_cnn'?",
+        ),
+        (
+            {"experiments__0__dataset__task": "digits"},
+            "`experiments.0.dataset.task` must be one of ['digit'], got 'digits'",
+        ),
+        ({"experiments__0__dataset__group_by": ["lable"]}, "`experiments.0.dataset.group_by`"),
+        ({"experiments__0__train": {"epochs": 3}}, "`experiments.0.train.lr` is missing; it must be a number above 0."),
+        ({"experiments__0__data": {}}, "`experiments.0.data` is not a known key. Did you mean 'dataset'?"),
+        ({"experiments": []}, "`experiments` is missing; give at least one [[experiments]] block."),
+        ({"seeds": []}, "`seeds` is an empty list: give it a value."),
+        ({"seeds": [0.5]}, "`seeds.0` must be a list of whole numbers, got 0.5 (a number)."),
+        ({"seeds": [1, 1]}, "`seeds` holds a value twice: [1, 1]."),
+        ({"sweeps": 1}, "`sweeps` is not a known key."),
+        ({"name": "a/b"}, "`name` must match ^[A-Za-z0-9]"),
+        ({"retry": 3}, "`retry` must be a table, got 3 (a whole number)."),
+        ({"quant__1__lr": math.inf}, "`quant.1.lr` must be a number above 0, got inf."),
+        ({"experiments__0__dataset__group_by": "label"}, "must be a list of texts, got 'label' (a text)."),
+        ({"runtimes": ["tensorrt"]}, "`runtimes.0` must be one of torch, got 'tensorrt'."),
+        ({"resources": {"qat": {"cpus": 1}}}, "`resources.qat.cpus` is not a known key. Did you mean 'cpu'?"),
+        ({"resources": {"qat": {"cpu": 0}}}, "`resources.qat.cpu` must be a number above 0, got 0."),
+        ({"retry": {"crash": True}}, "`retry.crash` must be a whole number at least 0, got True (true or false)."),
+    ],
+)
+def test_a_mistake_is_named_with_its_path_value_and_remedy(changes: dict, expected: str) -> None:
+    assert expected in problems_of(with_(**changes))
+
+
+def test_all_mistakes_are_reported_at_once_and_each_once() -> None:
+    raw = with_(quant__0__bits=17, quant__1__lr=0, experiments__0__dataset__name="x", seeds="0", nmae="x")
+    text = problems_of(raw)
+    assert text.startswith("5 problems in the sweep:")
+    for path in ("quant.0.bits", "quant.1.lr", "experiments.0.dataset.name", "seeds", "nmae"):
+        assert text.count(f"`{path}`") == 1
+
+
+def test_an_unknown_sweep_names_the_nearest() -> None:
+    with pytest.raises(
+        RequestError, match=r"`quickstrat` is neither a file nor a built-in .*Did you mean 'quickstart'\?"
+    ):
+        load_sweep("quickstrat", [])
+
+
+def test_broken_toml_says_where(tmp_path: Path) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_text("name = \n")
+    with pytest.raises(RequestError, match=r"broken.toml:\n  This is not TOML: .*line 1"):
+        load_sweep(str(file), [])
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("quant.7.bits=4", "`quant.7.bits` cannot be set: there is no '7' in a list of 2 \\(count from 0\\)"),
+        ("name.x=1", "`name.x` cannot be set: there is no 'x' in 'quickstart'"),
+    ],
+)
+def test_an_override_that_leads_nowhere_is_an_error(override: str, expected: str) -> None:
+    with pytest.raises(RequestError, match=expected):
+        load_sweep("quickstart", [override])
