@@ -26,5 +26,6 @@ def load(folder: Path) -> RawData:
     from sklearn.datasets import load_digits
 
     pixels, digits = load_digits(return_X_y=True)
-    images_NCHW = np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return RawData(ArrayImages(images_NCHW), {"digit": Attribute(digits.astype(np.int64), tuple("0123456789"))})
+    images_NCHW = np.rint(np.reshape(pixels, (-1, 1, 8, 8)) * (255 / 16)).astype(np.uint8)
+    codes_N = np.asarray(digits, dtype=np.int64)
+    return RawData(ArrayImages(images_NCHW), {"digit": Attribute(codes_N, tuple("0123456789"))})

@@ -57,7 +57,8 @@ def _source(spec: DatasetSpec) -> ModuleType:
 
 def _pixel_statistics(images: Images, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation per channel over pixels in [0, 1], in float32; a constant channel gets std 1."""
-    total, squares, count = 0.0, 0.0, 0
+    total = squares = np.zeros(images.batch(indices[:1]).shape[1])
+    count = 0
     for chunk in np.array_split(indices, max(1, len(indices) // 4096)):
         pixels = images.batch(chunk).astype(np.float64) / 255
         total, squares = total + pixels.sum((0, 2, 3)), squares + (pixels**2).sum((0, 2, 3))

@@ -165,35 +165,26 @@ def _find_dataset_ids(spec: SweepSpec) -> dict[Any, str]:
 
 def _run(request: Request, executor: str, *, quiet: bool) -> None:
     spec, state = request.sweep, request.state
+    if executor == "ray":
+        from orchestrator.executor_ray import run_ray as run
+    else:
+        from orchestrator.executor_inline import run_inline as run
+
     for trial_id in set(state.to_run) & request.stored.keys():
         request.store.remove_trial(trial_id)
-    n_slots, address = 1, None
-    if executor == "ray":
-        from orchestrator.executor_ray import run_ray, start_ray, stop_ray
-
-        n_slots, address = start_ray(spec.head.resources)
-    queue = _make_queue(request, n_slots)
+    queue = _make_queue(request)
     progress = ProgressLines(queue, n_finished_before=len(request.plan) - len(state.to_run), quiet=quiet)
-    progress.say(f"{spec.head.name}: {len(state.to_run)} of {len(request.plan)} trials to run, {n_slots} at a time")
-    progress.say(f"results: {request.store.location}" + (f"   Ray dashboard: http://{address}" if address else ""))
-    if executor == "ray":
-        try:
-            run_ray(queue, request.store, progress, retry=spec.head.retry)
-        finally:
-            stop_ray()
-    else:
-        from orchestrator.executor_inline import run_inline
-
-        run_inline(queue, request.store, progress)
+    progress.say(f"{spec.head.name}: {len(state.to_run)} of {len(request.plan)} trials to run")
+    progress.say(f"results: {request.store.location}")
+    run(queue, request.store, progress, retry=spec.head.retry)
 
 
-def _make_queue(request: Request, n_slots: int) -> BundleQueue:
+def _make_queue(request: Request) -> BundleQueue:
     to_run = set(request.state.to_run)
     queue = BundleQueue(
         [trial for trial in request.plan if trial.trial_id in to_run],
         done=request.state.ok,
         resources=request.sweep.head.resources,
-        n_slots=n_slots,
     )
     for row in request.stored.values():
         if row["status"] == "ok":
@@ -205,7 +196,7 @@ def _summarize_plan(request: Request) -> dict[str, Any]:
     places = {trial_id: place for place, ids in request.state._asdict().items() for trial_id in ids}
     counts = Counter((trial.method, places[trial.trial_id]) for trial in request.plan)
     planned = Counter(trial.method for trial in request.plan)
-    queue = _make_queue(request, 1)
+    queue = _make_queue(request)
     known = sum(row["status"] == "ok" for row in request.stored.values())
     return {
         "name": request.sweep.head.name,

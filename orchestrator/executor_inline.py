@@ -6,12 +6,14 @@ import torch
 
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import BundleQueue
+from orchestrator.spec import Retry
 from orchestrator.trial import run_trial
 from results import Store
 
 
-def run_inline(queue: BundleQueue, store: Store, progress: ProgressLines) -> None:
-    """Run every trial of the queue that can run."""
+def run_inline(queue: BundleQueue, store: Store, progress: ProgressLines, *, retry: Retry) -> None:
+    """Run every trial of the queue that can run. `retry` is for workers that die, and here is none."""
+    progress.say("in this process, one trial at a time")
     while bundle := queue.take():
         torch.set_num_threads(bundle.resources.n_threads)
         for trial in bundle.trials:

@@ -5,6 +5,7 @@ instead of 675 MB, and half the time a trial; 2 cores, ray 2.60, n = 1000), and 
 47 finished trials after a kill. A trial's own exception becomes a row in the worker; Tune's retries are for crashes.
 """
 
+import logging
 import os
 import tempfile
 import time
@@ -37,36 +38,27 @@ OBJECT_STORE_BYTES = 150_000_000
 
 
 def run_ray(queue: BundleQueue, store: Store, progress: ProgressLines, *, retry: Retry) -> None:
-    """Run every trial of the queue that can run, on the Ray that `start_ray` started."""
-    with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
-        tune.Tuner(
-            tune.with_resources(SweepTrainable, _placement),
-            tune_config=tune.TuneConfig(
-                search_alg=PlanSearcher(queue, store, progress, retry=retry),
-                num_samples=-1,  # until the searcher says FINISHED
-                reuse_actors=True,
-                trial_name_creator=lambda trial: str(trial.config["name"]),
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=folder,
-                failure_config=tune.FailureConfig(max_failures=retry.crash),
-                verbose=0,
-            ),
-        ).fit()
-
-
-def start_ray(resources: ResourcesByMethod) -> tuple[int, str | None]:
-    """Start a Ray of our own and return (how many trials run at once, the dashboard's address if there is one).
+    """Run every trial of the queue that can run, on a Ray that lives as long as this call.
 
     Raises:
         RequestError: a method asks for more than any node has, which Ray would wait for in silence.
     """
     os.environ.update(ENVIRONMENT)
     context = ray.init(
-        address="local", object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level="ERROR"
+        address="local", object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level=logging.ERROR
     )
+    try:
+        queue.n_slots = count_slots(queue.resources)
+        dashboard = f"   Ray dashboard: http://{context.dashboard_url}" if context.dashboard_url else ""
+        progress.say(f"on Ray, {queue.n_slots} trials at a time{dashboard}")
+        with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
+            _make_tuner(PlanSearcher(queue, store, progress, retry=retry), folder, retry).fit()
+    finally:
+        ray.shutdown()
+
+
+def count_slots(resources: ResourcesByMethod) -> int:
+    """Return how many trials this Ray runs at once. Raises RequestError for a shape that fits no node."""
     shapes: dict[str, Resources] = dict(resources)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     problems = [
@@ -75,15 +67,27 @@ def start_ray(resources: ResourcesByMethod) -> tuple[int, str | None]:
         if not any(_slots(node, shape) >= 1 for node in nodes)
     ]
     if problems:
-        ray.shutdown()
         raise RequestError(problems, "the resources")
-    n_slots = max(sum(int(_slots(node, shape)) for node in nodes) for shape in shapes.values())
-    return n_slots, context.dashboard_url
+    return max(sum(int(_slots(node, shape)) for node in nodes) for shape in shapes.values())
 
 
-def stop_ray() -> None:
-    """Stop the Ray that `start_ray` started, and only that one."""
-    ray.shutdown()
+def _make_tuner(searcher: Searcher, folder: str, retry: Retry) -> tune.Tuner:
+    return tune.Tuner(
+        tune.with_resources(SweepTrainable, _placement),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,  # until the searcher says FINISHED
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config["name"]),
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=folder,
+            failure_config=tune.FailureConfig(max_failures=retry.crash),
+            verbose=0,
+        ),
+    )
 
 
 class PlanSearcher(Searcher):
@@ -98,7 +102,7 @@ class PlanSearcher(Searcher):
         """There is no search space."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """Return the next bundle, None while every remaining trial waits, FINISHED at the end."""
         if not self.queue.unfinished:
             return Searcher.FINISHED

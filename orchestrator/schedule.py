@@ -26,11 +26,10 @@ class Bundle(NamedTuple):
 class BundleQueue:
     """Hands out trials whose needs are done; a trial whose need failed is never handed out but counted as blocked."""
 
-    def __init__(
-        self, to_run: Iterable[PlannedTrial], *, done: Iterable[str], resources: ResourcesByMethod, n_slots: int
-    ):
+    def __init__(self, to_run: Iterable[PlannedTrial], *, done: Iterable[str], resources: ResourcesByMethod):
         self.trials = {trial.trial_id: trial for trial in to_run}
-        self.resources, self.n_slots = resources, n_slots
+        self.resources = resources
+        self.n_slots = 1  # trials that run at once: set by the executor, which knows the machines
         self.unfinished = set(self.trials)
         self.blocked: set[str] = set()
         self._n_unfinished = Counter(trial.method for trial in self.trials.values())

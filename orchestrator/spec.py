@@ -26,7 +26,7 @@ class _Frozen(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan
     """A frozen value: unknown keys and wrong types are errors."""
 
 
-class Resources(_Frozen):
+class Resources(_Frozen, frozen=True):
     """What Ray reserves for a trial of one method. Torch gets as many threads as whole CPUs, at least one."""
 
     cpu: float = Field(default=1, gt=0)
@@ -38,7 +38,7 @@ class Resources(_Frozen):
         return max(1, int(self.cpu))
 
 
-class ResourcesByMethod(_Frozen):
+class ResourcesByMethod(_Frozen, frozen=True):
     """One resource shape for each method."""
 
     fp32: Resources = Resources()
@@ -47,13 +47,13 @@ class ResourcesByMethod(_Frozen):
     qat: Resources = Resources()
 
 
-class Retry(_Frozen):
+class Retry(_Frozen, frozen=True):
     """How often a bundle is started again after its worker or node was lost."""
 
     crash: int = Field(default=1, ge=0)
 
 
-class SweepHead(_Frozen):
+class SweepHead(_Frozen, frozen=True):
     """The part of a sweep file that has no axes."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

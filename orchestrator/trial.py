@@ -153,6 +153,7 @@ BUILDERS: dict[str, Callable[[Bench], Built]] = {
 
 def _prepare(bench: Bench) -> torch.nn.Module:
     """The float stage with this trial's quantizers in place."""
+    assert not isinstance(bench.trial.quant, quant.Fp32Spec)
     example_NCHW = next(bench.batches("train", 2).images())
     return quant.prepare(_float_stage(bench), bench.trial.quant, example_NCHW)
 

@@ -98,8 +98,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     if not found:
         return
     modes: list[Mode] = [quantizer.mode for quantizer in found]
-    if "bypass" in modes:
-        raise ValueError("the model is frozen or bypassed; calibrate it before `freeze`")
+    if "frozen" in modes:
+        raise ValueError("the model is frozen; calibrate it before `freeze`")
     try:
         with evaluating(model):
             _observe_all(model, batches)
@@ -137,4 +137,4 @@ def freeze(model: nn.Module) -> None:
             # A new parameter: the old one may be shared with a layer that is not quantized.
             quantized = layer.weight_quantizer.quantize(layer.weight)
             layer.weight = nn.Parameter(quantized, requires_grad=layer.weight.requires_grad)
-            layer.weight_quantizer.mode = "bypass"
+            layer.weight_quantizer.mode = "frozen"

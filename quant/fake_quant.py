@@ -15,7 +15,7 @@ from quant.non_finite import NonFiniteError, is_finite
 from quant.observers import OBSERVERS, extremes
 from quant.qparams import TensorSpec, choose_qparams
 
-Mode = Literal["bypass", "calibrate", "follow", "fixed"]
+Mode = Literal["bypass", "calibrate", "follow", "fixed", "frozen"]
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int) -> Tensor:
@@ -62,6 +62,7 @@ class FakeQuantize(nn.Module):
     calibrate   values are observed and pass unchanged
     follow      in training mode the range follows the values, then they are quantized; in eval mode as `fixed`
     fixed       values are quantized on the grid as it is
+    frozen      nothing happens: the weight has been put on its grid for good
 
     Everything that `fixed` needs is in buffers, so a state dict restores it. The scale is nan until it is calibrated.
 
@@ -86,7 +87,7 @@ class FakeQuantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` on the grid, or unchanged, as `mode` says."""
-        if self.mode == "bypass":
+        if self.mode in ("bypass", "frozen"):
             return x
         if self.mode == "calibrate":
             self.observe(x)

@@ -95,7 +95,9 @@ def fold_batchnorm(model: nn.Module, example_NCHW: Tensor) -> None:
         assert isinstance(batchnorm, BatchNorm)
         fold_pair(layer, batchnorm)
         layer.folded_batchnorm = batchnorm_name
-        _replace(model, batchnorm, nn.Identity())
+        all_names = [name for name, module in model.named_modules(remove_duplicate=False) if module is batchnorm]
+        for name in all_names:
+            model.set_submodule(name, nn.Identity())
 
 
 @torch.no_grad()
@@ -125,11 +127,3 @@ def _along_channels(factor_O: Tensor, layer: QuantLayer) -> Tensor:
             *layer.weight.shape[:2], *kernel
         )
     return factor_O.reshape(-1, 1, *kernel)
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` is, under all its names."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if child is old:
-                setattr(parent, name, new)

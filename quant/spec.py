@@ -25,7 +25,7 @@ class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=Fa
     """A frozen value: unknown keys and wrong types are errors, and nothing is converted silently."""
 
 
-class ModelSpec(Spec):
+class ModelSpec(Spec, frozen=True):
     """A network by name. `width` is the number of channels of its first layer."""
 
     name: str
@@ -40,7 +40,7 @@ class ModelSpec(Spec):
         return name
 
 
-class TrainSpec(Spec):
+class TrainSpec(Spec, frozen=True):
     """How the float model is trained: Adam, `schedule` over all steps, the epoch of the best validation accuracy."""
 
     epochs: int = Field(ge=1)
@@ -50,7 +50,7 @@ class TrainSpec(Spec):
     select: Selection = "best_val"
 
 
-class Recipe(Spec):
+class Recipe(Spec, frozen=True):
     """A fine-tuning recipe: what a QAT trial and its control share. Everything else comes from the `TrainSpec`."""
 
     epochs: int = Field(ge=1)
@@ -59,7 +59,7 @@ class Recipe(Spec):
     select: Selection = "last"
 
 
-class QuantSettings(Spec):
+class QuantSettings(Spec, frozen=True):
     """The settings that PTQ and QAT share. Source of the grid: `quant/qparams.py`."""
 
     weight_bits: Bits = 8
@@ -82,33 +82,41 @@ class QuantSettings(Spec):
         return self.model_copy(update=idle)
 
 
-class Fp32Spec(Spec):
+class Fp32Spec(Spec, frozen=True):
     """The float model itself: the shared stage and the reference of every other method."""
 
     method: Literal["fp32"]
 
 
-class Fp32FtSpec(Recipe):
+class Fp32FtSpec(Recipe, frozen=True):
     """The control of QAT: the same recipe through the same code, with the quantizers bypassed."""
 
     method: Literal["fp32_ft"]
 
 
-class PtqSpec(QuantSettings):
+class PtqSpec(QuantSettings, frozen=True):
     """Post-training quantization: fold batch norm, calibrate, freeze."""
 
     method: Literal["ptq"]
     bn_fold: Literal["fold", "none"] = "fold"
 
 
-class QatSpec(Recipe, QuantSettings):
+class QatSpec(Recipe, QuantSettings, frozen=True):
     """Quantization-aware training: fine-tune the float model with fake quantizers, then freeze.
 
     `act_observer` leaves out percentile: a quantile of the whole pass is not defined while the weights change.
     """
 
     method: Literal["qat"]
-    act_observer: Literal["minmax", "ema"] = "ema"
+    act_observer: Observer = "ema"
+
+    @field_validator("act_observer")
+    @classmethod
+    def observer_can_follow_training(cls, name: str) -> str:
+        """Raise pydantic's own `literal_error` for an observer that needs a whole pass over fixed weights."""
+        if name == "percentile":
+            raise PydanticKnownError("literal_error", {"expected": "'minmax' or 'ema'"})
+        return name
 
     def control(self) -> Fp32FtSpec:
         """The control's spec: this recipe, without the quantization settings."""

@@ -24,8 +24,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the first parameter."""
-    return next(model.parameters()).device
+    """Return the device of the first parameter; the CPU if there is none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def require_calibrated(model: nn.Module) -> None:

@@ -83,7 +83,7 @@ def _check_can_be_trained(model: nn.Module, train: Batches, val: Batches) -> Non
     for name, batches in (("train", train), ("val", val)):
         if len(batches) == 0:
             raise ValueError(f"`{name}` has no batches; give the split at least one image")
-    if any(quantizer.spec.role == "weight" and quantizer.mode == "bypass" for quantizer in quantizers(model)):
+    if any(quantizer.mode == "frozen" for quantizer in quantizers(model)):
         raise ValueError("the model is frozen; train it before `freeze`")
     require_calibrated(model)
 

@@ -8,14 +8,19 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from results.summary import Spread
+from results.facts import Spread
 
 MISSING: Final = "–"
 
 
 def escape(value: object) -> str:
-    """Return text that is safe in HTML, in double-quoted attributes and in plotly's own markup."""
+    """Return text that is safe in HTML and in double-quoted attributes."""
     return html.escape(str(value), quote=True)
+
+
+def escape_label(name: str, length: int | None = None) -> str:
+    """Return a name for plotly, which reads tags and a few entities in its texts, cut to `length` characters."""
+    return html.escape(name if length is None else shorten(name, length), quote=False)
 
 
 def count(number: int, noun: str) -> str:
@@ -63,7 +68,7 @@ def describe_pp(spread: Spread | None) -> str:
 
 
 def describe_drop(spread: Spread | None, digits: int = 1) -> str:
-    """Return "loses 3.1 pp (trials: 1.2 to 5.0)"; where trials differ in sign, the range says which way each end goes."""
+    """Return "loses 3.1 pp (trials: 1.2 to 5.0)"; where trials differ in sign, each end of the range says its own."""
     if spread is None:
         return MISSING
     mean, low, high = (round(value, digits) + 0.0 for value in (spread.mean, spread.low, spread.high))  # never -0.0
@@ -88,11 +93,12 @@ def _end(value: float, digits: int) -> str:
 
 
 def render_cell(text: str, value: float | None = None, *, label: str = "", kind: str = "") -> str:
-    """Return a cell: escaped text, with the exact number in `data-value` and as its tooltip."""
+    """Return a cell: escaped text, the exact number in `data-value` and as its tooltip, `label` for narrow screens."""
     exact = f' data-value="{value!r}" title="{value!r}"' if value is not None else ""
+    content = f"<span>{soften_range(text)}</span>" if label else soften_range(text)
     label = f' data-label="{escape(label)}"' if label else ""
     kind = f' class="{kind}"' if kind else ""
-    return f"<td{kind}{label}{exact}>{soften_range(text)}</td>"
+    return f"<td{kind}{label}{exact}>{content}</td>"
 
 
 def soften_range(text: str) -> str:

@@ -1,8 +1,8 @@
 """Tables in, `report.html` out: one file that opens from disk, without a network.
 
-The page holds plotly.js once, the figures as one JSON block, and every number a second time in a table, so that nothing
-is lost without JavaScript or without sight. Its bytes depend on the tables and the plotly version alone. Scripts run only
-if their hash stands in the page's own security policy; that policy allows no request at all.
+The page holds plotly.js once, the figures as one JSON block, and every number a second time in a table, so that
+nothing is lost without JavaScript or without sight. Its bytes depend on the tables and plotly's version alone. Scripts
+run only if their hash stands in the page's own security policy; that policy allows no request at all.
 """
 
 import base64
@@ -13,10 +13,14 @@ from typing import Final, Protocol
 
 from plotly.offline import get_plotlyjs
 
-from results.figures import DARK, Figure, draw_accuracy, draw_drops
+from results.accuracy_figures import draw_accuracy
+from results.drop_figures import draw_drops
+from results.facts import Facts, Tables, read_facts
+from results.figures import DARK, Figure
+from results.group_tables import MIN_RANKED
 from results.markup import dump_json, escape, render_cell, render_table
 from results.report_tables import render_overview, render_provenance, render_summary, render_trials
-from results.summary import MIN_GROUP_N, Facts, Section, Tables, list_sections, read_facts, summarize
+from results.summary import Section, list_sections, summarize
 
 FOLDER: Final = Path(__file__).resolve().parent
 MAX_CHIPS: Final = 30  # with more groups the row of focus buttons would be longer than the chart
@@ -53,7 +57,7 @@ def render_report(tables: Tables) -> str:
         *(charts or ["<p>There is nothing to draw: no trial has finished with groups to compare.</p>"]),
         "</section>",
         render_trials(facts, sections),
-        (FOLDER / "report_reading.html").read_text(encoding="utf-8").replace("MIN_GROUP_N", str(MIN_GROUP_N)),
+        (FOLDER / "report_reading.html").read_text(encoding="utf-8").replace("MIN_RANKED", str(MIN_RANKED)),
         render_provenance(facts),
         "</main>",
     ]
@@ -61,7 +65,7 @@ def render_report(tables: Tables) -> str:
 
 
 def _title_of(facts: Facts) -> str:
-    return f"{facts.provenance.get('name') or 'Sweep'} · Quantfair"
+    return f"{facts.provenance.get('sweep') or 'Sweep'} · Quantfair"
 
 
 def _render_page(title: str, body: str, figures: Sequence[Figure]) -> str:
@@ -139,7 +143,7 @@ def _render_chips(section: Section) -> str:
 def _render_figure(figure: Figure, kind: str) -> str:
     focus = f' data-focus="{figure.focus}"' if figure.focus is not None else ""
     basis = f' style="flex-basis:{figure.max_width}px"' if figure.max_width else ""
-    width = f";min-width:{figure.min_width}px" if figure.min_width else ""
+    style = f"height:{figure.plot['layout']['height']}px" + (f";min-width:{figure.min_width}px" if basis else "")
     rows = [
         f'<th scope="row">{escape(name)}</th>' + "".join(render_cell(cell.text, cell.value) for cell in cells)
         for name, cells in figure.rows
@@ -149,7 +153,7 @@ def _render_figure(figure: Figure, kind: str) -> str:
     return f"""<figure class="{kind}"{basis} aria-labelledby="{figure.key}-title {figure.key}-says">
 <figcaption><h5 id="{figure.key}-title">{escape(figure.title)}</h5>
 <p id="{figure.key}-says">{escape(figure.summary)}</p></figcaption>
-<div class="scroll"><div class="plot" id="{figure.key}" style="height:{figure.plot["layout"]["height"]}px{width}"{focus}>
+<div class="scroll"><div class="plot" id="{figure.key}" style="{style}"{focus}>
 <noscript>The chart needs JavaScript; its numbers are in the table below.</noscript></div></div>
 {notes}<details><summary>Table of this chart</summary>{table}</details>
 </figure>"""

@@ -3,11 +3,24 @@
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+from results.facts import Facts, Pair, Spread, Trial, name_bits, name_variant
+from results.group_tables import MIN_RANKED
 from results.markup import (
-    MISSING, count, describe_drop, describe_percents, describe_pp, escape, format_percent, format_pp, format_seconds,
-    render_cell, render_table, shorten, soften_range,
+    MISSING,
+    count,
+    describe_drop,
+    describe_percents,
+    describe_pp,
+    escape,
+    format_percent,
+    format_pp,
+    format_seconds,
+    render_cell,
+    render_table,
+    shorten,
+    soften_range,
 )  # fmt: skip
-from results.summary import Facts, Pair, Section, Spread, SummaryRow, Trial, find_worst, name_bits, name_variant
+from results.summary import Section, SummaryRow, find_worst
 
 SUMMARY_HEAD = ("Method", "Bits", "Trials", "Accuracy", "Compared with", "All images", "Worst", "Gap", "Drop disparity")
 TRIAL_HEAD = (
@@ -30,11 +43,11 @@ def render_overview(facts: Facts, sections: Sequence[Section]) -> str:
     )
     return f"""<header>
 <p class="eyebrow">Quantfair · what quantization costs each group</p>
-<h1>{escape(facts.provenance.get("name") or "Sweep without a name")}</h1>
+<h1>{escape(facts.provenance.get("sweep") or "Sweep without a name")}</h1>
 <dl class="counts">{items}</dl>
 {_render_data(sections)}
-<aside class="caveat"><p><strong>Read with care.</strong> No noise floor is computed yet: a difference between the best and
-the worst group of the size shown here may be chance. Intervals are those of single trials (95 %, over test images);
+<aside class="caveat"><p><strong>Read with care.</strong> No noise floor is computed yet: a difference between the best
+and the worst group of the size shown here may be chance. Intervals are those of single trials (95 %, over test images);
 ranges are over trials (configurations and seeds).</p></aside>
 </header>"""
 
@@ -77,8 +90,10 @@ def render_summary(rows: Sequence[SummaryRow]) -> str:
         parts.append(render_table(head, body, caption=section.title, kind="summary"))
     parts.append(
         '<p class="note">Means over the trials of a row; in brackets the range over trials. '
-        "Worst: the group with the largest mean EAG, its drop minus that of all images "
-        '(<a href="#reading">how to read this</a>). ±: median half-width of the group\'s 95 % interval in one trial.</p>'
+        f"Worst: of the groups with at least {MIN_RANKED} images the one with the largest mean EAG, that is, its drop "
+        "minus that of all images "
+        '(<a href="#reading">how to read this</a>). '
+        "±: median half-width of that group's 95 % interval in one trial.</p>"
     )
     return "\n".join([*parts, "</section>"])
 
@@ -127,9 +142,11 @@ def _render_worst(row: SummaryRow, label: str) -> str:
     drop, eag, half_width = row.worst.drop_pp, row.worst.eag_pp, row.worst.half_width_pp
     width = f", ± {format_pp(half_width)}" if half_width is not None else ""
     exact = f' data-value="{_mean(drop)!r}" data-eag="{_mean(eag)!r}" data-half-width="{half_width!r}"'
+    title = escape(f"{row.worst_group.name}: {_mean(drop)!r} pp")
+    told = soften_range(_with_count(describe_drop(drop), drop, row))
     return (
-        f'<td class="worst" data-label="{label}"{exact} title="{escape(f"{row.worst_group.name}: {_mean(drop)!r} pp")}">'
-        f"<span><b>{escape(shorten(row.worst_group.name, 40))}</b> {soften_range(_with_count(describe_drop(drop), drop, row))}"
+        f'<td class="worst" data-label="{label}"{exact} title="{title}">'
+        f"<span><b>{escape(shorten(row.worst_group.name, 40))}</b> {told}"
         f" <small>{escape(f'n={row.worst_group.n}{width}')}</small></span></td>"
     )
 
@@ -141,8 +158,8 @@ def render_trials(facts: Facts, sections: Sequence[Section]) -> str:
     rows = [_render_trial(facts, trial, _choose_section(sections, trial)) for trial in [*failed, *others]]
     reasons = "".join(f"<li>{_render_failure(trial)}</li>" for trial in failed)
     note = (
-        '<p class="note">Click on a head, or press Enter on it, to sort. Drop: all images, against the reference, with the '
-        "95 % interval of this trial. Worst group: largest EAG in this trial, "
+        '<p class="note">Click on a head, or press Enter on it, to sort. Drop: all images, against the reference, '
+        "with the 95 % interval of this trial. Worst group: largest EAG in this trial, "
         f"{_tell_groupings(sections)}. More columns are in tables/trials.parquet.</p>"
     )
     return "\n".join(
@@ -187,7 +204,7 @@ def _render_trial(facts: Facts, trial: Trial, section: Section | None) -> str:
     cells = [
         f'<th scope="row" title="{escape(trial_id)}"><code>{escape(trial_id[:8])}</code></th>',
         render_cell(trial["status"], kind=trial["status"] if trial["status"] == "failed" else ""),
-        render_cell(trial["dataset"] or MISSING),
+        render_cell(_name_data(trial, section)),
         render_cell(name_variant(trial)),
         f'<td data-value="{bits if bits is not None else 32}">{name_bits(trial)}</td>',
         render_cell(trial["scheme"] or MISSING),
@@ -197,13 +214,18 @@ def _render_trial(facts: Facts, trial: Trial, section: Section | None) -> str:
         render_cell(format_percent(trial["accuracy"], 2), trial["accuracy"], kind="number"),
         render_cell(format_pp(drop_pp, 2), drop_pp, kind="number"),
         render_cell(_tell_interval(pair), pair.low_pp if pair else None, kind="number"),
-        f'<td title="{escape(worst[0].name)}">{escape(shorten(worst[0].name, 18))}</td>'
+        f'<td title="{escape(worst[0].name)}">{escape(shorten(worst[0].name, 14))}</td>'
         if worst
         else render_cell(MISSING),
         render_cell(format_pp(loss), loss, kind="number"),
         render_cell(format_seconds(trial["total_s"]), trial["total_s"], kind="number"),
     ]
     return "".join(cells)
+
+
+def _name_data(trial: Trial, section: Section | None) -> str:
+    parts = (section.dataset if section else trial["dataset"], trial["task"], trial["model"])
+    return ", ".join(part for part in parts if part) or MISSING
 
 
 def _join_settings(*values: str | None) -> str:

@@ -1,6 +1,18 @@
 """Intervals and tests from counts: arrays of groups in, arrays of the same shape out; nan where nothing can be said.
 
 Legend: G groups. `n_rw`: right on the other side and wrong in the trial; `n_wr`: the reverse; `n`: images of the group.
+The formulas were chosen by what they do at this tool's sizes (numpy 2 and scipy 1, fixed seeds; pp: percentage points):
+
+- Drop, nominal 95 %, exact coverage (the multinomial summed up, not drawn) at n = 36, 100, 338, 1000, flips of 0.1 to
+  8 %, all of them in one direction or none: Tango 93.3 to 100 %. Agresti-Min is shorter (n = 100, 1 % flips: half width
+  2.6 against 4.1 pp) but drops to 87 % where flips go one way and two or so are expected, as quantization makes them:
+  it is not used. Tango is conservative, above 98 %, where fewer than about five flips are expected.
+- Excess gap, groups of 2016, 905, 687, 795, 338 images flipping 1, 2, 2, 2, 8 %, nominal 5 %, 100,000 draws: with no
+  drop 4.6, 4.6, 4.7, 4.8, 4.9 % false alarms; with an even drop of 9 pp on top 4.9, 5.0, 5.0, 5.0, 5.1 %; with an even
+  1 pp whose flips all go one way 4.5, 4.9, 4.7, 4.9, 3.1 %; at 0.2 % flips everywhere 2.6 % in the largest group and
+  less than 0.1 % in the smallest. At p < .001, which corrections for many groups need: at most 0.11 %. A drop of 5 pp
+  in the smallest group alone is found in 93 % of draws at 8 % flips there (20,000 draws). Intervals built from
+  Agresti-Min limits do much the same at these sizes, but give 6.1 % at n = 100 with 2 % one-way flips (Tango: 1.0).
 """
 
 from collections.abc import Callable
@@ -61,7 +73,7 @@ def drop_interval(n_rw: ArrayLike, n_wr: ArrayLike, n: ArrayLike, *, confidence:
 def excess_gap(n_rw: ArrayLike, n_wr: ArrayLike, n: ArrayLike) -> ExcessGap:
     """Return each group's drop minus the overall drop, with its 95 % interval and two-sided p.
 
-    The last axis holds *all* groups of one grouping, since the overall drop is taken over them; leading axes are trials.
+    The last axis holds *all* groups of one grouping, as the overall drop is taken over them; leading axes are trials.
     d_g - d_overall = (1 - n_g / N) (d_g - d_rest), and the rest shares no image with the group: the interval and p are
     those of a difference of two independent drops. p < .05 exactly where the interval leaves out 0. All are nan for
     an empty group and for a group without a rest.
@@ -179,8 +191,9 @@ def _find_upper_difference(group: _Counts, rest: _Counts) -> Floats:
 def _find_difference_p(group: _Counts, rest: _Counts) -> Floats:
     """Return the p at which the MOVER limit nearer to 0 is 0.
 
-    That limit is at hypot(x, y) from the difference, x and y the distances of limits at one common z from the two
-    drops. On the circle of radius |difference|, z rises with x and falls with y, so the angle is found by halving.
+    The limit lies hypot(x, y) from the difference, where x and y are how far the two drops' own limits lie from them
+    at one common z. So x and y are on a circle of radius |difference|; going along it the group's z falls and the
+    rest's rises, and they meet once.
     """
     difference = _drop(*group) - _drop(*rest)
 

@@ -1,7 +1,7 @@
-"""Tables as a sweep would leave them, made from simulated right and wrong answers, with group names that test escaping.
+"""Tables as a sweep would leave them, made from simulated answers, with group names that test escaping.
 
-Two data sets: "digits", ten classes of about 90 test images, and "faces", two classes in six unequal perceived groups of
-which one is too small to be ranked. Every number follows from the simulated answers, so the tables agree with each other.
+Two data sets: "digits", ten classes of about 90 test images, and "faces", two classes in six unequal groups, one of
+which is too small to be ranked. Every number follows from the simulated answers, so the tables agree with each other.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def make_tables(
         )
     states = [row["status"] for row in rows["trials"]]
     counts = {"n_planned": len(states), "n_ok": states.count("ok"), "n_failed": states.count("failed"), "n_missing": 0}
-    facts = {"name": "synthetic <sweep>", **counts, "git_commit": "0123abc", "python": "3.12.3", "torch": "2.14.1"}
+    facts = {"sweep": "synthetic <sweep>", **counts, "git_commit": "0123abc", "python": "3.12.3", "torch": "2.14.1"}
     rows["provenance"] = [{"key": key, "value": str(value)} for key, value in facts.items()]
     return tables_from_rows(rows)
 

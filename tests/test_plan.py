@@ -16,13 +16,11 @@ def plan_of(*overrides: str, name: str = "quickstart") -> tuple[PlannedTrial, ..
     return make_plan(sweep, {experiment.dataset: "0123456789abcdef" for experiment in sweep.experiments})
 
 
-def queue_of(plan: tuple[PlannedTrial, ...], *, done: tuple[str, ...] = (), n_slots: int = 2) -> BundleQueue:
-    return BundleQueue(
-        [trial for trial in plan if trial.trial_id not in done],
-        done=done,
-        resources=ResourcesByMethod(),
-        n_slots=n_slots,
-    )
+def queue_of(plan: tuple[PlannedTrial, ...], *, done: tuple[str, ...] = ()) -> BundleQueue:
+    to_run = [trial for trial in plan if trial.trial_id not in done]
+    queue = BundleQueue(to_run, done=done, resources=ResourcesByMethod())
+    queue.n_slots = 2
+    return queue
 
 
 def test_the_quickstart_stands_for_51_trials() -> None:
@@ -169,7 +167,7 @@ def test_a_failed_need_is_never_waited_for() -> None:
 def test_trials_of_different_resources_are_not_bundled() -> None:
     sweep = parse_sweep({**load_sweep("quickstart", ["seeds=[0]"]).raw, "resources": {"qat": {"cpu": 2}}})
     plan = make_plan(sweep, {experiment.dataset: "0" * 16 for experiment in sweep.experiments})
-    queue = BundleQueue(plan[1:], done=[plan[0].trial_id], resources=sweep.head.resources, n_slots=1)
+    queue = BundleQueue(plan[1:], done=[plan[0].trial_id], resources=sweep.head.resources)
     while bundle := queue.take():
         assert {trial.method == "qat" for trial in bundle.trials} == {bundle.resources.cpu == 2}
 

@@ -66,7 +66,7 @@ def test_fake_quantize_equals_aten_except_at_rounding_ties(bits, scheme, role, a
     aten_value, aten_grad = value_and_gradient(lambda v: aten(v, scale, zero_point, quant_min, quant_max, axis), x)
     assert torch.equal(value[~is_tie], aten_value[~is_tie])
     assert torch.equal(grad[~is_tie], aten_grad[~is_tie])
-    assert ((value - aten_value).abs() <= 1.001 * scale).all()
+    assert ((value - aten_value).abs() <= 1.01 * scale).all()  # one level, in float32
     assert 0 < (grad == 0).sum() < grad.numel() / 2  # the shrunken range does cut values off
     with torch.no_grad():
         assert torch.equal(fake_quantize(x, scale, offset, quant_min, quant_max), value)
@@ -188,8 +188,9 @@ def test_modes():
     expected, scale = quantizer(x), quantizer.scale.clone()
     assert expected.tolist() == [-1, 0, 1]
 
-    quantizer.mode = "bypass"
-    assert quantizer(wider) is wider
+    for mode in ("bypass", "frozen"):
+        quantizer.mode = mode
+        assert quantizer(wider) is wider
     quantizer.mode = "fixed"
     quantizer.train()(wider)
     assert quantizer.scale == scale
@@ -248,7 +249,8 @@ def test_degenerate_tensors_stay_finite_and_near(x, observer, scheme, role, bits
     quantizer = calibrated(spec, x)
     actual = quantizer(x)
     assert actual.isfinite().all()
-    assert ((actual - x).abs() <= 1.01 * quantizer.scale).all()
+    cut = 1e-3 if observer == "percentile" else 0  # the quantile of nine values lies that far inside
+    assert ((actual - x).abs() <= 1.01 * quantizer.scale + cut * x.abs()).all()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -1,0 +1,276 @@
+import copy
+import math
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from quant_digits import EXAMPLE, TEST, TRAIN, VAL, TensorBatches, same_state, trained_model, untrained_model
+from torch import nn
+
+from quant import DivergedError, NonFiniteError, PtqSpec, QatSpec, TrainSpec, calibrate, fit, freeze, predict, prepare
+from quant.modules import quantizers
+from quant.non_finite import find_non_finite
+from quant.train import learning_rate
+
+SPEC = TrainSpec(epochs=2, lr=0.003)
+QAT = QatSpec(method="qat", epochs=2, lr=0.001)
+
+
+def train(model, spec=SPEC, *, batches=TRAIN, val=VAL, seed=0, log=lambda _: None):
+    return fit(model, spec, train=batches, val=val, seed=seed, log=log)
+
+
+def images_of(batches):
+    return (images_NCHW for images_NCHW, _ in batches.epoch(None))
+
+
+def accuracy(model):
+    return (predict(model, images_of(TEST)).argmax(1) == TEST.labels_N).double().mean().item()
+
+
+def calibrated(spec, model=None):
+    prepared = prepare(model or trained_model(), spec, EXAMPLE)
+    calibrate(prepared, images_of(TRAIN))
+    return prepared
+
+
+def train_plainly(model: nn.Module, spec, seed: int) -> None:
+    """The loop of any tutorial: the oracle of `fit` with `select = "last"`."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=spec.lr, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (1 + math.cos(math.pi * step / (spec.epochs * len(TRAIN)))) / 2
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(spec.epochs):
+        model.train()
+        for images_NCHW, labels_N in TRAIN.epoch(generator):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images_NCHW), labels_N).backward()
+            optimizer.step()
+            schedule.step()
+
+
+def test_small_cnn_learns_the_digits():
+    assert accuracy(trained_model()) > 0.96
+
+
+def test_the_control_is_plain_fine_tuning_bit_for_bit():
+    control, plain = prepare(trained_model(), QAT.control(), EXAMPLE), copy.deepcopy(trained_model())
+    train(control, QAT.control(), seed=5)
+    train_plainly(plain, QAT, seed=5)
+    assert same_state(control, plain)
+    assert not same_state(control, trained_model())
+
+
+def test_qat_with_quantizers_bypassed_is_the_control_bit_for_bit():
+    control, bypassed = prepare(trained_model(), QAT.control(), EXAMPLE), calibrated(QAT)
+    grids = [(quantizer, quantizer.scale.clone()) for quantizer in quantizers(bypassed)]
+    for quantizer, _ in grids:
+        quantizer.mode = "bypass"
+    train(control, QAT.control())
+    train(bypassed, QAT)
+    trained = bypassed.state_dict()
+    assert all(torch.equal(trained[key], value) for key, value in control.state_dict().items())
+    assert all(torch.equal(quantizer.scale, scale) for quantizer, scale in grids)
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("observer", ["minmax", "ema", "percentile"])
+def test_qat_trains_with_every_weight_observer(observer, scheme):
+    spec = QAT.model_copy(update={"weight_observer": observer, "scheme": scheme, "weight_bits": 4, "act_bits": 4})
+    model = calibrated(spec)
+    before = [quantizer.scale.clone() for quantizer in quantizers(model)]
+    train(model, spec)
+    freeze(model)
+    assert accuracy(model) > 0.94
+    moved = [not torch.equal(q.scale, scale) for q, scale in zip(quantizers(model), before, strict=True)]
+    assert moved[1:] == [True] * 7, "only the range of the input images may be what it was"
+
+
+def test_qat_repairs_what_two_bits_break():
+    spec = QatSpec(method="qat", epochs=5, lr=0.003, weight_bits=2, act_bits=4)
+    model = calibrated(spec)
+    freeze(broken := copy.deepcopy(model))
+    train(model, spec)
+    freeze(model)
+    assert accuracy(model) > accuracy(broken) + 0.1
+
+
+@pytest.mark.parametrize("make", [untrained_model, lambda: calibrated(QAT)], ids=["fp32", "qat"])
+def test_the_same_seed_gives_the_same_bits_and_leaves_the_global_state_alone(make):
+    models = [make() for _ in range(3)]
+    results = []
+    for model, seed in zip(models, (7, 7, 8), strict=True):
+        torch.manual_seed(seed * 100 + len(results))
+        before = torch.get_rng_state()
+        results.append(train(model, seed=seed))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert same_state(models[0], models[1])
+    assert results[0] == results[1]
+    assert not same_state(models[0], models[2])
+
+
+def test_dropout_follows_the_seed():
+    def make():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.5))
+
+    models = [make() for _ in range(2)]
+    for i, model in enumerate(models):
+        torch.manual_seed(i)
+        train(model, seed=3)
+    assert same_state(*models)
+
+
+class Recorder(nn.Module):
+    """Predicts class 0 with a logit that a step raises, and remembers its parameter in eval mode."""
+
+    def __init__(self, val_right: list[bool]):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.val_right, self.seen = iter(val_right), []
+
+    def forward(self, images_NCHW):
+        if self.training:
+            return torch.cat([self.bias, torch.zeros(1)]).expand(len(images_NCHW), 2)
+        self.seen.append(self.bias.item())
+        right = next(self.val_right)
+        return torch.tensor([[1.0, 0.0] if right else [0.0, 1.0]]).expand(len(images_NCHW), 2)
+
+
+ONE_BATCH = TensorBatches(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("select", "expected"), [("best_val", 2), ("last", 4)])
+def test_the_selected_epoch_is_the_first_best_or_the_last_and_its_state_is_kept(select, expected):
+    model, spec = Recorder([False, True, True, False]), TrainSpec(epochs=4, lr=0.1, select=select)
+    result = train(model, spec, batches=ONE_BATCH, val=ONE_BATCH)
+    assert result.selected_epoch == expected
+    assert result.val_accuracy == [0, 1, 1, 0]
+    assert model.bias.item() == model.seen[expected - 1]
+    assert len(set(model.seen)) == 4
+
+
+def test_the_best_state_of_qat_includes_its_grids():
+    model = calibrated(QAT.model_copy(update={"act_bits": 3, "weight_bits": 3}))
+    spec = TrainSpec(epochs=6, lr=0.02, schedule="constant")
+    result = train(model, spec)
+    assert result.selected_epoch < 6
+    predicted_N = predict(model, images_of(VAL)).argmax(1)
+    assert (predicted_N == VAL.labels_N).double().mean().item() == max(result.val_accuracy)
+
+
+def test_learning_rate_schedules():
+    constant = TrainSpec(epochs=1, lr=0.2, schedule="constant")
+    assert [learning_rate(constant, step, 4) for step in range(4)] == [0.2] * 4
+    cosine = TrainSpec(epochs=1, lr=0.2)
+    assert [learning_rate(cosine, step, 4) for step in (0, 2, 4)] == pytest.approx([0.2, 0.1, 0])
+
+
+def test_every_epoch_is_logged_once():
+    lines: list[str] = []
+    result = train(untrained_model(), log=lines.append)
+    assert len(lines) == 2
+    assert re.fullmatch(r"epoch 2/2: train loss \d\.\d{4} nats, val accuracy 0\.\d{4}, \d+\.\d\d s", lines[1])
+    assert f"{result.train_loss_nats[1]:.4f}" in lines[1]
+    assert result.train_loss_nats[1] < result.train_loss_nats[0]
+
+
+def with_nan_at(batches: TensorBatches, row: int) -> TensorBatches:
+    images_NCHW = batches.images_NCHW.clone()
+    images_NCHW[row] = torch.nan
+    return TensorBatches(images_NCHW, batches.labels_N)
+
+
+def with_broken_block2(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.get_submodule("features.block2.conv").weight[0] = torch.inf
+    return model
+
+
+@pytest.mark.parametrize("spec", [SPEC, QAT, QAT.control()], ids=["fp32", "qat", "fp32_ft"])
+def test_divergence_names_epoch_step_layer_and_remedy(spec):
+    model = untrained_model()
+    if spec is not SPEC:
+        model = prepare(model, spec, EXAMPLE)
+        calibrate(model, images_of(TRAIN))
+    message = (
+        r"loss became nan at epoch 1, step 1 \(first non-finite output in layer 'features.block2.conv'\); "
+        rf"lower `lr`, now {spec.lr}$"
+    )
+    with pytest.raises(DivergedError, match=message):
+        train(with_broken_block2(model), spec)
+
+
+@pytest.mark.parametrize("spec", [SPEC, QAT], ids=["fp32", "qat"])
+def test_a_learning_rate_far_too_large_diverges_with_a_message(spec):
+    model = calibrated(QAT) if spec is QAT else untrained_model()
+    with pytest.raises(DivergedError, match=r"at epoch 1, step \d+ \(.*\); lower `lr`, now 1e\+30"):
+        train(model, spec.model_copy(update={"lr": 1e30}))
+
+
+def test_divergence_caused_by_images_says_so():
+    class InOrder(TensorBatches):
+        def epoch(self, generator):
+            return super().epoch(None)
+
+    broken = with_nan_at(TRAIN, 100)
+    broken = InOrder(broken.images_NCHW, broken.labels_N)
+    with pytest.raises(DivergedError, match=r"at epoch 1, step 2 \(the input images are non-finite\)"):
+        train(untrained_model(), batches=broken)
+
+
+def test_divergence_in_validation_names_the_epoch():
+    message = r"validation after epoch 1: non-finite logits in batch 2 \(the input images are non-finite\); lower `lr`"
+    with pytest.raises(DivergedError, match=message):
+        train(untrained_model(), val=with_nan_at(VAL, 130))
+
+
+def test_non_finite_values_outside_layers_are_told_apart():
+    class Divides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(1, 2)
+
+        def forward(self, images):
+            return self.linear(images) / 0
+
+    assert find_non_finite(Divides(), torch.ones(1, 1)) == "the output of every layer is finite"
+
+
+def test_predict_names_the_batch_and_the_layer():
+    message = r"non-finite logits in batch 0 \(first non-finite output in layer 'features.block2.conv'\)"
+    with pytest.raises(NonFiniteError, match=message):
+        predict(with_broken_block2(trained_model()), images_of(TEST))
+
+
+def test_predict_returns_float32_logits_in_order_and_keeps_no_graph():
+    model = copy.deepcopy(trained_model()).train()
+    logits_NK = predict(model, images_of(TEST))
+    assert logits_NK.dtype == torch.float32
+    assert not logits_NK.requires_grad
+    assert model.training
+    with torch.no_grad():
+        expected = model.eval()(TEST.images_NCHW)
+    torch.testing.assert_close(logits_NK, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_empty_batches_are_refused():
+    empty = TensorBatches(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="`train` has no batches; give the split at least one image"):
+        train(untrained_model(), batches=empty)
+    with pytest.raises(ValueError, match="`val` has no batches"):
+        train(untrained_model(), val=empty)
+    with pytest.raises(ValueError, match="`images` holds no batch; nothing can be predicted"):
+        predict(trained_model(), [])
+
+
+def test_fit_refuses_a_frozen_model_and_an_uncalibrated_one():
+    frozen = calibrated(PtqSpec(method="ptq"))
+    freeze(frozen)
+    with pytest.raises(ValueError, match="the model is frozen; train it before `freeze`"):
+        train(frozen)
+    with pytest.raises(ValueError, match=r"has no activation range yet; call `calibrate` first"):
+        train(prepare(trained_model(), QAT, EXAMPLE), QAT)
