@@ -102,7 +102,7 @@ def fold_batchnorm(model: nn.Module, example_NCHW: Tensor) -> None:
 
 @torch.no_grad()
 def fold_pair(layer: QuantLayer, batchnorm: BatchNorm) -> None:
-    """Give `layer` the weight and bias that compute layer and batch norm (eval mode) in one, in float64.
+    """Give `layer` the weight and bias that compute layer and batch norm (eval mode) in one, through float64.
 
     weight' = weight * gamma / sqrt(var + eps) and bias' = (bias - mean) * gamma / sqrt(var + eps) + beta (Jacob et al.
     2018, section 3.2). Nothing is divided by gamma, so gamma = 0 is an ordinary value.
@@ -110,7 +110,7 @@ def fold_pair(layer: QuantLayer, batchnorm: BatchNorm) -> None:
     mean, variance = _float64(batchnorm.running_mean, 0), _float64(batchnorm.running_var, 1)
     factor = _float64(batchnorm.weight, 1) / (variance + batchnorm.eps).sqrt()
     bias = (_float64(layer.bias, 0) - mean) * factor + _float64(batchnorm.bias, 0)
-    layer.weight.copy_(layer.weight.double() * _along_channels(factor, layer))
+    layer.weight.copy_(layer.weight * _along_channels(factor, layer))
     layer.bias = nn.Parameter(bias.float().to(layer.weight.device), requires_grad=layer.weight.requires_grad)
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from results.facts import Facts, Group, Spread, Trial, name_bits, name_variant
-from results.figures import FAINT_TEXT, HUES, MUTED, Cell, Figure, make_axis, make_layout, name_group
+from results.figures import HUES, MUTED, Cell, Figure, make_axis, make_layout, name_group
 from results.markup import count, describe_percents, escape_label, format_percent, shorten
 from results.summary import Section, average_accuracy, find_worst, split_trials
 
-HEIGHT, TOP, BOTTOM = 390, 16, 62  # px of a line chart
+HEIGHT, TOP, BOTTOM = 370, 16, 46  # px of a line chart
 LABEL_STEP = 15  # px from one direct label to the next
 MAX_LABELS = 16  # with more groups only the focused one is labelled
 MAX_NAME: Final = 12  # characters of a direct label
@@ -28,8 +28,8 @@ class _Column:
 
     @property
     def tick(self) -> str:
-        """Its tick text: narrow enough for five of them on a phone."""
-        return self.text.replace("-", "-<br>")
+        """Its tick text, in two lines: narrow enough for five of them on a phone."""
+        return f"{self.text}<br>bits" if self.text.isdigit() else self.text.replace("-", "-<br>")
 
 
 def draw_accuracy(facts: Facts, section: Section, key: str) -> list[Figure]:
@@ -90,7 +90,6 @@ def _draw_panel(
         "range": [-0.25, len(columns) - 0.8],
         "showgrid": False,
         "tickangle": 0,
-        "title": {"text": "bits", "standoff": 6, "font": FAINT_TEXT},
     }
     y_axis = make_axis() | {"range": list(y_range), "tickformat": ".0%" if y_range[1] - y_range[0] > 0.06 else ".1%"}
     right = 40 + 7 * max((len(shorten(name, MAX_NAME)) for name in names), default=0) if labels else 16
@@ -144,7 +143,7 @@ def _place_labels(
         if spread is not None:
             ends.append(((y_range[1] - spread.mean) * pixels, last, spread.mean, i))
     ends.sort()
-    places = _push_apart([end[0] for end in ends], 0, HEIGHT - TOP - BOTTOM)
+    places = push_apart([end[0] for end in ends], 0, HEIGHT - TOP - BOTTOM)
     return [
         {
             "x": last, "y": mean, "ax": 26, "ay": round(place - pixel, 1), "xanchor": "left", "showarrow": True,
@@ -155,7 +154,7 @@ def _place_labels(
     ]  # fmt: skip
 
 
-def _push_apart(pixels: list[float], low: float, high: float) -> list[float]:
+def push_apart(pixels: list[float], low: float, high: float) -> list[float]:
     """Return rising places, `LABEL_STEP` apart at least and as near to rising `pixels` as that allows.
 
     Labels that would touch form a block around the mean of what its labels want; blocks that touch are merged.

@@ -155,7 +155,7 @@ def render_trials(facts: Facts, sections: Sequence[Section]) -> str:
     """Return the failed trials with their reasons, and the sortable table of all trials, failed ones first."""
     failed = [trial for trial in facts.trials if trial["status"] != "ok"]
     others = [trial for trial in facts.trials if trial["status"] == "ok"]
-    rows = [_render_trial(facts, trial, _choose_section(sections, trial)) for trial in [*failed, *others]]
+    rows = [_render_trial(facts, trial, sections) for trial in [*failed, *others]]
     reasons = "".join(f"<li>{_render_failure(trial)}</li>" for trial in failed)
     note = (
         '<p class="note">Click on a head, or press Enter on it, to sort. Drop: all images, against the reference, '
@@ -195,7 +195,8 @@ def _render_failure(trial: Trial) -> str:
     return f"<code>{escape(trial['trial_id'][:8])}</code> {escape(where)}<br><span>{escape(reason)}</span>"
 
 
-def _render_trial(facts: Facts, trial: Trial, section: Section | None) -> str:
+def _render_trial(facts: Facts, trial: Trial, sections: Sequence[Section]) -> str:
+    section = _choose_section(sections, trial)
     trial_id, bits = trial["trial_id"], trial["weight_bits"]
     pair = facts.pairs.get((trial_id, "reference", "overall"), {}).get("all")
     drop_pp = pair.drop_pp if pair else None
@@ -204,7 +205,7 @@ def _render_trial(facts: Facts, trial: Trial, section: Section | None) -> str:
     cells = [
         f'<th scope="row" title="{escape(trial_id)}"><code>{escape(trial_id[:8])}</code></th>',
         render_cell(trial["status"], kind=trial["status"] if trial["status"] == "failed" else ""),
-        render_cell(_name_data(trial, section)),
+        render_cell(_name_data(sections, trial)),
         render_cell(name_variant(trial)),
         f'<td data-value="{bits if bits is not None else 32}">{name_bits(trial)}</td>',
         render_cell(trial["scheme"] or MISSING),
@@ -223,9 +224,12 @@ def _render_trial(facts: Facts, trial: Trial, section: Section | None) -> str:
     return "".join(cells)
 
 
-def _name_data(trial: Trial, section: Section | None) -> str:
-    parts = (section.dataset if section else trial["dataset"], trial["task"], trial["model"])
-    return ", ".join(part for part in parts if part) or MISSING
+def _name_data(sections: Sequence[Section], trial: Trial) -> str:
+    """Return the data set, with task and model where one data set has several."""
+    section = _choose_section(sections, trial)
+    name = section.dataset if section else trial["dataset"] or MISSING
+    several = len({(s.task, s.model) for s in sections if s.dataset == name}) > 1
+    return f"{name}, {trial['task']}, {trial['model']}" if several else name
 
 
 def _join_settings(*values: str | None) -> str:

@@ -5,8 +5,8 @@ The formulas were chosen by what they do at this tool's sizes (numpy 2 and scipy
 
 - Drop, nominal 95 %, exact coverage (the multinomial summed up, not drawn) at n = 36, 100, 338, 1000, flips of 0.1 to
   8 %, all of them in one direction or none: Tango 93.3 to 100 %. Agresti-Min is shorter (n = 100, 1 % flips: half width
-  2.6 against 4.1 pp) but drops to 87 % where flips go one way and two or so are expected, as quantization makes them:
-  it is not used. Tango is conservative, above 98 %, where fewer than about five flips are expected.
+  2.6 against 4.1 pp) but falls to 86 % where about two flips are expected, all one way, as quantization makes them: it
+  is not used. Tango is conservative, above 98 %, where at most two flips are expected.
 - Excess gap, groups of 2016, 905, 687, 795, 338 images flipping 1, 2, 2, 2, 8 %, nominal 5 %, 100,000 draws: with no
   drop 4.6, 4.6, 4.7, 4.8, 4.9 % false alarms; with an even drop of 9 pp on top 4.9, 5.0, 5.0, 5.0, 5.1 %; with an even
   1 pp whose flips all go one way 4.5, 4.9, 4.7, 4.9, 3.1 %; at 0.2 % flips everywhere 2.6 % in the largest group and

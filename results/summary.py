@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from results.facts import Facts, Group, Spread, Trial, name_bits, name_variant, take_spread
 from results.group_tables import MIN_RANKED
 
+NO_EXCESS_PP: Final = 1e-9  # what rounding leaves of an EAG of 0
 COMPARISONS: Final[dict[str, tuple[str | None, ...]]] = {"fp32": (None,), "qat": ("reference", "control")}
 
 
@@ -124,14 +125,15 @@ def find_worst(
 ) -> tuple[Group, GroupDrop] | None:
     """Return the group with the largest mean EAG among those with at least `MIN_RANKED` test images.
 
-    EAG, the excess accuracy gap, is the group's drop minus the drop of all images. Ties go to the larger group.
+    EAG, the excess accuracy gap, is the group's drop minus the drop of all images. Ties go to the larger group. Where
+    no group loses more than all images together, as after most 16-bit PTQ, no group is the worst: None.
     """
     drops = [(group, average_drop(facts, trials, comparison, section.grouping, group.name)) for group in section.ranked]
     known = [(group, drop, drop.eag_pp.mean) for group, drop in drops if drop.eag_pp]
     if not known or len(section.groups) < 2:
         return None
-    group, drop, _ = max(known, key=lambda item: item[2])
-    return group, drop
+    group, drop, eag_pp = max(known, key=lambda item: item[2])
+    return (group, drop) if eag_pp > NO_EXCESS_PP else None
 
 
 def summarize(facts: Facts) -> list[SummaryRow]:
@@ -173,19 +175,22 @@ def _summarize_trials(facts: Facts, section: Section, trials: list[Trial], compa
         worst=worst[1] if worst else None,
         gap_pp=spread_of("acc_gap_maxmin_pp", ""),
         disparity_pp=spread_of("drop_disparity_pp", comparison) if comparison else None,
-        reason=None if worst else _explain(section, trials, comparison, overall),
+        reason=None if worst else _explain(facts, section, trials, comparison),
     )
 
 
-def _explain(section: Section, trials: list[Trial], comparison: str | None, overall: GroupDrop | None) -> str:
+def _explain(facts: Facts, section: Section, trials: list[Trial], comparison: str | None) -> str:
     """Say why no worst group is named."""
     if comparison is None:
         return "is itself the reference"
     if len(section.groups) < 2:
         return "only one group: nothing to compare"
-    if overall is None or overall.drop_pp is None:
+    if average_drop(facts, trials, comparison, "overall", "all").drop_pp is None:
         told = next((trial["control_reason"] for trial in trials if trial["control_reason"]), None)
         return told if comparison == "control" and told else f"no {comparison} to compare with"
     if not section.ranked:
         return f"no group has {MIN_RANKED} test images"
+    pairs = (facts.pairs.get((trial["trial_id"], comparison, section.grouping), {}) for trial in trials)
+    if any(pair.eag_pp is not None for of_trial in pairs for pair in of_trial.values()):
+        return f"none: no {'class' if section.by_class else 'group'} loses more than all images together"
     return "the tables hold no EAG for these trials"

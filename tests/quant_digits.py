@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -31,7 +32,7 @@ class TensorBatches:
 @lru_cache
 def digits() -> tuple[Tensor, Tensor]:
     """All 1,797 images, normalized and in a fixed random order, and their labels."""
-    source = load_digits()
+    source: Any = load_digits()
     order_N = torch.randperm(len(source.target), generator=torch.Generator().manual_seed(0))
     images_NCHW = torch.tensor(source.images, dtype=torch.float32)[:, None]
     images_NCHW = (images_NCHW - images_NCHW.mean()) / images_NCHW.std()

@@ -40,9 +40,7 @@ def make_tables(
     for dataset in datasets:
         _add_dataset(rows, dataset, seeds, grid)
     if fail_first_qat:
-        _fail(
-            rows, next(row["trial_id"] for row in rows["trials"] if row["method"] == "qat" and row["weight_bits"] == 4)
-        )
+        _fail(rows, next(row["trial_id"] for row in rows["trials"] if row["method"] == "qat"))
     states = [row["status"] for row in rows["trials"]]
     counts = {"n_planned": len(states), "n_ok": states.count("ok"), "n_failed": states.count("failed"), "n_missing": 0}
     facts = {"sweep": "synthetic <sweep>", **counts, "git_commit": "0123abc", "python": "3.12.3", "torch": "2.14.1"}
@@ -74,6 +72,7 @@ def _add_dataset(rows: dict[str, list[Row]], dataset: str, seeds: Sequence[int],
             n = int((codes == index).sum())
             row = {"dataset_id": dataset_id, "split": "test", "grouping": grouping, "group": name}
             rows["groups"].append({**row, "group_index": index, "n": n})
+            rows["groups"].append({**row, "group_index": index, "n": 3 * n, "split": "train"})
     hardness = _make_hardness(groupings)
     identity = {"dataset_id": dataset_id, "dataset": dataset, "task": task, "model": "small_cnn"}
     for seed in seeds:
@@ -159,6 +158,8 @@ def _add_measures(
     for name, answers, value in zip(names, right, values, strict=True):
         row = {"trial_id": trial_id, "runtime": "torch", "grouping": grouping, "group": name, "metric": "accuracy"}
         rows["group_metrics"].append({**row, "n": len(answers), "value": value, "ci_method": "wilson"})
+        others = {"class": "3"}, {"runtime": "onnxruntime"}, {"metric": "confidence"}  # not for the first page
+        rows["group_metrics"] += [{**row, "value": 0.123, **other} for other in others]
     gap = 100 * (max(values) - min(values)) if len(values) > 1 else None
     row = {"trial_id": trial_id, "runtime": "torch", "grouping": grouping, "metric": "acc_gap_maxmin_pp"}
     rows["disparity"].append({**row, "value": gap, "reason": None if gap is not None else "only one group"})

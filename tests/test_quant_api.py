@@ -1,6 +1,8 @@
 import copy
 import pickle
 from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -81,7 +83,7 @@ def test_squared_error_falls_by_about_four_for_each_bit():
     # Calibrated on what is measured, so that rounding is the only error: no value is cut off.
     models = [calibrated(ptq(bits=bits), on=TEST) for bits in (4, 6, 8, 10, 12, 14)]
     errors = [(logits_of(model) - expected).square().mean().item() for model in models]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert 8 < coarse / fine < 32
 
 
@@ -98,13 +100,17 @@ def test_frozen_weights_lie_on_the_grid_of_their_layer():
         torch.testing.assert_close(layer.weight_quantizer.scale.flatten(), peak / 3)
 
 
+def remember_in(seen: list[torch.Tensor]) -> Callable[[nn.Module, tuple[torch.Tensor]], None]:
+    return lambda _module, args: seen.append(args[0].detach())
+
+
 def test_activation_scales_are_those_of_the_float_model():
     model = calibrated(PTQ)
     inputs: dict[str, list[torch.Tensor]] = {}
     reference = prepare(trained_model(), CONTROL, EXAMPLE).eval()
     for name, layer in quant_layers(reference):
         inputs[name] = []
-        layer.register_forward_pre_hook(lambda _, args, name=name: inputs[name].append(args[0].detach()))
+        layer.register_forward_pre_hook(remember_in(inputs[name]))
     for images_NCHW in images_of(TRAIN):
         reference(images_NCHW)
     for name, layer in quant_layers(model):
@@ -207,10 +213,10 @@ def test_freezing_leaves_a_shared_parameter_of_a_float_layer_alone():
             return self.linear(images.flatten(1)) @ self.embedding.weight
 
     model = calibrated(ptq(bits=2), Tied())
-    before = model.get_submodule("embedding").weight.clone()
+    before = model.get_parameter("embedding.weight").clone()
     freeze(model)
-    assert torch.equal(model.get_submodule("embedding").weight, before)
-    assert not torch.equal(model.get_submodule("linear").weight, before)
+    assert torch.equal(model.get_parameter("embedding.weight"), before)
+    assert not torch.equal(model.get_parameter("linear.weight"), before)
 
 
 @pytest.mark.parametrize("spec", [ptq(bits=4), ptq(bits=4, scheme="asymmetric"), qat()])
@@ -405,8 +411,8 @@ def test_bytes_are_those_of_packed_weights_and_float_rest():
     asymmetric = calibrated(ptq(bits=3, scheme="asymmetric", granularity="per_tensor"), model)
     assert count_bytes(asymmetric) == 320 * 3 // 8 + 4 * (5 + 2 + 2)
     assert count_bytes(calibrated(qat(), model)) == 320 + 4 * (5 + 5 + 1 + 4 * 5)
-    odd = calibrated(ptq(bits=3, granularity="per_tensor"), nn.Sequential(nn.Flatten(), nn.Linear(64, 1, bias=False)))
-    assert count_bytes(odd) == 24 + 4 * 2
+    odd = calibrated(ptq(bits=3, granularity="per_tensor"), nn.Conv2d(1, 1, 5, bias=False))
+    assert count_bytes(odd) == 10 + 4 * 2  # 75 bits
     freeze(folded)
     assert count_bytes(folded) == 320 * 3 // 8 + 4 * 11
 
@@ -463,6 +469,6 @@ def test_calibrate_names_the_layer_that_meets_nan(observer):
 def test_calibrate_names_the_layer_whose_weight_is_not_finite():
     broken = copy.deepcopy(trained_model())
     with torch.no_grad():
-        broken.get_submodule("features.block2.conv").weight[0] = torch.inf
+        broken.get_parameter("features.block2.conv.weight")[0] = torch.inf
     with pytest.raises(NonFiniteError, match=r"layer 'features.block2.conv' met a non-finite weight"):
         calibrated(PTQ, broken)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from quant.observers import OBSERVERS, Histogram, Observer, extremes, upper_quan
 from quant.qparams import TensorSpec
 
 
-def make(role: str, name: str, *, percentile=0.99, axis=None, shape=()) -> Observer:
+def make(role: Any, name: str, *, percentile=0.99, axis=None, shape=()) -> Observer:
     spec = TensorSpec(role=role, bits=8, symmetric=True, observer=name, percentile=percentile, axis=axis)
     return OBSERVERS[role, name](spec, shape)
 

@@ -11,13 +11,14 @@ from torch import nn
 from quant import DivergedError, NonFiniteError, PtqSpec, QatSpec, TrainSpec, calibrate, fit, freeze, predict, prepare
 from quant.modules import quantizers
 from quant.non_finite import find_non_finite
+from quant.spec import Recipe
 from quant.train import learning_rate
 
 SPEC = TrainSpec(epochs=2, lr=0.003)
 QAT = QatSpec(method="qat", epochs=2, lr=0.001)
 
 
-def train(model, spec=SPEC, *, batches=TRAIN, val=VAL, seed=0, log=lambda _: None):
+def train(model, spec: TrainSpec | Recipe = SPEC, *, batches=TRAIN, val=VAL, seed=0, log=lambda _: None):
     return fit(model, spec, train=batches, val=val, seed=seed, log=log)
 
 
@@ -56,7 +57,7 @@ def test_small_cnn_learns_the_digits():
 
 
 def test_the_control_is_plain_fine_tuning_bit_for_bit():
-    control, plain = prepare(trained_model(), QAT.control(), EXAMPLE), copy.deepcopy(trained_model())
+    control, plain = prepare(trained_model(), QAT.control(), EXAMPLE).eval(), copy.deepcopy(trained_model())
     train(control, QAT.control(), seed=5)
     train_plainly(plain, QAT, seed=5)
     assert same_state(control, plain)
@@ -186,7 +187,7 @@ def with_nan_at(batches: TensorBatches, row: int) -> TensorBatches:
 def with_broken_block2(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     with torch.no_grad():
-        model.get_submodule("features.block2.conv").weight[0] = torch.inf
+        model.get_parameter("features.block2.conv.weight")[0] = torch.inf
     return model
 
 

@@ -66,7 +66,7 @@ class Sweep:
         self.store.write_layers(trial_id, [{"trial_id": trial_id, "layer": "fc"}])
         self.store.write_trial({**row, "status": "ok", "n_test": 600})
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Any]:
         manifest = {"name": "planted", "groupings": {"d": ["hair", "hair*sex"]}, "plan": self.plan, "provenance": {}}
         self.store.write_manifest(manifest)
         return {name: table.to_pandas() for name, table in build_tables(self.store).items()}
@@ -168,9 +168,9 @@ def test_every_paired_number_is_that_of_independent_code(sweep: Sweep) -> None:
 
 def test_every_group_metric_is_that_of_independent_code(sweep: Sweep) -> None:
     metrics = sweep.tables()["group_metrics"]
-    test = pd.DataFrame({"hair": sweep.hair, "label": sweep.labels, "right": sweep.logits.argmax(1) == sweep.labels})[
-        :600
-    ]
+    test: Any = pd.DataFrame(
+        {"hair": sweep.hair, "label": sweep.labels, "right": sweep.logits.argmax(1) == sweep.labels}
+    )[:600]
     for row in metrics.query("metric == 'recall' and grouping == 'hair' and n > 0").to_dict("records"):
         cell = test[(test["hair"] == HAIR.index(row["group"])) & (test["label"] == CLASSES.index(row["class"]))]
         interval = binomtest(int(cell["right"].sum()), len(cell)).proportion_ci(method="wilson")
