@@ -23,8 +23,8 @@ from quant.states import device_of, evaluating, require_calibrated
 def prepare(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec, example_NCHW: Tensor) -> nn.Module:
     """Return a copy of `model` made ready for `spec`; the caller's model is not touched.
 
-    The copy is run once on `example_NCHW`. Layers that this does not call (an unused head, the projection inside
-    nn.MultiheadAttention) stay float, and so do subclasses of layers, whose forward may differ (`describe_layers`).
+    The copy is run once on `example_NCHW`. What stays float: layers that this does not call (an unused head),
+    subclasses of layers, whose forward may differ, and layers whose weight is computed (spectral_norm).
     Raises ValueError if the model has nothing to quantize, is quantized already, or is not float32.
     """
     _check_is_float(model)
@@ -57,7 +57,7 @@ def _swap_layers(model: nn.Module, example_NCHW: Tensor) -> None:
         for hook in hooks:
             hook.remove()
     for module in called:
-        if type(module) in QUANTIZED:
+        if type(module) in QUANTIZED and "weight" in module._parameters:
             swap(module)
     if not any(quant_layers(model)):
         kinds = ", ".join(kind.__name__ for kind in QUANTIZED)

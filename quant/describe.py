@@ -13,6 +13,7 @@ from quant.observers import Observer
 class LayerReport(NamedTuple):
     """A row of the table `layers`: how a layer is quantized, or (`status` "float") the reason why it is not."""
 
+    # `n_weights` leaves out biases
     layer: str
     kind: str
     status: str
@@ -39,7 +40,7 @@ def describe_layers(model: nn.Module) -> list[LayerReport]:
 def _report(name: str, module: nn.Module, model: nn.Module) -> LayerReport:
     is_swapped = isinstance(module, QuantLayer)
     kind = type(module).__name__.removeprefix("Quant") if is_swapped else type(module).__name__
-    n_weights = module.weight.numel() if is_swapped else sum(p.numel() for p in module.parameters(recurse=False))
+    n_weights = sum(p.numel() for name, p in module.named_parameters(recurse=False) if "bias" not in name)
     if is_swapped and isinstance(module.weight_quantizer, FakeQuantize):
         return LayerReport(name, kind, "quantized", None, n_weights, **_settings_of(module))
     return LayerReport(name, kind, "float", _why_float(module, model), n_weights)
@@ -76,6 +77,8 @@ def _why_float(module: nn.Module, model: nn.Module) -> str:
         return "the quantizers are bypassed: this model is a control"
     if isinstance(module, BatchNorm):
         return str(module.unfolded_because)
+    if kind in QUANTIZED and "weight" not in module._parameters:
+        return "its weight is computed from other parameters"
     if kind in QUANTIZED:
         return "not called as a module when the model ran on the example"
     if base := next((base for base in QUANTIZED if issubclass(kind, base)), None):

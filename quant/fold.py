@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 from quant.modules import QuantConvTranspose2d, QuantLayer, QuantLinear
 from quant.states import evaluating
 
-_READS_NO_VALUES = {"__get__", "dim", "size"}  # asking for a shape or an attribute does not consume a tensor
+_READS_NO_VALUES = {"shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda", "dim", "size", "numel"}
+_FOLDABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # not subclasses: theirs may do more
 
 
 class _Recorder(TorchFunctionMode):
@@ -35,7 +36,7 @@ class _Recorder(TorchFunctionMode):
         self.n_uses.update(id(leaf) for leaf in tree_leaves(values) if id(leaf) in self.made)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") not in _READS_NO_VALUES:
+        if _name_of(func) not in _READS_NO_VALUES:
             self.count((args, kwargs))
         return func(*args, **(kwargs or {}))
 
@@ -52,6 +53,12 @@ class _Recorder(TorchFunctionMode):
             self.candidates.append((self.made[id(inputs[0])][0], batchnorm, id(inputs[0])))
 
 
+def _name_of(func: Any) -> str:
+    """Return the name of a torch function, or of the attribute that `func` reads."""
+    name = getattr(func, "__name__", "")
+    return func.__self__.__name__ if name == "__get__" else name
+
+
 @torch.no_grad()
 def find_bn_pairs(model: nn.Module, example_NCHW: Tensor) -> list[tuple[str, str]]:
     """Return (layer name, batch norm name) for every pair of a swapped `model` that is safe to fold.
@@ -64,7 +71,7 @@ def find_bn_pairs(model: nn.Module, example_NCHW: Tensor) -> list[tuple[str, str
     for module in model.modules():
         if isinstance(module, QuantLayer):
             hooks.append(module.register_forward_hook(recorder.after_layer))
-        elif isinstance(module, BatchNorm):
+        elif type(module) in _FOLDABLE:
             hooks.append(module.register_forward_pre_hook(recorder.before_batchnorm))
     try:
         with evaluating(model), recorder:

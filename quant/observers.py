@@ -11,6 +11,8 @@ All state is in buffers. `min_val` and `max_val` have the shape of the quantizer
 value per channel, kept broadcastable against the tensor, such as (O, 1, 1, 1) for a weight_OIHW.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,7 @@ def extremes(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
 class Observer(nn.Module):
     """The state that every observer has. `observe` takes a tensor and its extremes, which the caller has checked."""
 
+    has_memory: ClassVar[bool] = True  # whether the range depends on more than the last tensor
     min_val: Tensor
     max_val: Tensor
     n_observed: Tensor
@@ -72,6 +75,8 @@ class RunningMinMax(Observer):
 class CurrentMinMax(Observer):
     """The extremes of the last tensor."""
 
+    has_memory = False
+
     def observe(self, x: Tensor, low: Tensor, high: Tensor) -> None:
         """Replace the range."""
         self.min_val.copy_(low)
@@ -92,6 +97,8 @@ class EmaMinMax(Observer):
 
 class CurrentQuantile(Observer):
     """The exact two-sided quantile of the last tensor, as numpy.quantile defines it."""
+
+    has_memory = False
 
     def observe(self, x: Tensor, low: Tensor, high: Tensor) -> None:
         """Replace the range."""

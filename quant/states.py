@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +11,23 @@ from torch import Tensor, nn
 from quant.fake_quant import FakeQuantize
 from quant.modules import quantizers
 
+_CUDNN_CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode, and back into the mode it was in."""
+    """Put every module in eval mode, and back into the mode it was in; float32 arithmetic, also in cuDNN.
+
+    By default cuDNN convolves with the 10 bits of TF32, which would add an error of its own to 12 and 16 bits.
+    """
     was_training = {module: module.training for module in model.modules()}
+    precision = _CUDNN_CONV.fp32_precision
+    _CUDNN_CONV.fp32_precision = "ieee"
     model.eval()
     try:
         yield
     finally:
+        _CUDNN_CONV.fp32_precision = precision
         for module, training in was_training.items():
             module.training = training
 

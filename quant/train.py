@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.modules import quantizers
-from quant.non_finite import DivergedError, NonFiniteError, find_non_finite
+from quant.fake_quant import FakeQuantize
+from quant.modules import quant_layers, quantizers
+from quant.non_finite import DivergedError, NonFiniteError, find_non_finite, is_finite
 from quant.prediction import predict
 from quant.spec import Recipe, TrainSpec
 from quant.states import device_of, require_calibrated
@@ -64,6 +65,7 @@ def fit(
         for epoch in range(1, spec.epochs + 1):
             started = time.perf_counter()
             result.train_loss_nats.append(_train_epoch(model, optimizer, spec, epoch, train, order))
+            _catch_up_with_weights(model)
             result.val_accuracy.append(_validate(model, val, spec, epoch))
             if spec.select == "best_val" and result.val_accuracy[-1] > max(result.val_accuracy[:-1], default=-1):
                 result = result._replace(selected_epoch=epoch)
@@ -122,6 +124,18 @@ def _train_epoch(
         optimizer.step()
         total_nats += loss_nats
     return total_nats / step
+
+
+@torch.no_grad()
+def _catch_up_with_weights(model: nn.Module) -> None:
+    """Take the range of the weights as the last step left them; a forward pass saw them only before it."""
+    for _, layer in quant_layers(model):
+        quantizer = layer.weight_quantizer
+        if not isinstance(quantizer, FakeQuantize) or quantizer.mode != "follow" or quantizer.observer.has_memory:
+            continue
+        if is_finite(layer.weight):  # if not, validation tells
+            quantizer.observe(layer.weight)
+            quantizer.update_grid()
 
 
 def _validate(model: nn.Module, val: Batches, spec: TrainSpec | Recipe, epoch: int) -> float:

@@ -375,12 +375,13 @@ class Mixed(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.special, self.unused = nn.Conv2d(1, 4, 1), SpecialConv(4, 4, 1), nn.Linear(3, 3)
+        self.spectral = nn.utils.spectral_norm(nn.Conv2d(4, 4, 1))
         self.norm = nn.LayerNorm(4)
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
         self.lstm = nn.LSTM(4, 5, batch_first=True)
 
     def forward(self, images):
-        steps_NTC = self.special(self.conv(images)).flatten(2).transpose(1, 2)
+        steps_NTC = self.special(self.spectral(self.conv(images))).flatten(2).transpose(1, 2)
         steps_NTC = self.norm(steps_NTC)
         steps_NTC = self.attention(steps_NTC, steps_NTC, steps_NTC, need_weights=False)[0]
         return self.lstm(steps_NTC)[0][:, -1]
@@ -394,6 +395,7 @@ def test_what_cannot_be_quantized_stays_float_and_is_reported():
     assert reasons == {
         "conv": None,
         "special": "a subclass of Conv2d, whose forward may differ",
+        "spectral": "its weight is computed from other parameters",
         "unused": "not called as a module when the model ran on the example",
         "norm": "LayerNorm has no quantized form",
         "attention": "MultiheadAttention has no quantized form",

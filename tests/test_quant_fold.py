@@ -141,6 +141,11 @@ def relu_between(net, images):
     return net.bn(net.conv(images).relu_())
 
 
+def data_is_read(net, images):
+    y = net.conv(images)
+    return net.bn(y) + y.data
+
+
 def shape_is_read(net, images):
     y = net.conv(images)
     return net.bn(y) * y.shape[1] * y.dim() * y.size(0)
@@ -154,10 +159,20 @@ def shape_is_read(net, images):
         (called_twice, []),
         (shared_batchnorm, []),
         (relu_between, []),
+        (data_is_read, []),
         (shape_is_read, [("conv", "bn")]),
         (lambda net, images: net.up_bn(net.up(net.bn(net.conv(images)))), [("conv", "bn"), ("up", "up_bn")]),
     ],
-    ids=["two consumers", "returned", "called twice", "shared bn", "relu between", "shape is read", "plain"],
+    ids=[
+        "two consumers",
+        "returned",
+        "called twice",
+        "shared bn",
+        "relu between",
+        "data is read",
+        "shape is read",
+        "plain",
+    ],
 )
 def test_only_safe_pairs_are_folded(wire, pairs):
     check_folding(Net(wire), pairs)
@@ -165,6 +180,15 @@ def test_only_safe_pairs_are_folded(wire, pairs):
 
 def test_batchnorm_without_running_statistics_is_refused():
     check_folding(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)), [])
+
+
+class BatchNormAct(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(input).relu()
+
+
+def test_a_subclass_of_batchnorm_that_may_do_more_is_refused():
+    check_folding(nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct(4)), [])
 
 
 def test_a_layer_that_shares_its_weight_is_refused():

@@ -1,6 +1,7 @@
 import copy
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from quant_digits import EXAMPLE, TEST, TRAIN, VAL, TensorBatches, same_state, t
 from torch import nn
 
 from quant import DivergedError, NonFiniteError, PtqSpec, QatSpec, TrainSpec, calibrate, fit, freeze, predict, prepare
-from quant.modules import quantizers
+from quant.fake_quant import FakeQuantize
+from quant.modules import quant_layers, quantizers
 from quant.non_finite import find_non_finite
 from quant.spec import Recipe
 from quant.train import learning_rate
 
+CUDNN_CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
 SPEC = TrainSpec(epochs=2, lr=0.003)
 QAT = QatSpec(method="qat", epochs=2, lr=0.001)
 
@@ -87,6 +90,16 @@ def test_qat_trains_with_every_weight_observer(observer, scheme):
     assert accuracy(model) > 0.94
     moved = [not torch.equal(q.scale, scale) for q, scale in zip(quantizers(model), before, strict=True)]
     assert moved[1:] == [True] * 7, "only the range of the input images may be what it was"
+
+
+@pytest.mark.parametrize("select", ["last", "best_val"])
+def test_after_qat_the_grid_is_that_of_the_weights_as_they_are(select):
+    model = calibrated(QAT)
+    train(model, QAT.model_copy(update={"lr": 0.02, "schedule": "constant", "select": select}))
+    for _, layer in quant_layers(model):
+        assert isinstance(layer.weight_quantizer, FakeQuantize)
+        expected = layer.weight.detach().flatten(1).abs().amax(1) / 127
+        torch.testing.assert_close(layer.weight_quantizer.scale.flatten(), expected, rtol=1e-6, atol=0)
 
 
 def test_qat_repairs_what_two_bits_break():
@@ -212,6 +225,13 @@ def test_a_learning_rate_far_too_large_diverges_with_a_message(spec):
         train(model, spec.model_copy(update={"lr": 1e30}))
 
 
+def test_divergence_in_the_last_step_of_an_epoch_is_found_in_validation():
+    one_step = TensorBatches(TRAIN.images_NCHW[:64], TRAIN.labels_N[:64])
+    message = r"validation after epoch 1: non-finite logits in batch 0 \(first non-finite output in layer"
+    with pytest.raises(DivergedError, match=message):
+        train(calibrated(QAT), QAT.model_copy(update={"lr": 1e39}), batches=one_step)
+
+
 def test_divergence_caused_by_images_says_so():
     class InOrder(TensorBatches):
         def epoch(self, generator):
@@ -245,6 +265,19 @@ def test_predict_names_the_batch_and_the_layer():
     message = r"non-finite logits in batch 0 \(first non-finite output in layer 'features.block2.conv'\)"
     with pytest.raises(NonFiniteError, match=message):
         predict(with_broken_block2(trained_model()), images_of(TEST))
+
+
+def test_predict_computes_in_float32_and_leaves_the_setting_of_cudnn_alone():
+    class Spy(nn.Module):
+        def forward(self, images_NCHW):
+            seen.append(CUDNN_CONV.fp32_precision)
+            return images_NCHW
+
+    seen: list[str] = []
+    before = CUDNN_CONV.fp32_precision
+    predict(Spy(), [torch.zeros(1, 2)])
+    assert seen == ["ieee"]
+    assert CUDNN_CONV.fp32_precision == before != "ieee"
 
 
 def test_predict_returns_float32_logits_in_order_and_keeps_no_graph():

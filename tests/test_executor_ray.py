@@ -1,0 +1,111 @@
+"""The adapter to Ray Tune: what it does when a worker dies, without and with a real one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray.tune.search import Searcher
+from test_plan import plan_of
+from test_sweep import ROOT, SWEEP
+
+from orchestrator.executor_ray import PlanSearcher
+from orchestrator.plan import PlannedTrial
+from orchestrator.progress import ProgressLines
+from orchestrator.schedule import BundleQueue
+from orchestrator.spec import ResourcesByMethod, Retry
+from results import Store
+
+
+@pytest.fixture
+def searcher(tmp_path: Path) -> PlanSearcher:
+    """One with the sixteen children of a finished stage to hand out."""
+    plan = plan_of("seeds=[0]")
+    queue = BundleQueue(plan[1:], done=[plan[0].trial_id], resources=ResourcesByMethod())
+    progress = ProgressLines(queue, n_finished_before=1, quiet=True)
+    return PlanSearcher(queue, Store.open(str(tmp_path)), progress, retry=Retry(crash=1))
+
+
+def trials_of(config: dict) -> list[PlannedTrial]:
+    return [PlannedTrial.model_validate_json(text) for text in config["trials"]]
+
+
+def finish(searcher: PlanSearcher, tune_id: str, config: dict) -> None:
+    outcomes = [(trial.trial_id, "ok", 1.0) for trial in trials_of(config)]
+    searcher.on_trial_complete(tune_id, {"outcomes": outcomes})
+
+
+def test_everything_is_handed_out_once_and_then_it_says_finished(searcher: PlanSearcher) -> None:
+    seen, number = [], 0
+    while (config := searcher.suggest(str(number))) != Searcher.FINISHED:
+        seen += [trial.trial_id for trial in trials_of(config)]
+        finish(searcher, str(number), config)
+        number += 1
+    assert len(seen) == len(set(seen)) == 16
+
+
+def test_no_more_bundles_are_out_than_slots_and_two_in_reserve(searcher: PlanSearcher) -> None:
+    configs = [searcher.suggest(str(number)) for number in range(6)]
+    assert [config is None for config in configs] == [False] * 3 + [True] * 3
+
+
+def test_a_trial_whose_worker_keeps_dying_is_a_failed_row_and_the_rest_of_its_bundle_runs(
+    searcher: PlanSearcher,
+) -> None:
+    config = searcher.suggest("a")
+    first, second, *rest = trials_of(config)
+    searcher.store.write_trial({**first.columns(), "status": "ok"})
+    searcher.on_trial_complete("a", error=True)
+    row = next(row for row in searcher.store.read_trials().to_pylist() if row["trial_id"] == second.trial_id)
+    assert (row["status"], row["attempt"]) == ("failed", 2)
+    assert row["error"].startswith("WorkerDied: the worker process died 2 times while it ran this trial")
+    ran, number = [], 0
+    while (config := searcher.suggest(str(number))) != Searcher.FINISHED:
+        ran += [trial.trial_id for trial in trials_of(config)]
+        finish(searcher, str(number), config)
+        number += 1
+    assert set(ran) == {trial.trial_id for trial in plan_of("seeds=[0]")[1:]} - {first.trial_id, second.trial_id}
+    assert {trial.trial_id for trial in rest} <= set(ran)
+
+
+def test_waiting_for_nothing_is_a_bug_that_says_so(searcher: PlanSearcher) -> None:
+    searcher.queue._ready.clear()
+    with pytest.raises(AssertionError, match="trials wait for needs that nothing can finish"):
+        searcher.suggest("a")
+
+
+def find_workers(driver: int) -> list[int]:
+    """Ids of the processes under `driver` that run bundles."""
+    parents, workers = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"Trainable" in (folder / "cmdline").read_bytes():
+                workers.append(int(folder.name))
+        except OSError:
+            continue  # it ended meanwhile
+
+    def is_under_driver(pid: int) -> bool:
+        return pid == driver or (pid in parents and is_under_driver(parents[pid]))
+
+    return [pid for pid in workers if is_under_driver(pid)]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker in /proc, which this system lacks")
+def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.toml"
+    file.write_text(SWEEP)
+    store = Store.open(str(tmp_path / "store"))
+    command = [sys.executable, "-m", "orchestrator", "sweep", str(file), "--store", store.location]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not store.trial_ids():
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.02)
+    os.kill(find_workers(driver.pid)[0], signal.SIGKILL)
+    said = driver.communicate(timeout=240)[0]
+    assert driver.returncode == 0, said
+    assert set(store.read_trials()["status"].to_pylist()) == {"ok"}
+    assert store.read_trials().num_rows == 15
