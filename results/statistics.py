@@ -4,7 +4,7 @@ Legend: G groups. `n_rw`: right on the other side and wrong in the trial; `n_wr`
 The formulas were chosen by what they do at this tool's sizes (numpy 2 and scipy 1, fixed seeds; pp: percentage points):
 
 - Drop, nominal 95 %, exact coverage (the multinomial summed up, not drawn) at n = 36, 100, 338, 1000, flips of 0.1 to
-  8 %, all of them in one direction or none: Tango 93.3 to 100 %. Agresti-Min is shorter (n = 100, 1 % flips: half width
+  8 %, half to all of them in one direction: Tango 93.3 to 100 %. Agresti-Min is shorter (n = 100, 1 % flips: half width
   2.6 against 4.1 pp) but falls to 86 % where about two flips are expected, all one way, as quantization makes them: it
   is not used. Tango is conservative, above 98 %, where at most two flips are expected.
 - Excess gap, groups of 2016, 905, 687, 795, 338 images flipping 1, 2, 2, 2, 8 %, nominal 5 %, 100,000 draws: with no
@@ -203,4 +203,4 @@ def _find_difference_p(group: _Counts, rest: _Counts) -> Floats:
 
     zero = np.zeros_like(difference)
     angle = _bisect(lambda a: np.less(*scores(a)), zero, zero + np.pi / 2)
-    return np.where(difference == 0, 1.0, 2 * special.ndtr(-np.minimum(*scores(angle))))
+    return 2 * special.ndtr(-np.minimum(*scores(angle)))

@@ -286,14 +286,15 @@ def test_a_loaded_model_predicts_the_same_bits(spec, is_frozen):
         assert torch.equal(logits_of(twin), expected)
 
 
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
 @pytest.mark.parametrize("is_frozen", [False, True])
-def test_grids_alone_restore_a_ptq_model_from_its_float_model(is_frozen):
-    model = calibrated(ptq(bits=4, scheme="asymmetric"))
+def test_grids_alone_restore_a_ptq_model_from_its_float_model(is_frozen, scheme):
+    model = calibrated(ptq(bits=4, scheme=scheme))
     expected = logits_of(model)
     if is_frozen:
         freeze(model)
     data = quantizer_state_to_bytes(model)
-    restored = prepare(trained_model(), ptq(bits=4, scheme="asymmetric"), EXAMPLE)
+    restored = prepare(trained_model(), ptq(bits=4, scheme=scheme), EXAMPLE)
     load_quantizer_state(restored, data)
     assert torch.equal(logits_of(restored), expected)
     assert len(data) < len(weights_to_bytes(model)) / 4

@@ -129,3 +129,9 @@ def test_every_observation_is_counted(role, name):
     observer = make(role, name)
     observe(observer, *batches(7, 3))
     assert observer.n_observed == 3
+
+
+def test_histogram_holds_a_largest_value_that_is_a_power_of_two():
+    observer = make("activation", "percentile", percentile=0.9999)
+    low, high = observe(observer, torch.tensor([-2.0, 0.5, 2.0]), torch.tensor([4.0]))
+    assert (low, high) == (pytest.approx(-2, abs=4e-3), pytest.approx(4, abs=4e-3))

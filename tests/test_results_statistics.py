@@ -58,7 +58,7 @@ def test_mcnemar_p_is_exact_far_out_in_the_tail() -> None:
     assert mcnemar_p(0, 900) == pytest.approx(2.0**-899, rel=1e-9)
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(values=arrays(float, st.integers(3, 40), elements=st.floats(-5, 5).map(lambda x: round(x, 3))))
 def test_mean_interval_equals_scipys_t_interval(values: np.ndarray) -> None:
     low, high = mean_interval(values.sum(), (values**2).sum(), values.size, confidence=0.9)
@@ -193,7 +193,7 @@ def test_excess_gap_equals_mover_on_slow_intervals() -> None:
         np.testing.assert_allclose(ours.high[g], expected + share * np.hypot(high - drop, rest - rest_low), atol=4e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25)
 @given(counts=paired_counts(2))
 def test_excess_gap_p_is_the_level_at_which_the_interval_meets_0(counts: np.ndarray) -> None:
     (rw, wr, n), (rest_rw, rest_wr, rest_n) = counts.tolist()
@@ -209,7 +209,7 @@ def test_excess_gap_p_is_the_level_at_which_the_interval_meets_0(counts: np.ndar
 
     p = excess_gap(*counts.T).p[0]
     if difference == 0:
-        assert p == 1
+        assert p == pytest.approx(1)
     elif nearer_limit(7.5) > 0:
         assert p < 1e-12
     else:
@@ -277,7 +277,7 @@ def test_empty_groups_have_no_intervals() -> None:
         assert np.isnan(low).tolist() == np.isnan(high).tolist() == [True, False]
 
 
-def draw_gaps(flips: np.ndarray, drops: np.ndarray, n_draws: int = 10_000) -> Any:
+def draw_gaps(flips: np.ndarray, drops: np.ndarray, n_draws: int = 6_000) -> Any:
     rng = np.random.default_rng(20)
     rw = rng.binomial(UTKFACE_SIZES, (flips + drops) / 2, size=(n_draws, 5))
     wr = rng.binomial(UTKFACE_SIZES - rw, (flips - drops) / 2 / (1 - (flips + drops) / 2))

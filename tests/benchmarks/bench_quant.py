@@ -1,6 +1,7 @@
 """Cost of fake quantization, as ratios: against ATen's kernels, and against the float model.
 
-Both sides run in this process, on one thread, in turn; the median of the repeats counts. One JSON document comes last.
+Both sides run in this process, on one thread, in turn; the median of the repeats counts. CPU time, which other work on
+the machine disturbs least. Run from the repository root with PYTHONPATH=. ; one JSON document comes last.
 Ratios above 1 say how many times slower than the other side we are.
 """
 
@@ -19,15 +20,15 @@ REPEATS = 41
 
 
 def compare(ours: Callable[[], object], theirs: Callable[[], object], *, inner: int = 1) -> dict[str, float]:
-    """Run both in turn; return their median milliseconds and the ratio."""
+    """Run both in turn; return their median milliseconds of CPU time and the ratio."""
     times_s: tuple[list[float], list[float]] = ([], [])
     for repeat in range(REPEATS + 2):
         for side, function in zip(times_s, (ours, theirs), strict=True):
-            started = time.perf_counter()
+            started = time.process_time()
             for _ in range(inner):
                 function()
             if repeat >= 2:
-                side.append(time.perf_counter() - started)
+                side.append(time.process_time() - started)
     ours_ms, theirs_ms = (statistics.median(side) / inner * 1e3 for side in times_s)
     return {"ours_ms": round(ours_ms, 4), "theirs_ms": round(theirs_ms, 4), "ratio": round(ours_ms / theirs_ms, 3)}
 
