@@ -46,7 +46,7 @@ def add_group_metrics(outcomes: Outcomes, test_set: TestSet, *, metrics: Rows, d
     for grouping in test_set.groupings:
         _add_accuracy(outcomes, grouping, metrics)
         _add_means(outcomes, grouping, metrics)
-        _add_recall(outcomes, test_set, grouping, metrics)
+        _add_by_class(outcomes, test_set, grouping, metrics)
         if grouping.name != "overall":
             _add_gap(outcomes, grouping, disparity)
 
@@ -94,52 +94,74 @@ def _add(
     )
 
 
-def _add_recall(outcomes: Outcomes, test_set: TestSet, grouping: Grouping, metrics: Rows) -> None:
-    """Recall of every class within every group; where the groups are the classes, only of a group's own class."""
-    n_classes, groups = test_set.n_classes, len(grouping.names)
-    label_names = next(g.names for g in test_set.groupings if g.name == "label")
-    cell_N = grouping.test_N * n_classes + test_set.labels_N
-    n = np.bincount(cell_N, minlength=groups * n_classes)
-    right = np.bincount(cell_N, weights=outcomes.right_N, minlength=groups * n_classes)
-    cells = np.arange(groups * n_classes)
-    if grouping.name == "label":
-        cells = cells[:: n_classes + 1]
-    ci = wilson_interval(right[cells], n[cells])
-    metrics.add(
-        len(cells),
-        trial_id=outcomes.trial_id,
-        runtime=outcomes.runtime,
-        grouping=grouping.name,
-        group=[grouping.names[cell // n_classes] for cell in cells],
-        metric="recall",
-        **{"class": [label_names[cell % n_classes] for cell in cells]},
-        n=n[cells],
-        value=divide(right[cells], n[cells]),
-        ci_low=ci.low,
-        ci_high=ci.high,
-        ci_method="wilson",
-        reason=[None if n[cell] else "no test images of this class in this group" for cell in cells],
+def _add_by_class(outcomes: Outcomes, test_set: TestSet, grouping: Grouping, metrics: Rows) -> None:
+    """Recall of each class and share of the images predicted as it, in every group: two rows a cell.
+
+    Where the groups are the classes, a group has the recall of its own class only.
+    """
+    n_classes = test_set.n_classes
+    label = next(g for g in test_set.groupings if g.name == "label")
+
+    def count(codes_N: np.ndarray, classes_N: np.ndarray) -> np.ndarray:
+        return np.bincount(codes_N * n_classes + classes_N, minlength=len(grouping.names) * n_classes)
+
+    def add(
+        metric: str, k: np.ndarray, n: np.ndarray, *, n_train: np.ndarray, cells: np.ndarray, why_null: str
+    ) -> None:
+        k, n = k[cells], n[cells]
+        ci = wilson_interval(k, n)
+        metrics.add(
+            len(cells),
+            trial_id=outcomes.trial_id,
+            runtime=outcomes.runtime,
+            grouping=grouping.name,
+            group=[grouping.names[cell // n_classes] for cell in cells],
+            metric=metric,
+            **{"class": [label.names[cell % n_classes] for cell in cells]},
+            n=n,
+            n_train=n_train[cells],
+            value=divide(k, n),
+            ci_low=ci.low,
+            ci_high=ci.high,
+            ci_method="wilson",
+            reason=[None if size else why_null for size in n],
+        )
+
+    all_cells = np.arange(len(grouping.names) * n_classes)
+    right_N = outcomes.right_N
+    add(
+        "recall",
+        count(grouping.test_N[right_N], test_set.labels_N[right_N]),
+        count(grouping.test_N, test_set.labels_N),
+        n_train=count(grouping.train_N, label.train_N),
+        cells=all_cells[:: n_classes + 1] if grouping.name == "label" else all_cells,
+        why_null="no test images of this class in this group",
+    )
+    add(
+        "prediction_share",
+        count(grouping.test_N, outcomes.predicted_N),
+        np.repeat(grouping.sizes("test"), n_classes),
+        n_train=np.repeat(grouping.sizes("train"), n_classes),
+        cells=all_cells,
+        why_null=NO_IMAGES,
     )
 
 
 def _add_gap(outcomes: Outcomes, grouping: Grouping, disparity: Rows) -> None:
-    n_G = grouping.sizes("test")
-    accuracy_G = divide(sum_by_group(outcomes.right_N, grouping), n_G)
-    add_extremes(disparity, outcomes, grouping, None, {"acc_gap_maxmin_pp": 100 * accuracy_G, "acc_worst": accuracy_G})
+    accuracy_G = divide(sum_by_group(outcomes.right_N, grouping), grouping.sizes("test"))
+    values = {"acc_gap_maxmin_pp": 100 * accuracy_G, "acc_worst": accuracy_G}
+    add_extremes(disparity, grouping, values, trial_id=outcomes.trial_id, runtime=outcomes.runtime)
 
 
-def add_extremes(
-    disparity: Rows, outcomes: Outcomes, grouping: Grouping, comparison: str | None, metrics: dict[str, np.ndarray]
-) -> None:
-    """Add one row for each metric, from its value in each group.
+def add_extremes(disparity: Rows, grouping: Grouping, metrics: dict[str, np.ndarray], **key: str) -> None:
+    """Add one row for each metric, from its value in each group. `key`: the trial, the runtime and the comparison.
 
     Names that end in maxmin_pp or disparity_pp are the largest minus the smallest value, acc_worst is the smallest,
     eag_max_pp the largest. For accuracies the worst group has the smallest value, for drops and EAG the largest.
     """
     ranked = np.flatnonzero(grouping.sizes("test") >= MIN_RANKED)
     for metric, value_G in metrics.items():
-        shared = {"trial_id": outcomes.trial_id, "runtime": outcomes.runtime, "comparison": comparison}
-        shared |= {"grouping": grouping.name, "metric": metric}
+        shared = {**key, "grouping": grouping.name, "metric": metric}
         if len(ranked) < 2:
             disparity.add(1, **shared, reason=f"fewer than two groups with {MIN_RANKED} test images")
             continue

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 
@@ -56,7 +55,12 @@ def make_test_set(
 def _codes(samples: pa.Table, name: str, groups: list[str]) -> np.ndarray:
     if name == "label":
         return samples["label"].to_numpy().astype(np.int64)
-    return pd.Categorical(samples[name].to_pandas(), categories=groups).codes.astype(np.int64)
+    code_by_group = {group: code for code, group in enumerate(groups)}
+    codes = np.array([code_by_group.get(group, -1) for group in samples[name].to_pylist()], dtype=np.int64)
+    if len(strangers := np.flatnonzero(codes < 0)):
+        value = samples[name][int(strangers[0])].as_py()
+        raise ValueError(f"samples: `{name}` must be one of {groups}, got {value!r}; list that group in `attributes`.")
+    return codes
 
 
 def _make_grouping(

@@ -1,17 +1,18 @@
 """A store -> its tables. Predictions are the facts; everything here is derived from them and can be rebuilt.
 
-Statistics are of the test images only. Trials stand in the order of the plan, so equal stores give equal tables.
+Statistics are of the test images only. Trials stand in the order of the plan, in the tables of statistics one data set
+after the other, so equal stores give equal tables.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from results.group_tables import Outcomes, add_group_metrics, read_outcomes
 from results.groupings import TestSet, make_test_set
-from results.paired_tables import add_paired_metrics
+from results.paired_tables import Pair, add_missing_pair, add_pairs, compare
 from results.rows import Rows
 from results.schema import (
     DISPARITY,
@@ -64,21 +65,36 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
 
 
 def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet]) -> dict[str, pa.Table]:
-    """Each trial's predictions are read once; those that others are compared with are kept."""
     metrics, paired, disparity = Rows(GROUP_METRICS), Rows(PAIRED_METRICS), Rows(DISPARITY)
-    others = {row[column] for row in ok for column in COMPARISONS.values()}
-    kept: dict[str, Outcomes] = {}
-    for row in ok:
-        test_set = test_sets[row["dataset_id"]]
-        outcomes = read_outcomes(store, row["trial_id"], "torch", test_set)
-        if row["trial_id"] in others:
-            kept[row["trial_id"]] = outcomes
-        add_group_metrics(outcomes, test_set, metrics=metrics, disparity=disparity)
-        for comparison, column in COMPARISONS.items():
-            if row[column] in kept:
-                other = kept[row[column]]
-                add_paired_metrics(outcomes, other, test_set, comparison=comparison, paired=paired, disparity=disparity)
+    for dataset_id, test_set in test_sets.items():
+        rows = [row for row in ok if row["dataset_id"] == dataset_id]
+        pairs: list[Pair] = []
+        for row, outcomes, others in _read_with_others(store, rows, test_set):
+            add_group_metrics(outcomes, test_set, metrics=metrics, disparity=disparity)
+            for comparison, other in others.items():
+                if other is not None:
+                    pairs.append(compare(outcomes, other, test_set, comparison=comparison))
+                    continue
+                key = {"trial_id": row["trial_id"], "runtime": outcomes.runtime, "comparison": comparison}
+                other_id = row[COMPARISONS[comparison]]
+                add_missing_pair(key, other_id, test_set, paired=paired, disparity=disparity)
+        add_pairs(pairs, test_set, paired=paired, disparity=disparity)
     return {"group_metrics": metrics.table(), "paired_metrics": paired.table(), "disparity": disparity.table()}
+
+
+def _read_with_others(
+    store: Store, rows: list[dict[str, Any]], test_set: TestSet
+) -> Iterator[tuple[dict[str, Any], Outcomes, dict[str, Outcomes | None]]]:
+    """Yield each trial with those it is compared with, None for one without a result. Every file is read once."""
+    other_ids = {row[column] for row in rows for column in COMPARISONS.values()}
+    kept = {
+        row["trial_id"]: read_outcomes(store, row["trial_id"], "torch", test_set)
+        for row in rows
+        if row["trial_id"] in other_ids
+    }
+    for row in rows:
+        outcomes = kept.get(row["trial_id"]) or read_outcomes(store, row["trial_id"], "torch", test_set)
+        yield row, outcomes, {name: kept.get(row[column]) for name, column in COMPARISONS.items() if row[column]}
 
 
 def _trial_row(planned: dict[str, Any], rows: _ById, plan: _ById) -> dict[str, Any] | None:
@@ -141,6 +157,4 @@ def _provenance(manifest: dict[str, Any], trials: list[dict[str, Any]], *, n_str
         "schema_version": manifest["schema_version"],
         **manifest["provenance"],
     }
-    return pa.table(
-        {"key": list(facts), "value": pc.cast(pa.array([str(v) for v in facts.values()]), pa.string())}
-    ).cast(PROVENANCE)
+    return table_of(({"key": key, "value": str(value)} for key, value in facts.items()), PROVENANCE)

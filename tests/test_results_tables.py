@@ -11,7 +11,7 @@ from fairlearn.metrics import MetricFrame
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 
-from results import Store, StoreError, build_tables, make_predictions
+from results import Store, StoreError, build_tables, make_predictions, write_report
 from results.schema import SAMPLES
 
 N, CLASSES, HAIR, SEX = 700, ["cat", "dog", "eel"], ["red", "grey", "none", "blue"], ["f", "m"]
@@ -184,6 +184,31 @@ def test_every_group_metric_is_that_of_independent_code(sweep: Sweep) -> None:
     assert n_train == np.bincount(sweep.hair[640:], minlength=4).tolist()
 
 
+def test_prediction_shares_are_those_of_a_cross_table(sweep: Sweep) -> None:
+    metrics = sweep.tables()["group_metrics"]
+    predicted, hair = sweep.logits[:600].argmax(1), sweep.hair[:600]
+    expected: Any = pd.crosstab(hair, predicted, normalize="index")
+    shares = metrics.query("metric == 'prediction_share' and grouping == 'hair'").set_index(["group", "class"])
+    for group, name in [(group, name) for group in HAIR[:3] for name in CLASSES]:
+        row = shares.loc[(group, name)]
+        assert row["value"] == pytest.approx(expected.loc[HAIR.index(group), CLASSES.index(name)])
+        members = int((hair == HAIR.index(group)).sum())
+        k = int(((hair == HAIR.index(group)) & (predicted == CLASSES.index(name))).sum())
+        interval = binomtest(k, members).proportion_ci(method="wilson")
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx((interval.low, interval.high))
+        assert (row["n"], row["n_train"]) == (members, (sweep.hair[640:] == HAIR.index(group)).sum())
+    assert shares.loc["blue", "value"].isna().all()
+    assert (shares.loc["blue", "reason"] == "no test images in this group").all()
+
+
+def test_recall_says_how_many_images_of_its_class_and_group_were_trained_on(sweep: Sweep) -> None:
+    metrics = sweep.tables()["group_metrics"]
+    recall = metrics.query("metric == 'recall' and grouping == 'hair'").set_index(["group", "class"])["n_train"]
+    for hair, label in [(hair, label) for hair in range(4) for label in range(3)]:
+        expected = ((sweep.hair[640:] == hair) & (sweep.labels[640:] == label)).sum()
+        assert recall[(HAIR[hair], CLASSES[label])] == expected
+
+
 def test_groups_add_up(sweep: Sweep) -> None:
     sweep.add("ptq", damage(sweep, right_ones(sweep, hair=0)[::3]), method="ptq", reference="ref")
     paired = sweep.tables()["paired_metrics"]
@@ -249,6 +274,47 @@ def test_a_trial_blocked_by_a_failed_one_is_a_failed_row_with_the_cause(sweep: S
     assert "later" not in trials.index
     facts = tables["provenance"].set_index("key")["value"]
     assert [facts[f"n_{name}"] for name in ("planned", "ok", "failed", "missing")] == ["4", "1", "2", "1"]
+
+
+def test_a_comparison_with_a_failed_trial_is_rows_with_a_reason(sweep: Sweep) -> None:
+    row = sweep.plan_trial("ft", "fp32_ft", reference="ref")
+    sweep.store.write_trial({**row, "status": "failed", "error": "no"})
+    sweep.add("qat", damage(sweep, right_ones(sweep, hair=0)[:9]), method="qat", reference="ref", control="ft")
+    tables = sweep.tables()
+    control = tables["paired_metrics"].query("comparison == 'control'")
+    assert (control["reason"] == "the control trial ft failed or has not run").all()
+    assert control[["n_rw", "n_flip", "drop_pp", "drop_ci_low_pp", "eag_p", "mcnemar_p"]].isna().all(axis=None)
+    reference = tables["paired_metrics"].query("comparison == 'reference' and trial_id == 'qat'")
+    assert control[["grouping", "group", "n"]].values.tolist() == reference[["grouping", "group", "n"]].values.tolist()
+    gaps = tables["disparity"].query("comparison == 'control'")
+    assert set(gaps["metric"]) == {"drop_disparity_pp", "eag_max_pp"}
+    assert gaps["value"].isna().all()
+    report = write_report(sweep.store, {name: sweep.store.read_table(name) for name in tables})
+    assert "qat" in Path(report).read_text(encoding="utf-8")
+
+
+def test_a_group_nobody_announced_is_refused(sweep: Sweep) -> None:
+    table, attributes = sweep.store.read_samples("d")
+    sweep.store.write_samples("d", table.replace_schema_metadata(), {**attributes, "hair": ["red", "grey"]})
+    with pytest.raises(ValueError, match=r"`hair` must be one of \['red', 'grey'\], got 'none'; list that group"):
+        sweep.tables()
+
+
+def test_several_pairs_have_the_numbers_that_each_has_alone(tmp_path: Path) -> None:
+    found = []
+    for names in (["a", "b"], ["a"], ["b"]):
+        sweep = Sweep(tmp_path / "-".join(names))
+        sweep.add("ref", sweep.logits, method="fp32")
+        for name in names:
+            victims = right_ones(sweep, hair=1)[: {"a": 9, "b": 40}[name]]
+            sweep.add(name, damage(sweep, victims), method="ptq", reference="ref")
+        found.append(sweep.tables())
+    for table in ("paired_metrics", "disparity"):
+        apart = pd.concat([tables[table].query("trial_id != 'ref'") for tables in found[1:]], ignore_index=True)
+        keys = [name for name in ("trial_id", "comparison", "grouping", "group", "metric") if name in apart]
+        together = found[0][table].query("trial_id != 'ref'")
+        ours, theirs = (side.sort_values(keys).reset_index(drop=True) for side in (together, apart))
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
 def test_trials_of_another_plan_are_left_out_and_counted(sweep: Sweep) -> None:
