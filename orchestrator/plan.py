@@ -88,8 +88,8 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
             "task": self.dataset.task,
             "model": self.model.name,
             "method": self.method,
-            "base": "fp32" if self.method == "ptq" else None,
-            "init": "fp32" if self.method in ("fp32_ft", "qat") else None,
+            "base": settings.get("base"),
+            "init": "fp32" if self.method == "fp32_ft" else settings.get("init"),
             **{name: settings.get(name) for name in names},
             "bn_fold": settings.get("bn_fold", "none") if quantized else None,
             "preset": "none" if quantized else None,
@@ -115,19 +115,30 @@ def _trials_of(
     shared = {**experiment._asdict(), "dataset_id": dataset_id, "seed": seed}
     stage = PlannedTrial.model_construct(**shared, quant=Fp32Spec(method="fp32"))
     yield stage
-    controls: dict[Fp32FtSpec, PlannedTrial] = {}
     on_stage = {**shared, "needs": (stage.trial_id,), "reference_trial_id": stage.trial_id}
+    controls: dict[Fp32FtSpec, PlannedTrial] = {}
     for spec in quant:
-        if isinstance(spec, PtqSpec):
-            reason = "PTQ trains nothing: its reference is the control"
-            yield PlannedTrial.model_construct(**on_stage, quant=spec, control_reason=reason)
-            continue
-        recipe = spec.control()
-        if recipe not in controls:
+        recipe = None if isinstance(spec, QatSpec) and spec.init == "scratch" else spec.control()
+        if recipe is not None and recipe not in controls:
             reason = "the trial is a control"
             controls[recipe] = PlannedTrial.model_construct(**on_stage, quant=recipe, control_reason=reason)
             yield controls[recipe]
-        yield PlannedTrial.model_construct(**on_stage, quant=spec, control_trial_id=controls[recipe].trial_id)
+        control_id = controls[recipe].trial_id if recipe is not None else None
+        yield PlannedTrial.model_construct(**{**on_stage, **_links(spec, stage, control_id)}, quant=spec)
+
+
+def _links(spec: PtqSpec | QatSpec, stage: PlannedTrial, control_id: str | None) -> dict[str, Any]:
+    """What a quantized trial needs and is compared with, beyond the float stage."""
+    if isinstance(spec, PtqSpec):
+        links: dict[str, Any] = {"control_reason": "PTQ trains nothing: its reference is the control"}
+        if control_id is not None:
+            links |= {"needs": (stage.trial_id, control_id), "reference_trial_id": control_id}
+        return links
+    if spec.init == "fp32":
+        return {"control_trial_id": control_id}
+    if (spec.epochs, spec.lr, spec.schedule) == (stage.train.epochs, stage.train.lr, stage.train.schedule):
+        return {"control_trial_id": stage.trial_id}
+    return {"control_reason": "trained from scratch with other steps than fp32: nothing differs by quantization alone"}
 
 
 def _short_hash(value: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from orchestrator.plan import PlannedTrial, Status
 from results import Store, make_predictions
 
 EVALUATION_BATCH_SIZE = 256
+MAX_REFERENCES = 4  # a worker keeps the logits of so many reference models
 
 
 class Built(NamedTuple):
@@ -115,12 +116,8 @@ def _measure(trial: PlannedTrial, store: Store, journal: Journal) -> dict[str, A
 
 
 def _build_fp32(bench: Bench) -> Built:
-    trial, dataset = bench.trial, bench.dataset
-    model = quant.build_model(
-        trial.model, in_channels=dataset.n_channels, n_classes=len(dataset.class_names), seed=trial.seed
-    )
-    built = _fit(bench, model.to(bench.device), trial.train)
-    bench.store.write_stage(trial.trial_id, quant.weights_to_bytes(built.model))
+    built = _fit(bench, _initial_model(bench), bench.trial.train)
+    bench.store.write_stage(bench.trial.trial_id, quant.weights_to_bytes(built.model))
     return built
 
 
@@ -152,21 +149,29 @@ BUILDERS: dict[str, Callable[[Bench], Built]] = {
 
 
 def _prepare(bench: Bench) -> torch.nn.Module:
-    """The float stage with this trial's quantizers in place."""
-    assert not isinstance(bench.trial.quant, quant.Fp32Spec)
-    example_NCHW = next(bench.batches("train", 2).images())
-    return quant.prepare(_float_stage(bench), bench.trial.quant, example_NCHW)
+    """The model this trial starts from, with its quantizers in place."""
+    settings = bench.trial.quant
+    assert not isinstance(settings, quant.Fp32Spec)
+    from_scratch = isinstance(settings, quant.QatSpec) and settings.init == "scratch"
+    model = _initial_model(bench) if from_scratch else _reference_model(bench)
+    return quant.prepare(model, settings, next(bench.batches("train", 2).images()))
 
 
-def _float_stage(bench: Bench) -> torch.nn.Module:
+def _initial_model(bench: Bench) -> torch.nn.Module:
+    """The model with its initial weights, which follow the seed."""
+    dataset = bench.dataset
+    classes = len(dataset.class_names)
     model = quant.build_model(
-        bench.trial.model,
-        in_channels=bench.dataset.n_channels,
-        n_classes=len(bench.dataset.class_names),
-        seed=bench.trial.seed,
+        bench.trial.model, in_channels=dataset.n_channels, n_classes=classes, seed=bench.trial.seed
     )
-    quant.load_weights(model, bench.store.read_stage(bench.trial.stage_id))
     return model.to(bench.device)
+
+
+def _reference_model(bench: Bench) -> torch.nn.Module:
+    """The trained float model that this trial starts from and is compared with."""
+    model = _initial_model(bench)
+    quant.load_weights(model, bench.store.read_stage(str(bench.trial.reference_trial_id)))
+    return model
 
 
 def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
@@ -200,11 +205,12 @@ def _predict(model: torch.nn.Module, dataset: GroupedDataset, device: str) -> np
 
 
 def _reference_logits(bench: Bench) -> np.ndarray:
-    """Logits of the float stage, computed once for all trials that a worker runs on it."""
+    """Logits of the reference, computed once for all trials in a row that a worker compares with it."""
     key = (bench.trial.reference_trial_id, bench.device, bench.store.location)
     if key not in _REFERENCES:
-        _REFERENCES.clear()
-        _REFERENCES[key] = _predict(_float_stage(bench), bench.dataset, bench.device)
+        while len(_REFERENCES) >= MAX_REFERENCES:
+            del _REFERENCES[next(iter(_REFERENCES))]
+        _REFERENCES[key] = _predict(_reference_model(bench), bench.dataset, bench.device)
     return _REFERENCES[key]
 
 

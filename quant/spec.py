@@ -6,8 +6,8 @@ effect in a combination is put back to its default by `normalized`, so that equa
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator
-from pydantic_core import PydanticKnownError
+from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 # Part of every trial's identity. Raise it by hand in the change that changes a golden result, and only then.
 ENGINE_VERSION: Final = 1
@@ -95,20 +95,50 @@ class Fp32FtSpec(Recipe, frozen=True):
 
 
 class PtqSpec(QuantSettings, frozen=True):
-    """Post-training quantization: fold batch norm, calibrate, freeze."""
+    """Post-training quantization: fold batch norm, calibrate, freeze.
+
+    `base` is the float model it starts from. "fp32_ft", the fine-tuned control, makes it like for like with QAT, and
+    takes that control's recipe.
+    """
 
     method: Literal["ptq"]
     bn_fold: Literal["fold", "none"] = "fold"
+    base: Literal["fp32", "fp32_ft"] = "fp32"
+    epochs: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    schedule: Schedule = "cosine"
+    select: Selection = "last"
+
+    @model_validator(mode="after")
+    def recipe_is_that_of_its_base(self) -> Self:
+        """Raise where `base = "fp32_ft"` lacks its recipe, or `base = "fp32"` has one."""
+        for field, value in (("epochs", self.epochs), ("lr", self.lr)):
+            if (value is None) == (self.base == "fp32_ft"):
+                message = 'is missing: base = "fp32_ft" needs the recipe of its control'
+                if self.base == "fp32":
+                    message = 'has no effect with base = "fp32": remove it, or set base = "fp32_ft"'
+                raise PydanticCustomError("misfit", "{message}", {"field": field, "value": value, "message": message})
+        return self
+
+    def normalized(self) -> Self:
+        """Also without a recipe's settings where nothing is fine-tuned."""
+        idle = {} if self.base == "fp32_ft" else {"schedule": "cosine", "select": "last"}
+        return super().normalized().model_copy(update=idle)
+
+    def control(self) -> "Fp32FtSpec | None":
+        """The spec of the fine-tuned model it starts from; None with base fp32."""
+        return None if self.base == "fp32" else _control_of(self)
 
 
 class QatSpec(Recipe, QuantSettings, frozen=True):
-    """Quantization-aware training: fine-tune the float model with fake quantizers, then freeze.
+    """Quantization-aware training with fake quantizers, then freeze: fine-tune the float model, or `init = "scratch"`.
 
     `act_observer` leaves out percentile: a quantile of the whole pass is not defined while the weights change.
     """
 
     method: Literal["qat"]
     act_observer: Observer = "ema"
+    init: Literal["fp32", "scratch"] = "fp32"
 
     @field_validator("act_observer")
     @classmethod
@@ -120,8 +150,12 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
 
     def control(self) -> Fp32FtSpec:
         """The control's spec: this recipe, without the quantization settings."""
-        recipe = self.model_dump(include=set(Recipe.model_fields))
-        return Fp32FtSpec(method="fp32_ft", **recipe)
+        return _control_of(self)
+
+
+def _control_of(spec: PtqSpec | QatSpec) -> Fp32FtSpec:
+    recipe = spec.model_dump(include=set(Recipe.model_fields))
+    return Fp32FtSpec(method="fp32_ft", **recipe)
 
 
 MethodSpec = Annotated[Fp32Spec | Fp32FtSpec | PtqSpec | QatSpec, Field(discriminator="method")]

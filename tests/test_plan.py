@@ -52,6 +52,31 @@ def test_there_is_one_control_for_each_distinct_recipe() -> None:
     assert len(controls) == 2
 
 
+def test_ptq_of_the_fine_tuned_model_needs_it_and_is_compared_with_it() -> None:
+    plan = plan_of("quant.0={method='ptq', base='fp32_ft', epochs=5, lr=0.001, bits=[8, 4]}", "seeds=[0]")
+    (control,) = [trial for trial in plan if trial.method == "fp32_ft"]
+    based = [trial for trial in plan if trial.method == "ptq"]
+    assert len(based) == 2
+    for trial in based:
+        assert trial.needs == (plan[0].trial_id, control.trial_id)
+        assert trial.reference_trial_id == control.trial_id
+        assert trial.stage_id == plan[0].trial_id
+        assert trial.columns()["base"] == "fp32_ft"
+    assert {trial.control_trial_id for trial in plan if trial.method == "qat"} == {control.trial_id}
+
+
+def test_qat_from_scratch_has_fp32_as_control_only_where_their_steps_are_the_same() -> None:
+    same = "quant.1={method='qat', init='scratch', epochs=15, lr=0.003}"
+    other = "quant.1={method='qat', init='scratch', epochs=14, lr=0.003}"
+    for override, expected in ((same, True), (other, False)):
+        plan = plan_of(override, "seeds=[0]")
+        (scratch,) = [trial for trial in plan if trial.method == "qat"]
+        assert not [trial for trial in plan if trial.method == "fp32_ft"]
+        assert scratch.reference_trial_id == plan[0].trial_id
+        assert (scratch.control_trial_id == plan[0].trial_id) == expected
+        assert (scratch.control_reason is None) == expected
+
+
 def test_needs_come_first() -> None:
     seen: set[str] = set()
     for trial in plan_of():

@@ -169,6 +169,23 @@ def test_an_axis_more_runs_only_the_new_trials(sweep_file: str, undisturbed: Sto
     assert counts == {"planned": 9, "ok": 6, "failed": 0, "blocked": 0, "to_run": 3}
 
 
+def test_ptq_of_the_control_and_qat_from_scratch_are_compared_with_what_they_say(
+    sweep_file: str, tmp_path: Path
+) -> None:
+    recipe = "epochs=1, lr=0.001"
+    overrides = [f"quant.0={{method='ptq', bits=16, base='fp32_ft', {recipe}}}", "quant.1.init='scratch'", "seeds=[0]"]
+    said = run("sweep", sweep_file, *overrides, "--executor", "inline", "--store", str(tmp_path))
+    store = Store.open(str(tmp_path))
+    rows = {row["method"]: row for row in rows_of(store).values()}
+    assert said.exit_code == 0
+    assert list(rows) == ["fp32", "fp32_ft", "ptq", "qat"]
+    assert rows["ptq"]["reference_trial_id"] == rows["fp32_ft"]["trial_id"]
+    kl = store.read_predictions(rows["ptq"]["trial_id"], "torch")["kl_nats"].to_numpy()
+    assert kl.max() < 1e-3  # 16 bits of the fine-tuned model, not of fp32
+    assert rows["qat"]["accuracy"] < rows["fp32"]["accuracy"]  # one epoch from scratch
+    assert rows["qat"]["control_reason"].startswith("trained from scratch with other steps than fp32")
+
+
 def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(
     sweep_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

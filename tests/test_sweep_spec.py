@@ -102,6 +102,11 @@ def test_a_setting_without_effect_is_put_back_to_its_default() -> None:
         ({"experiments__0__dataset__group_by": ["lable"]}, "`experiments.0.dataset.group_by`"),
         ({"experiments__0__train": {"epochs": 3}}, "`experiments.0.train.lr` is missing; it must be a number above 0."),
         ({"experiments__0__data": {}}, "`experiments.0.data` is not a known key. Did you mean 'dataset'?"),
+        (
+            {"quant__0__base": "fp32_ft"},
+            '`quant.0.epochs` is missing: base = "fp32_ft" needs the recipe of its control.',
+        ),
+        ({"quant__0__lr": 0.1}, '`quant.0.lr` has no effect with base = "fp32": remove it, or set base = "fp32_ft".'),
         ({"experiments": []}, "`experiments` is missing; give at least one [[experiments]] block."),
         ({"seeds": []}, "`seeds` is an empty list: give it a value."),
         ({"seeds": [0.5]}, "`seeds.0` must be a list of whole numbers, got 0.5 (a number)."),
