@@ -116,10 +116,24 @@ def status(store: StoreArgument, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def report(store: StoreArgument, as_json: AsJson = False) -> None:
+def report(
+    store: StoreArgument,
+    groups: Annotated[
+        Path | None,
+        typer.Option(help="A CSV of sample_id and columns: new groupings, which this and later reports use."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Rebuild the tables and report.html from what is stored, of a partial store too."""
+    from results import import_groups
+
     with _exit_codes():
-        _finish(Store.open(store), as_json=as_json)
+        opened = Store.open(store)
+        if groups is not None:
+            if not groups.is_file():
+                raise RequestError([Problem("--groups", f"names no file: {groups}.")])
+            import_groups(opened, groups.read_bytes(), source=str(groups))
+        _finish(opened, as_json=as_json)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from results.custom_groups import import_groups
     from results.predictions import make_predictions
     from results.report import write_report
     from results.schema import RUN_DEPENDENT, SCHEMA_VERSION, TABLES
@@ -17,6 +18,7 @@ __all__ = [
     "Store",
     "StoreError",
     "build_tables",
+    "import_groups",
     "make_predictions",
     "write_report",
 ]
@@ -28,6 +30,7 @@ _HOMES = {
     "Store": "store",
     "StoreError": "store",
     "build_tables": "tables",
+    "import_groups": "custom_groups",
     "make_predictions": "predictions",
     "write_report": "report",
 }

@@ -71,6 +71,14 @@ class Store:
             )
         return manifest
 
+    def write_groups_csv(self, data: bytes) -> None:
+        """Keep a user's own groupings of the images."""
+        self._write("groups.csv", data)
+
+    def read_groups_csv(self) -> bytes | None:
+        """Return a user's own groupings, or None."""
+        return self._read("groups.csv") if self._exists("groups.csv") else None
+
     # What trials leave behind, in the order in which they write it.
 
     def has_samples(self, dataset_id: str) -> bool:

@@ -5,11 +5,12 @@ after the other, so equal stores give equal tables.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
+from results.custom_groups import add_custom_groups
 from results.group_tables import Outcomes, add_group_metrics, read_outcomes
 from results.groupings import TestSet, make_test_set
 from results.paired_tables import Pair, add_missing_pair, add_pairs, compare
@@ -44,14 +45,18 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
     plan = {planned["trial_id"]: planned for planned in manifest["plan"]}
     trials = [row for planned in plan.values() if (row := _trial_row(planned, rows, plan))]
     ok = [row for row in trials if row["status"] == "ok"]
-    test_sets = {
-        dataset_id: make_test_set(dataset_id, *store.read_samples(dataset_id), manifest["groupings"][dataset_id])
+    samples = {
+        dataset_id: add_custom_groups(store, dataset_id)
         for dataset_id in dict.fromkeys(row["dataset_id"] for row in ok)
+    }
+    test_sets = {
+        dataset_id: make_test_set(dataset_id, table, attributes, [*manifest["groupings"][dataset_id], *custom])
+        for dataset_id, (table, attributes, custom) in samples.items()
     }
     tables = {
         "trials": table_of(trials, TRIALS),
         "groups": _groups(test_sets),
-        "samples": _samples(store, test_sets),
+        "samples": _join_samples(table for table, _, _ in samples.values()),
         "runtimes": _runtimes(ok),
         "layers": pa.concat_tables([LAYERS.empty_table(), *(store.read_layers(row["trial_id"]) for row in ok)]),
         "mechanism": MECHANISM.empty_table(),
@@ -134,8 +139,8 @@ def _groups(test_sets: dict[str, TestSet]) -> pa.Table:
     return rows.table()
 
 
-def _samples(store: Store, test_sets: dict[str, TestSet]) -> pa.Table:
-    parts = [store.read_samples(dataset_id)[0].replace_schema_metadata(SAMPLES.metadata) for dataset_id in test_sets]
+def _join_samples(tables: Iterable[pa.Table]) -> pa.Table:
+    parts = [table.replace_schema_metadata(SAMPLES.metadata) for table in tables]
     return pa.concat_tables([SAMPLES.empty_table(), *parts], promote_options="default")
 
 

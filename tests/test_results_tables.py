@@ -11,7 +11,7 @@ from fairlearn.metrics import MetricFrame
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 
-from results import Store, StoreError, build_tables, make_predictions, write_report
+from results import Store, StoreError, build_tables, import_groups, make_predictions, write_report
 from results.schema import SAMPLES
 
 N, CLASSES, HAIR, SEX = 700, ["cat", "dog", "eel"], ["red", "grey", "none", "blue"], ["f", "m"]
@@ -341,3 +341,58 @@ def test_equal_stores_give_equal_bytes(sweep: Sweep, tmp_path: Path) -> None:
     sweep.tables()
     assert len(files) == 11
     assert [file.read_bytes() for file in files] == before
+
+
+def test_new_groupings_are_joined_from_a_csv_without_a_new_run(sweep: Sweep) -> None:
+    sweep.add("ptq", damage(sweep, np.arange(10)), method="ptq", reference="ref")
+    sweep.tables()
+    size = np.where(np.arange(N) % 2, "large", "small")
+    csv = pd.DataFrame({"sample_id": np.arange(N), "size": size}).drop(index=[0, 1, 2])
+    import_groups(sweep.store, csv.to_csv(index=False).encode(), source="my.csv")
+    tables = sweep.tables()
+    groups = tables["groups"].query("grouping == 'size' and split == 'test'").set_index("group")["n"]
+    assert groups.to_dict() == {"large": 299, "small": 298, "unknown": 3}
+    flips = tables["paired_metrics"].query("grouping == 'size'").set_index("group")["n_flip"]
+    changed = (damage(sweep, np.arange(10)).argmax(1) != sweep.logits.argmax(1))[:600]
+    assert flips["large"] == changed[3:][size[3:600] == "large"].sum()
+    assert tables["samples"]["size"].tolist() == ["unknown"] * 3 + size[3:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("csv", "message"),
+    [
+        ("image,size\n1,x\n", r"my.csv must be a CSV with whole numbers in a column sample_id"),
+        ("sample_id,size\nx,y\n", r"my.csv must be a CSV with whole numbers in a column sample_id"),
+        ("sample_id,size\n1,x\n1,y\n", r"my.csv names image 1 twice; give each sample_id one row"),
+        ("sample_id\n1\n", r"my.csv has no column beside sample_id"),
+    ],
+)
+def test_a_csv_of_groups_that_does_not_fit_is_refused(sweep: Sweep, csv: str, message: str) -> None:
+    sweep.tables()
+    with pytest.raises(StoreError, match=message):
+        import_groups(sweep.store, csv.encode(), source="my.csv")
+    assert sweep.store.read_groups_csv() is None
+
+
+def test_a_csv_for_several_data_sets_must_name_them(sweep: Sweep) -> None:
+    sweep.plan_trial("other", "fp32")
+    sweep.plan[-1]["dataset_id"] = "e"
+    sweep.store.write_manifest({"name": "x", "groupings": {}, "plan": sweep.plan, "provenance": {}})
+    with pytest.raises(
+        StoreError, match=r"my.csv needs a column dataset_id: this store holds the data sets \['d', 'e'\]"
+    ):
+        import_groups(sweep.store, b"sample_id,size\n1,x\n", source="my.csv")
+
+
+@pytest.mark.parametrize(
+    ("csv", "message"),
+    [
+        (b"sample_id,hair\n1,x\n", r"my.csv: a column may not be called `hair`; that name is taken"),
+        (b"sample_id,size\n9999,x\n", r"my.csv names no image of data set d: its sample_id is that of samples.parquet"),
+    ],
+)
+def test_a_csv_that_does_not_fit_the_images_is_refused_and_not_kept(sweep: Sweep, csv: bytes, message: str) -> None:
+    sweep.tables()
+    with pytest.raises(StoreError, match=message):
+        import_groups(sweep.store, csv, source="my.csv")
+    assert sweep.store.read_groups_csv() is None
