@@ -2,8 +2,6 @@
 
 import time
 
-import torch
-
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import Retry
@@ -15,9 +13,8 @@ def run_inline(queue: BundleQueue, store: Store, progress: ProgressLines, *, ret
     """Run every trial of the queue that can run. `retry` is for workers that die, and here is none."""
     progress.say("in this process, one trial at a time")
     while bundle := queue.take():
-        torch.set_num_threads(bundle.resources.n_threads)
         for trial in bundle.trials:
             started = time.perf_counter()
-            status = run_trial(trial, store)
+            status = run_trial(trial, store, bundle.resources)
             queue.finish(trial.trial_id, status, seconds=time.perf_counter() - started)
             progress.finished(trial.trial_id, status, n_running=int(bool(queue.unfinished)))

@@ -115,9 +115,7 @@ class PlanSearcher(Searcher):
         return {
             "name": f"{bundle.trials[0].label} +{len(bundle.trials) - 1}".replace(" ", "_"),
             "store": self.store.location,
-            "cpu": bundle.resources.cpu,
-            "gpu": bundle.resources.gpu,
-            "n_threads": bundle.resources.n_threads,
+            "resources": bundle.resources.model_dump(),
             "trials": [trial.model_dump_json() for trial in bundle.trials],
         }
 
@@ -163,9 +161,7 @@ class SweepTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take a bundle. Rows that exist already were written before this bundle's worker died."""
-        import torch
-
-        torch.set_num_threads(config["n_threads"])
+        self.resources = Resources(**config["resources"])
         self.store = Store.open(config["store"])
         self.waiting = deque(PlannedTrial.model_validate_json(text) for text in config["trials"])
 
@@ -181,7 +177,7 @@ class SweepTrainable(tune.Trainable):
         outcomes, started = [], time.perf_counter()
         while self.waiting and (not outcomes or time.perf_counter() - started < REPORT_EVERY_S):
             trial, began = self.waiting.popleft(), time.perf_counter()
-            status = self.store.read_status(trial.trial_id) or run_trial(trial, self.store)
+            status = self.store.read_status(trial.trial_id) or run_trial(trial, self.store, self.resources)
             outcomes.append((trial.trial_id, status, time.perf_counter() - began))
         return {"outcomes": outcomes, "done": not self.waiting}
 
@@ -190,7 +186,8 @@ class SweepTrainable(tune.Trainable):
 
 
 def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    return tune.PlacementGroupFactory([{"CPU": config["cpu"], "GPU": config["gpu"]}])
+    resources = config["resources"]
+    return tune.PlacementGroupFactory([{"CPU": resources["cpu"], "GPU": resources["gpu"]}])
 
 
 def _slots(node: dict[str, float], shape: Resources) -> float:

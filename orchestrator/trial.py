@@ -20,6 +20,7 @@ import quant
 from datasets import Batches, DatasetSpec, GroupedDataset, load_dataset
 from orchestrator.manifest import find_code_version
 from orchestrator.plan import PlannedTrial, Status
+from orchestrator.spec import Resources
 from results import Store, make_predictions
 
 EVALUATION_BATCH_SIZE = 256
@@ -67,12 +68,13 @@ class Bench(NamedTuple):
         return Batches(self.dataset, self.dataset.splits[split], batch_size=batch_size, device=self.device)
 
 
-def run_trial(trial: PlannedTrial, store: Store, *, attempt: int = 1) -> Status:
+def run_trial(trial: PlannedTrial, store: Store, resources: Resources) -> Status:
     """Run one trial and write everything it leaves behind; the row comes last. Returns the row's status."""
     journal = Journal()
-    row = {**trial.columns(), "attempt": attempt, "code_version": find_code_version()}
+    row = {**trial.columns(), "code_version": find_code_version()}
     try:
-        row |= {"status": "ok", **_measure(trial, store, journal)}
+        torch.set_num_threads(resources.n_threads)
+        row |= {"status": "ok", **_measure(trial, store, journal, find_device(resources))}
     except Exception as error:
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         journal.say(row["traceback"])
@@ -83,11 +85,20 @@ def run_trial(trial: PlannedTrial, store: Store, *, attempt: int = 1) -> Status:
     return row["status"]
 
 
-def _measure(trial: PlannedTrial, store: Store, journal: Journal) -> dict[str, Any]:
+def find_device(resources: Resources) -> str:
+    """Return cuda where a share of a GPU was asked for, else cpu. Raises RuntimeError if torch sees no such GPU."""
+    if resources.gpu == 0:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise RuntimeError(f"{resources.gpu:g} GPUs were asked for, but torch sees none here: set `gpu` to 0.")
+    return "cuda"
+
+
+def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -> dict[str, Any]:
     dataset = _load(trial.dataset)
     if dataset.dataset_id != trial.dataset_id:
         raise ValueError(f"The data changed since the plan was made ({trial.dataset_id} -> {dataset.dataset_id}).")
-    bench = Bench(trial, dataset, store, journal, "cuda" if torch.cuda.is_available() else "cpu")
+    bench = Bench(trial, dataset, store, journal, device)
     _write_samples(dataset, store)
     built = BUILDERS[trial.method](bench)
     with journal.timed("evaluate_s"):

@@ -48,11 +48,20 @@ class Store:
     # The manifest: what was asked for.
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Write the request and the plan. Raises StoreError for a store that a newer version has written."""
-        if self._exists("manifest.json"):
-            self.read_manifest()
+        """Write the request and the plan.
+
+        Raises:
+            StoreError: a newer version, or a sweep of another name, has written this store; or it cannot be written.
+        """
+        if self._exists("manifest.json") and (name := self.read_manifest().get("name")) != manifest["name"]:
+            raise StoreError(
+                f"{self.location} holds the sweep '{name}', not '{manifest['name']}': choose another --store."
+            )
         text = json.dumps({"schema_version": SCHEMA_VERSION, **manifest}, indent=1)
-        self._write("manifest.json", text.encode())
+        try:
+            self._write("manifest.json", text.encode())
+        except OSError as error:
+            raise StoreError(f"{self.location} cannot be written ({error}): choose another --store.") from error
 
     def read_manifest(self) -> dict[str, Any]:
         """Return the manifest. Raises StoreError where there is none, or one of a newer version."""

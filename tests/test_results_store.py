@@ -163,6 +163,20 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path, method: str) -> N
         getattr(store, method)(*arguments)
 
 
+def test_a_store_of_another_sweep_is_refused(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    store.write_manifest({"name": "mine", "plan": [1]})
+    store.write_manifest({"name": "mine", "plan": [1, 2]})
+    with pytest.raises(StoreError, match=r"holds the sweep 'mine', not 'yours': choose another --store"):
+        store.write_manifest({"name": "yours"})
+
+
+def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file/store cannot be written .*choose another --store"):
+        Store.open(str(tmp_path / "file" / "store")).write_manifest({"name": "x"})
+
+
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match=r"manifest.json is damaged .*run the sweep again"):

@@ -377,7 +377,7 @@ def test_a_csv_of_groups_that_does_not_fit_is_refused(sweep: Sweep, csv: str, me
 def test_a_csv_for_several_data_sets_must_name_them(sweep: Sweep) -> None:
     sweep.plan_trial("other", "fp32")
     sweep.plan[-1]["dataset_id"] = "e"
-    sweep.store.write_manifest({"name": "x", "groupings": {}, "plan": sweep.plan, "provenance": {}})
+    sweep.store.write_manifest({"name": "planted", "groupings": {}, "plan": sweep.plan, "provenance": {}})
     with pytest.raises(
         StoreError, match=r"my.csv needs a column dataset_id: this store holds the data sets \['d', 'e'\]"
     ):

@@ -233,6 +233,35 @@ def test_a_diverged_stage_names_its_step_and_stops_only_its_own_children(sweep_f
     assert (status["n_ok"], status["n_failed"], status["n_missing"]) == (5, 1, 4)
 
 
+def test_a_gpu_that_is_not_there_is_a_failed_trial_that_says_so(
+    sweep_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = (
+        "sweep",
+        sweep_file,
+        "seeds=[0]",
+        "resources.ptq.gpu=0.5",
+        "--executor",
+        "inline",
+        "--store",
+        str(tmp_path),
+    )
+    assert run(*words).exit_code == 1
+    errors = {row["method"]: row["error"] for row in rows_of(Store.open(str(tmp_path))).values()}
+    assert errors["ptq"] == "RuntimeError: 0.5 GPUs were asked for, but torch sees none here: set `gpu` to 0."
+    assert errors["qat"] is None
+
+
+def test_torch_gets_as_many_threads_as_whole_cpus(sweep_file: str, tmp_path: Path) -> None:
+    words = ("sweep", sweep_file, "seeds=[0]", "quant=[]", "resources.fp32.cpu=2.5", "--executor", "inline")
+    try:
+        assert run(*words, "--store", str(tmp_path)).exit_code == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_status_and_report_work_on_a_partial_store(sweep_file: str, tmp_path: Path, undisturbed: Store) -> None:
     import shutil
 
