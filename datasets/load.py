@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from datasets.spec import SOURCES, DatasetSpec
-from datasets.splits import find_copies, make_splits
+from datasets.splits import cross, find_copies, make_splits
 from datasets.types import GroupedDataset, Images
 
 
@@ -37,7 +37,8 @@ def load_dataset(spec: DatasetSpec) -> GroupedDataset:
     """
     raw = _source(spec).load(data_folder())
     label = raw.attributes[SOURCES[spec.name].tasks[spec.task]]
-    splits = make_splits(spec, labels_N=label.codes_N, copy_ids_N=find_copies(raw.images), is_test_N=raw.is_test_N)
+    cells_N = cross(attribute.codes_N for attribute in raw.attributes.values())
+    splits = make_splits(spec, cells_N=cells_N, copy_ids_N=find_copies(raw.images), is_test_N=raw.is_test_N)
     mean_C, std_C = _pixel_statistics(raw.images, splits["train"])
     return GroupedDataset(
         dataset_id=find_dataset_id(spec),

@@ -17,6 +17,13 @@ class SourceInfo(NamedTuple):
 SOURCES: dict[str, SourceInfo] = {
     "digits": SourceInfo("datasets.digits", {"digit": "digit"}, has_official_test=False),
     "mnist": SourceInfo("datasets.mnist", {"class": "digit"}, has_official_test=True),
+    "fashion_mnist": SourceInfo("datasets.fashion_mnist", {"class": "garment"}, has_official_test=True),
+    "cifar10": SourceInfo("datasets.cifar10", {"class": "object"}, has_official_test=True),
+    "utkface": SourceInfo(
+        "datasets.utkface",
+        {"gender": "gender", "ethnicity": "ethnicity", "age": "age_bin"},
+        has_official_test=False,
+    ),
 }
 
 
@@ -25,7 +32,8 @@ class DatasetSpec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
 
     `test_share` is for sources without an official test set, which otherwise stays whole unless `test_size` asks for a
     subset. `val_share` is a share of what is not test. `train_size` is the exact number of training images wanted; the
-    validation split shrinks with it. Every subset is stratified and, for one `split_seed`, part of every larger one.
+    validation split shrinks with it. `exclude_conflicts` leaves out byte-identical images whose labels differ. Every
+    subset is stratified and, for one `split_seed`, part of every larger one.
     """
 
     name: str
@@ -36,6 +44,7 @@ class DatasetSpec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
     train_size: int | None = Field(default=None, ge=1)
     test_size: int | None = Field(default=None, ge=1)
     split_seed: int = Field(default=0, ge=0)
+    exclude_conflicts: bool = False
 
     @field_validator("name")
     @classmethod

@@ -5,7 +5,7 @@ training sets, and every subset of them, are then consecutive slices of it.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -31,27 +31,36 @@ def find_copies(images: Images) -> np.ndarray:
     return np.unique(np.array(digests, dtype="S16"), return_inverse=True)[1]
 
 
+def cross(codes: Iterable[np.ndarray]) -> np.ndarray:
+    """Return cells_N: images that agree in all attributes have equal numbers, from 0 up."""
+    return np.unique(np.stack(list(codes)), axis=1, return_inverse=True)[1].reshape(-1)
+
+
 def _each(images: Images, chunk: int = 4096) -> Iterator[np.ndarray]:
     for start in range(0, len(images), chunk):
         yield from images.batch(np.arange(start, min(start + chunk, len(images))))
 
 
 def make_splits(
-    spec: DatasetSpec, *, labels_N: np.ndarray, copy_ids_N: np.ndarray, is_test_N: np.ndarray | None
+    spec: DatasetSpec, *, cells_N: np.ndarray, copy_ids_N: np.ndarray, is_test_N: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Return sorted indices of train, val and test. Training images with a copy in an official test set are left out.
+    """Return sorted indices of train, val and test, stratified by `cells_N`, the attributes of the images crossed.
+
+    Training images with a copy in an official test set are left out.
 
     Raises:
         DataError: more images are asked for than there are, or a split would be empty.
     """
     units = np.unique(copy_ids_N, return_index=True)[1]  # the first image of every set of copies
+    if spec.exclude_conflicts:
+        units = units[~_has_conflict(cells_N, copy_ids_N)]
     if is_test_N is None:
-        units = _shuffle(units, labels_N, spec)
+        units = _shuffle(units, cells_N, spec)
         n_test = round((spec.test_share or 0.2) * len(units))
         test_units, pool = units[:n_test], units[n_test:]
     else:
         in_test = np.isin(copy_ids_N, copy_ids_N[is_test_N])[units]
-        test_units, pool = (_shuffle(units[side], labels_N, spec) for side in (in_test, ~in_test))
+        test_units, pool = (_shuffle(units[side], cells_N, spec) for side in (in_test, ~in_test))
     test_units = _first(test_units, spec.test_size, "test_size")
     n_pool = None if spec.train_size is None else round(spec.train_size / (1 - spec.val_share))
     pool = _first(pool, n_pool, "train_size")
@@ -66,8 +75,14 @@ def make_splits(
     return splits
 
 
-def _shuffle(units: np.ndarray, labels_N: np.ndarray, spec: DatasetSpec) -> np.ndarray:
-    return units[stratified_order(labels_N[units], spec.split_seed)]
+def _has_conflict(cells_N: np.ndarray, copy_ids_N: np.ndarray) -> np.ndarray:
+    """For each set of copies, whether its images disagree in an attribute."""
+    n_cells = np.bincount(np.unique(np.stack([copy_ids_N, cells_N]), axis=1)[0])
+    return n_cells > 1
+
+
+def _shuffle(units: np.ndarray, cells_N: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    return units[stratified_order(cells_N[units], spec.split_seed)]
 
 
 def _first(units: np.ndarray, n: int | None, field: str) -> np.ndarray:

@@ -51,7 +51,7 @@ def test_byte_identical_images_stay_on_one_side() -> None:
     images[150:] = images[:150]
     labels = np.random.default_rng(1).integers(0, 3, 300)
     copies = find_copies(ArrayImages(images))
-    splits = make_splits(DIGITS, labels_N=labels, copy_ids_N=copies, is_test_N=None)
+    splits = make_splits(DIGITS, cells_N=labels, copy_ids_N=copies, is_test_N=None)
     sides = [{images[i].tobytes() for i in splits[name]} for name in ("train", "val", "test")]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 150
     assert sum(len(split) for split in splits.values()) == 300
@@ -63,7 +63,7 @@ def test_copies_of_official_test_images_leave_the_training_set() -> None:
     spec = DatasetSpec(name="mnist", task="class")
     is_test = np.arange(100) >= 80
     splits = make_splits(
-        spec, labels_N=np.zeros(100, int), copy_ids_N=find_copies(ArrayImages(images)), is_test_N=is_test
+        spec, cells_N=np.zeros(100, int), copy_ids_N=find_copies(ArrayImages(images)), is_test_N=is_test
     )
     assert np.array_equal(splits["test"], np.arange(80, 100))
     assert sorted([*splits["train"], *splits["val"]]) == [i for i in range(80) if i != 5]
@@ -75,7 +75,7 @@ def test_a_smaller_subset_is_part_of_a_larger_one() -> None:
 
     def split(n: int) -> dict[str, np.ndarray]:
         spec = DatasetSpec(name="mnist", task="class", test_size=n)
-        return make_splits(spec, labels_N=labels, copy_ids_N=copies, is_test_N=is_test)
+        return make_splits(spec, cells_N=labels, copy_ids_N=copies, is_test_N=is_test)
 
     assert set(split(50)["test"]) < set(split(100)["test"])
     assert np.bincount(labels[split(50)["test"]]).tolist() == [5] * 10
