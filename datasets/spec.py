@@ -5,6 +5,8 @@ from typing import NamedTuple, Self
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+TEST_SHARE = 0.2  # where a source has no official test set and the spec names no share
+
 
 class SourceInfo(NamedTuple):
     """One known data set. `module` has `fingerprint(folder) -> str` and `load(folder) -> RawData`."""
@@ -60,9 +62,16 @@ class DatasetSpec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
             raise _misfit("task", self.task, list(source.tasks))
         known = sorted({"label", *source.tasks.values()})
         for grouping in self.group_by:
-            for attribute in grouping.split("*"):
+            parts = grouping.split("*")
+            for attribute in parts:
                 if attribute not in known:
                     raise _misfit("group_by", attribute, known)
+            columns = {source.tasks[self.task] if part == "label" else part for part in parts}
+            if len(columns) < len(parts):
+                message = (
+                    f"crosses an attribute with itself in '{grouping}' (here `label` is {source.tasks[self.task]})"
+                )
+                raise PydanticCustomError("misfit", "{message}", {"field": "group_by", "message": message})
         if source.has_official_test and self.test_share is not None:
             message = f"{self.name} has an official test set; remove it, and use test_size for a subset of that set"
             raise PydanticCustomError("misfit", "{message}", {"field": "test_share", "message": message})
@@ -70,7 +79,10 @@ class DatasetSpec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
 
     def identity(self) -> dict[str, object]:
         """The plain values that decide which images are in which split: all but `group_by`."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude={"group_by"})
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude={"group_by"})
+        if values.get("test_share") == TEST_SHARE:
+            del values["test_share"]
+        return values
 
 
 def _one_of(value: str, known: dict[str, SourceInfo]) -> str:

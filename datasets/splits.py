@@ -9,19 +9,24 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from datasets.spec import DatasetSpec
+from datasets.spec import TEST_SHARE, DatasetSpec
 from datasets.types import DataError, Images
 
 
 def stratified_order(strata_N: np.ndarray, seed: int) -> np.ndarray:
-    """Return a permutation of 0..N-1 whose every prefix holds each stratum in proportion, to within one image."""
-    shuffled = np.random.default_rng(seed).permutation(len(strata_N))
+    """Return a permutation of 0..N-1 in which the images of every stratum are spread evenly.
+
+    A stratum of n images has one in each n-th of the order, at a random offset of its own: every prefix holds each
+    stratum in proportion, to within one image of that stratum, and an image of a tiny stratum may stand anywhere.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(strata_N))
     strata = strata_N[shuffled]
     by_stratum = np.argsort(strata, kind="stable")
     sizes = np.bincount(strata, minlength=strata.max(initial=0) + 1)
     rank = np.arange(len(strata)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     position = np.empty(len(strata))
-    position[by_stratum] = (rank + 0.5) / np.repeat(sizes, sizes)
+    position[by_stratum] = (rank + np.repeat(rng.random(len(sizes)), sizes)) / np.repeat(sizes, sizes)
     return shuffled[np.argsort(position, kind="stable")]
 
 
@@ -56,16 +61,18 @@ def make_splits(
         units = units[~_has_conflict(cells_N, copy_ids_N)]
     if is_test_N is None:
         units = _shuffle(units, cells_N, spec)
-        n_test = round((spec.test_share or 0.2) * len(units))
+        n_test = round((spec.test_share or TEST_SHARE) * len(units))
         test_units, pool = units[:n_test], units[n_test:]
     else:
         in_test = np.isin(copy_ids_N, copy_ids_N[is_test_N])[units]
         test_units, pool = (_shuffle(units[side], cells_N, spec) for side in (in_test, ~in_test))
-    test_units = _first(test_units, spec.test_size, "test_size")
-    n_pool = None if spec.train_size is None else round(spec.train_size / (1 - spec.val_share))
-    pool = _first(pool, n_pool, "train_size")
-    n_val = len(pool) - spec.train_size if spec.train_size else round(spec.val_share * len(pool))
-    chosen = {"train": pool[n_val:], "val": pool[:n_val], "test": test_units}
+    test_units = _first(test_units, spec.test_size, f"`dataset.test_size` asks for {spec.test_size} images")
+    n_val, n_train = round(spec.val_share * len(pool)), spec.train_size
+    if n_train is not None:
+        n_val = min(n_val, round(n_train / (1 - spec.val_share)) - n_train)
+        wanted = f"`dataset.train_size` asks for {n_train} training images and {n_val} for validation"
+        _first(pool, n_train + n_val, wanted)
+    chosen = {"train": pool[: len(pool) - n_val][:n_train], "val": pool[len(pool) - n_val :], "test": test_units}
     for name, split in chosen.items():
         if len(split) == 0:
             raise DataError(f"The {name} split of `{spec.name}` would be empty: ask for a larger share or size.")
@@ -85,7 +92,7 @@ def _shuffle(units: np.ndarray, cells_N: np.ndarray, spec: DatasetSpec) -> np.nd
     return units[stratified_order(cells_N[units], spec.split_seed)]
 
 
-def _first(units: np.ndarray, n: int | None, field: str) -> np.ndarray:
+def _first(units: np.ndarray, n: int | None, wanted: str) -> np.ndarray:
     if n is not None and n > len(units):
-        raise DataError(f"`dataset.{field}` asks for {n} images (validation included), but there are {len(units)}.")
+        raise DataError(f"{wanted}, but there are {len(units)}.")
     return units[:n]

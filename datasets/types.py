@@ -85,6 +85,5 @@ class GroupedDataset:
         return self.images.batch(np.arange(1)).shape[1]
 
     def calibration_indices(self, n: int, seed: int) -> np.ndarray:
-        """Draw up to `n` training images, disjoint from val and test, the same for the same seed."""
-        train = self.splits["train"]
-        return np.sort(np.random.default_rng(seed).permutation(train)[:n])
+        """Draw up to `n` training images in random order, disjoint from val and test, the same for the same seed."""
+        return np.random.default_rng(seed).permutation(self.splits["train"])[:n]

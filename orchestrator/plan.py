@@ -136,9 +136,12 @@ def _links(spec: PtqSpec | QatSpec, stage: PlannedTrial, control_id: str | None)
         return links
     if spec.init == "fp32":
         return {"control_trial_id": control_id}
-    if (spec.epochs, spec.lr, spec.schedule) == (stage.train.epochs, stage.train.lr, stage.train.schedule):
+    steps = ("epochs", "lr", "schedule", "select")
+    if all(getattr(spec, name) == getattr(stage.train, name) for name in steps):
         return {"control_trial_id": stage.trial_id}
-    return {"control_reason": "trained from scratch with other steps than fp32: nothing differs by quantization alone"}
+    return {
+        "control_reason": "trained from scratch with other steps or selection than fp32: more differs than quantization"
+    }
 
 
 def _short_hash(value: dict[str, Any]) -> str:

@@ -57,7 +57,7 @@ class SweepHead(_Frozen, frozen=True):
     """The part of a sweep file that has no axes."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False)
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] = Field(strict=False)
     runtimes: tuple[Literal["torch"], ...] = Field(default=("torch",), strict=False)
     resources: ResourcesByMethod = ResourcesByMethod()
     retry: Retry = Retry()
@@ -131,7 +131,9 @@ def _read_toml(name: str) -> dict[str, Any]:
         message = f"is neither a file nor a built-in sweep ({', '.join(known)}).{did_you_mean(name, known)}"
         raise RequestError([Problem(name, message)])
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise RequestError([Problem(name, f"cannot be read: {error}.")]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError([Problem("", f"This is not TOML: {error}.")], name) from error
 
@@ -199,7 +201,7 @@ def _quant_specs(block: dict[str, Any], path: str, problems: list[Problem]) -> l
     methods = methods if isinstance(methods, list) else [methods]
     specs = []
     for method in methods:
-        if method not in METHODS:
+        if not isinstance(method, str) or method not in METHODS:
             hint = did_you_mean(method, METHODS)
             message = f"must be ptq or qat, got {method!r}.{hint} (fp32 and fp32_ft join a plan by themselves.)"
             problems.append(Problem(f"{path}.method", message))
@@ -247,6 +249,6 @@ def _validate(model: type[AnySpec], data: dict[str, Any], path: str, problems: l
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        shorthand = ("bits",) if model in METHODS.values() else ()
-        problems += describe_errors(error, model, path, also_known=shorthand)
+        also_known = ("experiments", "quant") if model is SweepHead else ("bits",) if model in METHODS.values() else ()
+        problems += describe_errors(error, model, path, also_known=also_known)
         return None

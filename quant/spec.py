@@ -121,8 +121,10 @@ class PtqSpec(QuantSettings, frozen=True):
         return self
 
     def normalized(self) -> Self:
-        """Also without a recipe's settings where nothing is fine-tuned."""
+        """Also without a recipe's settings where nothing is fine-tuned; the weights are seen once, so ema is minmax."""
         idle = {} if self.base == "fp32_ft" else {"schedule": "cosine", "select": "last"}
+        if self.weight_observer == "ema":
+            idle["weight_observer"] = "minmax"
         return super().normalized().model_copy(update=idle)
 
     def control(self) -> "Fp32FtSpec | None":

@@ -36,7 +36,7 @@ class Store:
             return cls(fs.LocalFileSystem(), location, location)
         try:
             filesystem, root = fs.FileSystem.from_uri(location)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise StoreError(
                 f"`--store` must be a path or a pyarrow filesystem URI, got {location!r}: {error}"
             ) from error
@@ -65,14 +65,19 @@ class Store:
 
     def read_manifest(self) -> dict[str, Any]:
         """Return the manifest. Raises StoreError where there is none, or one of a newer version."""
+        manifest: Any = None
         if not self._exists("manifest.json"):
             raise StoreError(
                 f"{self.location} holds no sweep (no manifest.json): name the folder that `sweep` printed."
             )
         try:
             manifest = json.loads(self._read("manifest.json"))
-        except ValueError as error:
-            raise StoreError(f"{self.location}/manifest.json is damaged ({error}): run the sweep again.") from error
+            missing = {"schema_version", "name", "groupings", "plan", "provenance"} - set(manifest)
+        except (ValueError, TypeError) as error:
+            missing = {str(error)}
+        if missing and not (isinstance(manifest, dict) and manifest.get("schema_version", 0) > SCHEMA_VERSION):
+            what = f"{self.location}/manifest.json is damaged or no manifest ({', '.join(sorted(missing))})"
+            raise StoreError(f"{what}: delete it and run the sweep again; finished trials are kept.")
         if manifest["schema_version"] > SCHEMA_VERSION:
             raise StoreError(
                 f"{self.location} has schema version {manifest['schema_version']}, and this program knows "
@@ -117,10 +122,8 @@ class Store:
         """Return what `write_stage` kept. Raises StoreError where it is missing."""
         path = f"stages/{trial_id}.pt"
         if not self._exists(path):
-            row = f"trials/{trial_id}.parquet"
-            raise StoreError(
-                f"{self.location}/{path} is missing: delete {row} and run the sweep again to make it anew."
-            )
+            remedy = f"delete trials/{trial_id}.parquet and run the sweep again with --retry-failed"
+            raise StoreError(f"{self.location}/{path} is missing: {remedy}.")
         return self._read(path)
 
     def write_predictions(self, trial_id: str, runtime: str, table: pa.Table) -> None:
@@ -158,7 +161,10 @@ class Store:
     def trial_ids(self) -> set[str]:
         """Ids of the finished trials, ok or failed."""
         selector = fs.FileSelector(self._full("trials"), allow_not_found=True)
-        names = (info.base_name for info in self._fs.get_file_info(selector))
+        try:
+            names = [info.base_name for info in self._fs.get_file_info(selector)]
+        except OSError as error:
+            raise StoreError(f"{self.location} cannot be read ({error}): choose another --store.") from error
         return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
 
     def read_status(self, trial_id: str) -> str | None:
@@ -237,8 +243,10 @@ def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 def _remedy(path: str) -> str:
     folder, _, name = path.partition("/")
-    if folder in ("tables", "samples"):
-        return " Delete it; `report` makes tables anew, a sweep makes samples anew."
+    if folder == "tables":
+        return " `report` makes it anew."
+    if folder == "samples":
+        return " Delete it and any one file of trials/, and run the sweep again: the trial that runs makes it anew."
     trial_id = name.partition(".")[0]
     return f" Delete trials/{trial_id}.parquet and run the sweep again: only that trial runs."
 

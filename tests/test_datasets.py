@@ -1,5 +1,6 @@
 """Data sets: splits that leak nothing, ids that follow the content, batches that are normalised."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from datasets import ArrayImages, Batches, DataError, DatasetSpec, find_dataset_
 from datasets.splits import find_copies, make_splits, stratified_order
 
 DIGITS = DatasetSpec(name="digits", task="digit", test_share=0.5)
+GOLDEN_SPLITS = "b811e7e7b9a93c33"
 MNIST = DatasetSpec(name="mnist", task="class", train_size=6000)
 
 
@@ -34,7 +36,15 @@ def test_every_prefix_of_a_stratified_order_holds_each_stratum_in_proportion(siz
     assert np.array_equal(np.sort(order), np.arange(len(strata)))
     n = data.draw(st.integers(0, len(strata)))
     counts = np.bincount(strata[order[:n]], minlength=len(sizes))
-    assert np.abs(counts - n * np.array(sizes) / len(strata)).max() <= len(sizes) / 2 + 1
+    # There is one share of which every stratum holds its part, to within one image.
+    assert ((counts - 1) / sizes).max() <= ((counts + 1) / sizes).min()
+
+
+def test_tiny_strata_come_into_the_test_set_as_often_as_their_share() -> None:
+    strata = np.repeat(np.arange(201), [1000] + [1] * 100 + [2] * 100)
+    n_test = round(0.2 * len(strata))
+    rare = [(strata[stratified_order(strata, seed)[:n_test]] > 0).sum() for seed in range(200)]
+    assert np.mean(rare) == pytest.approx(0.2 * 300, rel=0.05)
 
 
 def test_splits_are_disjoint_complete_and_stratified() -> None:
@@ -81,6 +91,20 @@ def test_a_smaller_subset_is_part_of_a_larger_one() -> None:
     assert np.bincount(labels[split(50)["test"]]).tolist() == [5] * 10
 
 
+def test_a_smaller_training_set_is_part_of_a_larger_one_and_of_no_validation_set() -> None:
+    small, large = (load_dataset(DIGITS.model_copy(update={"train_size": n})).splits for n in (200, 400))
+    assert set(small["train"]) < set(large["train"])
+    assert set(small["val"]) < set(large["val"])
+    assert not set(small["train"]) & set(large["val"])
+
+
+def test_the_splits_are_those_of_yesterday() -> None:
+    """They may change only when `ENGINE_VERSION` is raised: every stored result rests on them."""
+    splits = load_dataset(DIGITS).splits
+    digest = hashlib.sha256(b"".join(splits[name].astype("<i8").tobytes() for name in ("train", "val", "test")))
+    assert digest.hexdigest()[:16] == GOLDEN_SPLITS
+
+
 def test_train_size_is_exact() -> None:
     data = load_dataset(DIGITS.model_copy(update={"train_size": 300}))
     assert len(data.splits["train"]) == 300
@@ -88,7 +112,9 @@ def test_train_size_is_exact() -> None:
 
 
 def test_more_images_than_there_are_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"`dataset.train_size` asks for 1112 images .*but there are 899"):
+    with pytest.raises(
+        DataError, match=r"`dataset.train_size` asks for 1001 training images and 90 for validation, but there are 899"
+    ):
         load_dataset(DIGITS.model_copy(update={"train_size": 1001}))
 
 
@@ -102,6 +128,8 @@ def test_the_id_follows_the_split_but_not_the_grouping() -> None:
     assert base == find_dataset_id(DIGITS.model_copy(update={"group_by": ("digit",)}))
     others = {find_dataset_id(DIGITS.model_copy(update=change)) for change in ({"test_share": 0.4}, {"split_seed": 1})}
     assert len({base, *others}) == 3
+    plain = DatasetSpec(name="digits", task="digit")
+    assert find_dataset_id(plain) == find_dataset_id(plain.model_copy(update={"test_share": 0.2}))
     assert load_dataset(DIGITS).dataset_id == base
 
 
@@ -135,6 +163,7 @@ def test_training_batches_are_normalised_and_shuffled_by_their_generator() -> No
         ({"task": "age"}, "must be one of .'digit'., got 'age'"),
         ({"group_by": ("ethnicity",)}, "got 'ethnicity'"),
         ({"group_by": ("label*gender",)}, "got 'gender'"),
+        ({"group_by": ("label*digit",)}, "crosses an attribute with itself in 'label.digit'"),
         ({"test_share": 1.5}, "less than 1"),
     ],
 )

@@ -66,7 +66,7 @@ def test_ptq_of_the_fine_tuned_model_needs_it_and_is_compared_with_it() -> None:
 
 
 def test_qat_from_scratch_has_fp32_as_control_only_where_their_steps_are_the_same() -> None:
-    same = "quant.1={method='qat', init='scratch', epochs=15, lr=0.003}"
+    same = "quant.1={method='qat', init='scratch', epochs=15, lr=0.003, select='best_val'}"
     other = "quant.1={method='qat', init='scratch', epochs=14, lr=0.003}"
     for override, expected in ((same, True), (other, False)):
         plan = plan_of(override, "seeds=[0]")

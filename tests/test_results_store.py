@@ -16,6 +16,7 @@ from results import SCHEMA_VERSION, Store, StoreError
 from results.schema import LAYERS, PREDICTIONS, TABLES, TRIALS
 from results.store import conform, table_of
 
+MANIFEST = {"name": "mine", "groupings": {}, "plan": [], "provenance": {}}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -30,11 +31,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def test_what_is_written_is_read_back(store: Store) -> None:
-    store.write_manifest({"name": "x"})
+    store.write_manifest(MANIFEST)
     store.write_stage("a", b"weights")
     store.write_trial({"trial_id": "a", "status": "ok", "accuracy": 0.5, "seed": 3})
     store.write_trial({"trial_id": "b", "status": "failed", "error": "no"})
-    assert store.read_manifest() == {"name": "x", "schema_version": SCHEMA_VERSION}
+    assert store.read_manifest() == {**MANIFEST, "schema_version": SCHEMA_VERSION}
     assert store.read_stage("a") == b"weights"
     assert store.trial_ids() == {"a", "b"}
     assert (store.read_status("a"), store.read_status("b"), store.read_status("c")) == ("ok", "failed", None)
@@ -165,10 +166,10 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path, method: str) -> N
 
 def test_a_store_of_another_sweep_is_refused(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
-    store.write_manifest({"name": "mine", "plan": [1]})
-    store.write_manifest({"name": "mine", "plan": [1, 2]})
+    store.write_manifest(MANIFEST)
+    store.write_manifest({**MANIFEST, "plan": [1, 2]})
     with pytest.raises(StoreError, match=r"holds the sweep 'mine', not 'yours': choose another --store"):
-        store.write_manifest({"name": "yours"})
+        store.write_manifest({**MANIFEST, "name": "yours"})
 
 
 def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
@@ -177,10 +178,21 @@ def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         Store.open(str(tmp_path / "file" / "store")).write_manifest({"name": "x"})
 
 
-def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(StoreError, match=r"manifest.json is damaged .*run the sweep again"):
-        Store.open(str(tmp_path)).read_manifest()
+@pytest.mark.parametrize("text", ["{", "x{", "{}", "[1]", '{"schema_version": 1}', "null"])
+def test_a_damaged_manifest_is_named_with_a_remedy_that_works(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    store = Store.open(str(tmp_path))
+    with pytest.raises(StoreError, match=r"manifest.json is damaged .*delete it and run the sweep again"):
+        store.read_manifest()
+    (tmp_path / "manifest.json").unlink()
+    store.write_manifest(MANIFEST)
+    assert store.read_manifest()["name"] == "mine"
+
+
+def test_a_file_in_place_of_a_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file cannot be written .*choose another --store"):
+        Store.open(str(tmp_path / "file")).write_manifest(MANIFEST)
 
 
 def test_a_damaged_row_is_named_with_its_remedy(tmp_path: Path) -> None:
@@ -194,9 +206,11 @@ def test_a_damaged_row_is_named_with_its_remedy(tmp_path: Path) -> None:
 
 def test_missing_pieces_say_how_to_make_them_anew(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
-    with pytest.raises(StoreError, match=r"stages/a.pt is missing: delete trials/a.parquet and run the sweep again"):
+    with pytest.raises(
+        StoreError, match=r"stages/a.pt is missing: delete trials/a.parquet and run the sweep again with --retry-failed"
+    ):
         store.read_stage("a")
     with pytest.raises(StoreError, match=r"predictions/a.torch.parquet is missing .*Delete trials/a.parquet"):
         store.read_predictions("a", "torch")
-    with pytest.raises(StoreError, match=r"tables/trials.parquet is missing .*`report` makes tables anew"):
+    with pytest.raises(StoreError, match=r"tables/trials.parquet is missing .*`report` makes it anew"):
         store.read_table("trials")
