@@ -115,17 +115,16 @@ def _measure(trial: PlannedTrial, store: Store, journal: Journal) -> dict[str, A
 
 
 def _build_fp32(bench: Bench) -> Built:
-    trial, dataset = bench.trial, bench.dataset
-    model = quant.build_model(
-        trial.model, in_channels=dataset.n_channels, n_classes=len(dataset.class_names), seed=trial.seed
-    )
-    built = _fit(bench, model.to(bench.device), trial.train)
+    """Train the network, or take the user's own weights as they are."""
+    trial = bench.trial
+    model = _network(bench, trial.model)
+    built = Built(model) if trial.model.weights else _fit(bench, model, trial.train)
     bench.store.write_stage(trial.trial_id, quant.weights_to_bytes(built.model))
     return built
 
 
 def _build_fp32_ft(bench: Bench) -> Built:
-    built = _fit(bench, _prepare(bench), bench.trial.quant)
+    built = _fit(bench, _prepare(bench), _recipe(bench))
     bench.store.write_stage(bench.trial.trial_id, quant.weights_to_bytes(built.model))
     return built
 
@@ -138,7 +137,7 @@ def _build_ptq(bench: Bench) -> Built:
 
 
 def _build_qat(bench: Bench) -> Built:
-    built = _fit(bench, _calibrate(bench, _prepare(bench)), bench.trial.quant)
+    built = _fit(bench, _calibrate(bench, _prepare(bench)), _recipe(bench))
     quant.freeze(built.model)
     return built
 
@@ -159,14 +158,15 @@ def _prepare(bench: Bench) -> torch.nn.Module:
 
 
 def _float_stage(bench: Bench) -> torch.nn.Module:
-    model = quant.build_model(
-        bench.trial.model,
-        in_channels=bench.dataset.n_channels,
-        n_classes=len(bench.dataset.class_names),
-        seed=bench.trial.seed,
-    )
+    model = _network(bench, bench.trial.model.architecture)
     quant.load_weights(model, bench.store.read_stage(bench.trial.stage_id))
-    return model.to(bench.device)
+    return model
+
+
+def _network(bench: Bench, spec: quant.ModelSpec) -> torch.nn.Module:
+    n_channels, n_classes = bench.dataset.n_channels, len(bench.dataset.class_names)
+    shape = {"in_channels": n_channels, "n_classes": n_classes, "task": bench.dataset.task}
+    return quant.build_model(spec, **shape, seed=bench.trial.seed).to(bench.device)
 
 
 def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
@@ -180,12 +180,17 @@ def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def _fit(bench: Bench, model: torch.nn.Module, recipe: Any) -> Built:
+def _recipe(bench: Bench) -> quant.TrainSpec:
+    assert isinstance(bench.trial.quant, quant.QatSpec | quant.Fp32FtSpec)
+    return bench.trial.train.with_recipe(bench.trial.quant)
+
+
+def _fit(bench: Bench, model: torch.nn.Module, spec: quant.TrainSpec) -> Built:
     with bench.journal.timed("train_s"):
         fitted = quant.fit(
             model,
-            recipe,
-            train=bench.batches("train", bench.trial.train.batch_size),
+            spec,
+            train=bench.batches("train", spec.batch_size),
             val=bench.batches("val", EVALUATION_BATCH_SIZE),
             seed=bench.trial.seed,
             log=bench.journal.say,
