@@ -156,7 +156,10 @@ def _read_request(words: list[str] | None, location: str | None, *, retry_failed
     if strangers:
         raise RequestError([Problem(word, "is no override: write it as key=value.") for word in strangers])
     spec = load_sweep(name, words)
-    plan = make_plan(spec, _find_dataset_ids(spec))
+    try:
+        plan = make_plan(spec, _find_dataset_ids(spec))
+    except ValueError as error:  # a file of weights
+        raise error if isinstance(error, RequestError) else RequestError([Problem("", str(error))], name) from error
     store = Store.open(location or str(Path("results", "runs", spec.head.name)))
     stored = {row["trial_id"]: row for row in store.read_trials().to_pylist()}
     failed = {trial_id: row for trial_id, row in stored.items() if row["status"] == "failed"}

@@ -13,7 +13,17 @@ from pydantic import BaseModel
 
 from datasets import DatasetSpec
 from orchestrator.spec import Experiment, SweepSpec
-from quant import ENGINE_VERSION, Fp32FtSpec, Fp32Spec, MethodSpec, ModelSpec, PtqSpec, QatSpec, TrainSpec
+from quant import (
+    ENGINE_VERSION,
+    Fp32FtSpec,
+    Fp32Spec,
+    MethodSpec,
+    ModelSpec,
+    PtqSpec,
+    QatSpec,
+    TrainSpec,
+    fingerprint_weights,
+)
 
 Status = Literal["ok", "failed"]
 
@@ -27,6 +37,7 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
     train: TrainSpec
     quant: MethodSpec
     seed: int
+    weights_id: str | None = None
     needs: tuple[str, ...] = ()
     reference_trial_id: str | None = None
     control_trial_id: str | None = None
@@ -43,10 +54,14 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
         return {
             "dataset": self.dataset_id,
             "engine": ENGINE_VERSION,
-            "model": self.model.model_dump(mode="json", exclude_defaults=True),
+            "model": self._model_identity(),
             "quant": self.quant.model_dump(mode="json", exclude_defaults=True),
             "train": self.train.model_dump(mode="json", exclude_defaults=True),
         }
+
+    def _model_identity(self) -> dict[str, Any]:
+        values = self.model.model_dump(mode="json", exclude_defaults=True)
+        return values if self.weights_id is None else {**values, "weights": self.weights_id}
 
     @cached_property
     def trial_id(self) -> str:
@@ -100,19 +115,28 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
 
 
 def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple[PlannedTrial, ...]:
-    """Return every trial once, needs before dependants. `dataset_ids` maps each data set's spec to its content id."""
+    """Return every trial once, needs before dependants. `dataset_ids` maps each data set's spec to its content id.
+
+    Raises ValueError if a file of the user's own weights is missing.
+    """
+    weights_ids = {experiment.model: fingerprint_weights(experiment.model) for experiment in sweep.experiments}
     trials: dict[str, PlannedTrial] = {}
     for seed in sweep.head.seeds:
         for experiment in sweep.experiments:
-            for trial in _trials_of(experiment, dataset_ids[experiment.dataset], seed, sweep.quant):
+            identity = {
+                "dataset_id": dataset_ids[experiment.dataset],
+                "weights_id": weights_ids[experiment.model],
+                "seed": seed,
+            }
+            for trial in _trials_of(experiment, identity, sweep.quant):
                 trials.setdefault(trial.trial_id, trial)
     return tuple(trials.values())
 
 
 def _trials_of(
-    experiment: Experiment, dataset_id: str, seed: int, quant: Iterable[PtqSpec | QatSpec]
+    experiment: Experiment, identity: dict[str, Any], quant: Iterable[PtqSpec | QatSpec]
 ) -> Iterable[PlannedTrial]:
-    shared = {**experiment._asdict(), "dataset_id": dataset_id, "seed": seed}
+    shared = {**experiment._asdict(), **identity}
     stage = PlannedTrial.model_construct(**shared, quant=Fp32Spec(method="fp32"))
     yield stage
     on_stage = {**shared, "needs": (stage.trial_id,), "reference_trial_id": stage.trial_id}

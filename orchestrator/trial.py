@@ -98,6 +98,8 @@ def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -
     dataset = _load(trial.dataset)
     if dataset.dataset_id != trial.dataset_id:
         raise ValueError(f"The data changed since the plan was made ({trial.dataset_id} -> {dataset.dataset_id}).")
+    if quant.fingerprint_weights(trial.model) != trial.weights_id:
+        raise ValueError(f"{trial.model.weights} changed since the plan was made: run the sweep again.")
     bench = Bench(trial, dataset, store, journal, device)
     _write_samples(dataset, store)
     built = BUILDERS[trial.method](bench)
@@ -127,13 +129,16 @@ def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -
 
 
 def _build_fp32(bench: Bench) -> Built:
-    built = _fit(bench, _initial_model(bench), bench.trial.train)
-    bench.store.write_stage(bench.trial.trial_id, quant.weights_to_bytes(built.model))
+    """Train the network, or take the user's own weights as they are."""
+    trial = bench.trial
+    model = _network(bench, trial.model)
+    built = Built(model) if trial.model.weights else _fit(bench, model, trial.train)
+    bench.store.write_stage(trial.trial_id, quant.weights_to_bytes(built.model))
     return built
 
 
 def _build_fp32_ft(bench: Bench) -> Built:
-    built = _fit(bench, _prepare(bench), bench.trial.quant)
+    built = _fit(bench, _prepare(bench), _recipe(bench))
     bench.store.write_stage(bench.trial.trial_id, quant.weights_to_bytes(built.model))
     return built
 
@@ -146,7 +151,7 @@ def _build_ptq(bench: Bench) -> Built:
 
 
 def _build_qat(bench: Bench) -> Built:
-    built = _fit(bench, _calibrate(bench, _prepare(bench)), bench.trial.quant)
+    built = _fit(bench, _calibrate(bench, _prepare(bench)), _recipe(bench))
     quant.freeze(built.model)
     return built
 
@@ -164,23 +169,20 @@ def _prepare(bench: Bench) -> torch.nn.Module:
     settings = bench.trial.quant
     assert not isinstance(settings, quant.Fp32Spec)
     from_scratch = isinstance(settings, quant.QatSpec) and settings.init == "scratch"
-    model = _initial_model(bench) if from_scratch else _reference_model(bench)
+    model = _network(bench, bench.trial.model.architecture) if from_scratch else _reference_model(bench)
     return quant.prepare(model, settings, next(bench.batches("train", 2).images()))
 
 
-def _initial_model(bench: Bench) -> torch.nn.Module:
-    """The model with its initial weights, which follow the seed."""
-    dataset = bench.dataset
-    classes = len(dataset.class_names)
-    model = quant.build_model(
-        bench.trial.model, in_channels=dataset.n_channels, n_classes=classes, seed=bench.trial.seed
-    )
-    return model.to(bench.device)
+def _network(bench: Bench, spec: quant.ModelSpec) -> torch.nn.Module:
+    """The model with its initial weights, which follow the seed, or with the user's own where `spec` names them."""
+    n_channels, n_classes = bench.dataset.n_channels, len(bench.dataset.class_names)
+    shape = {"in_channels": n_channels, "n_classes": n_classes, "task": bench.dataset.task}
+    return quant.build_model(spec, **shape, seed=bench.trial.seed).to(bench.device)
 
 
 def _reference_model(bench: Bench) -> torch.nn.Module:
     """The trained float model that this trial starts from and is compared with."""
-    model = _initial_model(bench)
+    model = _network(bench, bench.trial.model.architecture)
     quant.load_weights(model, bench.store.read_stage(str(bench.trial.reference_trial_id)))
     return model
 
@@ -196,12 +198,17 @@ def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def _fit(bench: Bench, model: torch.nn.Module, recipe: Any) -> Built:
+def _recipe(bench: Bench) -> quant.TrainSpec:
+    assert isinstance(bench.trial.quant, quant.QatSpec | quant.Fp32FtSpec)
+    return bench.trial.train.with_recipe(bench.trial.quant)
+
+
+def _fit(bench: Bench, model: torch.nn.Module, spec: quant.TrainSpec) -> Built:
     with bench.journal.timed("train_s"):
         fitted = quant.fit(
             model,
-            recipe,
-            train=bench.batches("train", bench.trial.train.batch_size),
+            spec,
+            train=bench.batches("train", spec.batch_size),
             val=bench.batches("val", EVALUATION_BATCH_SIZE),
             seed=bench.trial.seed,
             log=bench.journal.say,

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from quant.fingerprint import fingerprint_weights
 from quant.spec import (
     ENGINE_VERSION,
     MODELS,
@@ -42,6 +43,7 @@ __all__ = [
     "calibrate",
     "count_bytes",
     "describe_layers",
+    "fingerprint_weights",
     "fit",
     "freeze",
     "load_quantizer_state",

@@ -64,7 +64,8 @@ class FakeQuantize(nn.Module):
     fixed       values are quantized on the grid as it is
     frozen      nothing happens: the weight has been put on its grid for good
 
-    Everything that `fixed` needs is in buffers, so a state dict restores it. The scale is nan until it is calibrated.
+    The arithmetic is float32, also under autocast. All that `fixed` needs is in buffers, so a state dict restores it.
+    The scale is nan until it is calibrated.
 
         >>> quantizer = FakeQuantize(TensorSpec.of_activation(settings), layer="conv1")
         >>> quantizer.observe(x), quantizer.decide_sign(), quantizer.update_grid()
@@ -89,6 +90,7 @@ class FakeQuantize(nn.Module):
         """Return `x` on the grid, or unchanged, as `mode` says."""
         if self.mode in ("bypass", "frozen"):
             return x
+        x = x.float()  # under autocast activations arrive in bfloat16, which would round the grid itself
         if self.mode == "calibrate":
             self.observe(x)
             return x

@@ -13,6 +13,8 @@ from quant.states import device_of, evaluating, require_calibrated
 def predict(model: nn.Module, images: Iterable[Tensor]) -> Tensor:
     """Return logits_NK, float32 on the CPU, in eval mode, for batches of images_NCHW in their order.
 
+    Of a model with several heads these are the logits of the first.
+
     Raises NonFiniteError naming the batch (from 0) and the first layer concerned, and ValueError if there is no image
     or a quantizer has no range.
     """
@@ -26,7 +28,8 @@ def predict(model: nn.Module, images: Iterable[Tensor]) -> Tensor:
 
 def _predict_batch(model: nn.Module, batch: int, images_NCHW: Tensor) -> Tensor:
     images_NCHW = images_NCHW.to(device_of(model))
-    logits_NK = model(images_NCHW).float().cpu()
+    outputs = model(images_NCHW)
+    logits_NK = (outputs[0] if isinstance(outputs, tuple) else outputs).float().cpu()
     if not is_finite(logits_NK):
         raise NonFiniteError(f"non-finite logits in batch {batch} ({find_non_finite(model, images_NCHW)})")
     return logits_NK

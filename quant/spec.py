@@ -4,7 +4,9 @@ A spec goes into `quant.prepare` and, through its canonical JSON, into the ident
 effect in a combination is put back to its default by `normalized`, so that equal experiments have equal ids.
 """
 
-from typing import Annotated, Final, Literal, Self
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
@@ -13,10 +15,22 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 ENGINE_VERSION: Final = 1
 
 # name -> class, loaded by `quant.build_model`
-MODELS: dict[str, str] = {"small_cnn": "quant.models.small_cnn:SmallCnn"}
+MODELS: dict[str, str] = {
+    "small_cnn": "quant.models.small_cnn:SmallCnn",
+    "nin": "quant.models.nin:Nin",
+    "nin_gc": "quant.models.nin:NinGc",
+    "resnet18": "quant.models.resnet18:ResNet18",
+    "trident": "quant.models.trident:Trident",
+}
+# channels of the first layer, as the networks were published
+WIDTHS: dict[str, int] = {"small_cnn": 16, "nin": 192, "nin_gc": 256, "resnet18": 64, "trident": 32}
+MULTI_HEAD: Final = ("trident",)
+ELSEWHERE: Final = {"torchvision:NAME": r"torchvision:\w+", "package.module:factory": r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"}
 
 Bits = Annotated[int, Field(ge=2, le=16)]
-Schedule = Literal["constant", "cosine"]
+Pair = Annotated[tuple[str, str], Field(strict=False)]
+Epoch = Annotated[int, Field(ge=1)]
+Schedule = Literal["constant", "step", "cosine"]
 Selection = Literal["last", "best_val"]
 Observer = Literal["minmax", "ema", "percentile"]
 
@@ -26,37 +40,127 @@ class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=Fa
 
 
 class ModelSpec(Spec, frozen=True):
-    """A network by name. `width` is the number of channels of its first layer."""
+    """A network by name: one of `MODELS`, `torchvision:NAME`, or `package.module:factory`, and where its weights are.
+
+    `width` is the number of channels of the first layer, and all other layers scale with it; None is the original's.
+    `heads` says which heads of a multi-head network run and are trained. `weights` is a file, or `torchvision:NAME`, in
+    place of training; `key_map` pairs a prefix of the file's keys with the prefix that the network has in its place.
+    """
 
     name: str
-    width: int = Field(default=16, ge=1)
+    width: int | None = Field(default=None, ge=1)
+    heads: Literal["task", "all"] = "task"
+    weights: str | None = None
+    key_map: tuple[Pair, ...] = Field(default=(), strict=False)
 
     @field_validator("name")
     @classmethod
     def name_is_known(cls, name: str) -> str:
-        """Raise pydantic's own `literal_error` for a model that is not in `MODELS`."""
-        if name not in MODELS:
-            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, MODELS))})
+        """Raise pydantic's own `literal_error` for a model that is in neither `MODELS` nor `ELSEWHERE`."""
+        if name not in MODELS and not any(re.fullmatch(pattern, name) for pattern in ELSEWHERE.values()):
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, [*MODELS, *ELSEWHERE]))})
         return name
 
+    @field_validator("weights")
+    @classmethod
+    def weights_are_absolute(cls, weights: str | None) -> str | None:
+        """Make a path absolute: a worker runs in another folder than the one where the sweep was started."""
+        if weights is None or weights.startswith("torchvision:"):
+            return weights
+        return str(Path(weights).expanduser().absolute())
 
-class TrainSpec(Spec, frozen=True):
-    """How the float model is trained: Adam, `schedule` over all steps, the epoch of the best validation accuracy."""
+    @field_validator("key_map", mode="before")
+    @classmethod
+    def key_map_is_a_table(cls, key_map: Any) -> Any:
+        """Take a table as sorted pairs, which can be hashed."""
+        if not isinstance(key_map, dict | list | tuple):
+            raise _misfit("key_map", 'must be a table from old prefix to new prefix, such as {"net." = ""}', here=True)
+        return tuple(sorted(key_map.items())) if isinstance(key_map, dict) else key_map
 
-    epochs: int = Field(ge=1)
-    lr: float = Field(gt=0)
-    batch_size: int = Field(default=64, ge=2)
-    schedule: Schedule = "cosine"
-    select: Selection = "best_val"
+    @model_validator(mode="before")
+    @classmethod
+    def original_width_is_left_out(cls, data: Any) -> Any:
+        """Forget a width that is the original's, so that writing it down changes no id."""
+        is_original = isinstance(data, dict) and (data.get("name"), data.get("width")) in list(WIDTHS.items())
+        return {key: value for key, value in data.items() if key != "width"} if is_original else data
+
+    @model_validator(mode="after")
+    def settings_fit_the_network(self) -> Self:
+        """Raise where a setting would have no effect on this network."""
+        if self.width is not None and self.name not in MODELS:
+            raise _misfit("width", f"is not a setting of {self.name}; remove it")
+        if self.heads == "all" and self.name not in MULTI_HEAD:
+            raise _misfit("heads", f"is 'all', but {self.name} has one head; only {MULTI_HEAD[0]} has several")
+        if self.has_torchvision_weights and not self.name.startswith("torchvision:"):
+            raise _misfit("weights", f"is '{self.weights}', which only torchvision's models have, and not {self.name}")
+        if self.key_map and (self.weights is None or self.has_torchvision_weights):
+            raise _misfit("key_map", "renames the keys of a file, but `weights` names none")
+        return self
+
+    @property
+    def has_torchvision_weights(self) -> bool:
+        """Whether the weights are torchvision's own."""
+        return self.weights is not None and self.weights.startswith("torchvision:")
+
+    @property
+    def architecture(self) -> "ModelSpec":
+        """The same network without the file of its weights."""
+        return self.model_copy(update={"weights": None, "key_map": ()})
+
+
+def _misfit(field: str, message: str, *, here: bool = False) -> PydanticCustomError:
+    """Return the error of a setting that does not fit; `here` where pydantic knows the field already."""
+    return PydanticCustomError("misfit", "{message}", {"message": message, **({} if here else {"field": field})})
 
 
 class Recipe(Spec, frozen=True):
-    """A fine-tuning recipe: what a QAT trial and its control share. Everything else comes from the `TrainSpec`."""
+    """A course of training: what a QAT trial and its control share. Everything else comes from the `TrainSpec`.
+
+    `schedule`: "constant"; "step", a tenth from each epoch in `milestones` (from 1) on; "cosine" over all steps.
+    """
 
     epochs: int = Field(ge=1)
     lr: float = Field(gt=0)
     schedule: Schedule = "cosine"
+    milestones: tuple[Epoch, ...] = Field(default=(), strict=False)
     select: Selection = "last"
+
+    @model_validator(mode="after")
+    def milestones_fit_the_schedule(self) -> Self:
+        """Raise for milestones that do not rise, and for steps without milestones or the other way round."""
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise _misfit("milestones", f"must rise, got {list(self.milestones)}")
+        if self.milestones and self.schedule != "step":
+            raise _misfit("milestones", f"belongs to the schedule 'step', and this one is '{self.schedule}'")
+        if self.schedule == "step" and not self.milestones:
+            raise _misfit("milestones", "is missing: the schedule 'step' needs the epochs at which `lr` drops")
+        return self
+
+
+class TrainSpec(Recipe, frozen=True):
+    """How the float model is trained. A fine-tuning recipe replaces the fields of `Recipe` and inherits the others.
+
+    `precision = "bf16"` trains with bfloat16 convolutions and float32 quantizers; evaluation is always float32.
+    `augment` is for the data side: the engine takes the batches as they come.
+    """
+
+    batch_size: int = Field(default=64, ge=2)
+    select: Selection = "best_val"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: float = Field(default=0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    augment: tuple[Literal["crop", "flip"], ...] = Field(default=(), strict=False)
+
+    @field_validator("augment")
+    @classmethod
+    def order_does_not_matter(cls, augment: tuple[str, ...]) -> tuple[str, ...]:
+        """Sort the names, so that the order of writing changes no id."""
+        return tuple(sorted(set(augment)))
+
+    def with_recipe(self, recipe: Recipe) -> "TrainSpec":
+        """This spec with the course of `recipe`: how a QAT trial and its control are trained."""
+        return self.model_copy(update={name: getattr(recipe, name) for name in Recipe.model_fields})
 
 
 class QuantSettings(Spec, frozen=True):
@@ -107,6 +211,7 @@ class PtqSpec(QuantSettings, frozen=True):
     epochs: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     schedule: Schedule = "cosine"
+    milestones: tuple[Epoch, ...] = Field(default=(), strict=False)
     select: Selection = "last"
 
     @model_validator(mode="after")
@@ -122,7 +227,9 @@ class PtqSpec(QuantSettings, frozen=True):
 
     def normalized(self) -> Self:
         """Also without a recipe's settings where nothing is fine-tuned; the weights are seen once, so ema is minmax."""
-        idle = {} if self.base == "fp32_ft" else {"schedule": "cosine", "select": "last"}
+        idle: dict[str, Any] = (
+            {} if self.base == "fp32_ft" else {"schedule": "cosine", "milestones": (), "select": "last"}
+        )
         if self.weight_observer == "ema":
             idle["weight_observer"] = "minmax"
         return super().normalized().model_copy(update=idle)
@@ -136,6 +243,7 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
     """Quantization-aware training with fake quantizers, then freeze: fine-tune the float model, or `init = "scratch"`.
 
     `act_observer` leaves out percentile: a quantile of the whole pass is not defined while the weights change.
+    `init = "scratch"` starts from the initial weights in place of the trained float model.
     """
 
     method: Literal["qat"]

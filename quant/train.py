@@ -1,7 +1,7 @@
 """Training and fine-tuning: one loop for the float model, for QAT and for its control.
 
-Given the same model, batches and seed the result has the same bits on a CPU. The seed governs the order of the images
-and dropout; the global random state is left as it was.
+Given the same model, batches and seed the result has the same bits on a CPU; on CUDA cuDNN is held to deterministic
+algorithms. The seed governs the order of the images and dropout; the global random state is left as it was.
 """
 
 import copy
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant.fake_quant import FakeQuantize
 from quant.modules import quant_layers, quantizers
 from quant.non_finite import DivergedError, NonFiniteError, find_non_finite, is_finite
+from quant.optimization import Loss, learning_rate, make_optimizer, training_loss
 from quant.prediction import predict
-from quant.spec import Recipe, TrainSpec
+from quant.spec import TrainSpec
 from quant.states import device_of, require_calibrated
 
 
@@ -29,7 +29,10 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
     def epoch(self, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images_NCHW float32 normalised, labels_N int64), shuffled by `generator`, in order if it is None."""
+        """Yield (images_NCHW float32 normalised, labels int64), shuffled by `generator`, in order if it is None.
+
+        The labels are labels_N, or labels_NT for T heads, the task's in the first column.
+        """
         ...
 
 
@@ -43,28 +46,30 @@ class FitResult(NamedTuple):
 
 def fit(
     model: nn.Module,
-    spec: TrainSpec | Recipe,
+    spec: TrainSpec,
     *,
     train: Batches,
     val: Batches,
     seed: int,
     log: Callable[[str], None],
 ) -> FitResult:
-    """Train `model` in place with Adam and cross entropy, and leave it in the state of the selected epoch.
+    """Train `model` in place with cross entropy, summed over heads, and leave it in the state of the selected epoch.
+
+    For QAT and for its control `spec` is `TrainSpec.with_recipe(recipe)`: optimizer, batch size, precision are shared.
 
     `select = "best_val"` takes the epoch of the best validation accuracy (the earliest of equals), "last" the last one.
     Logs one line per epoch. Raises DivergedError when the loss or the validation logits become non-finite, ValueError
-    for empty batches, a frozen model, or quantizers without a range.
+    for empty batches, a frozen model, quantizers without a range, labels that do not fit, or `compile` on a CPU.
     """
     _check_can_be_trained(model, train, val)
     result = FitResult(spec.epochs, [], [])
     best_state = None
-    optimizer = torch.optim.Adam(model.parameters(), lr=spec.lr, fused=True)
+    optimizer = make_optimizer(model, spec)
     order = torch.Generator().manual_seed(seed)
-    with _seeded(seed, device_of(model)):
+    with training_loss(model, spec) as loss, _reproducible(seed, device_of(model)):
         for epoch in range(1, spec.epochs + 1):
             started = time.perf_counter()
-            result.train_loss_nats.append(_train_epoch(model, optimizer, spec, epoch, train, order))
+            result.train_loss_nats.append(_train_epoch(model, loss, optimizer, spec, epoch, train, order))
             _catch_up_with_weights(model)
             result.val_accuracy.append(_validate(model, val, spec, epoch))
             if spec.select == "best_val" and result.val_accuracy[-1] > max(result.val_accuracy[:-1], default=-1):
@@ -74,11 +79,6 @@ def fit(
     if best_state is not None:
         model.load_state_dict(best_state)
     return result
-
-
-def learning_rate(spec: TrainSpec | Recipe, step: int, n_steps: int) -> float:
-    """Return the rate of `step` (from 0) out of `n_steps`: constant, or half a cosine from `lr` towards 0."""
-    return spec.lr if spec.schedule == "constant" else spec.lr * (1 + math.cos(math.pi * step / n_steps)) / 2
 
 
 def _check_can_be_trained(model: nn.Module, train: Batches, val: Batches) -> None:
@@ -91,19 +91,25 @@ def _check_can_be_trained(model: nn.Module, train: Batches, val: Batches) -> Non
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed what is random inside the model (dropout), and put the global random state back afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        yield
+def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed what is random inside the model (dropout) and let cuDNN repeat its sums in one order; put both back."""
+    was_deterministic = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+            yield
+    finally:
+        torch.backends.cudnn.deterministic = was_deterministic
 
 
 def _train_epoch(
     model: nn.Module,
+    loss_of: Loss,
     optimizer: torch.optim.Optimizer,
-    spec: TrainSpec | Recipe,
+    spec: TrainSpec,
     epoch: int,
     train: Batches,
     order: torch.Generator,
@@ -111,10 +117,10 @@ def _train_epoch(
     """Take one step per batch and return the mean loss in nats."""
     model.train()
     device, n_steps, total_nats, step = device_of(model), spec.epochs * len(train), 0.0, 0
-    for step, (images_NCHW, labels_N) in enumerate(train.epoch(order), start=1):
+    for step, (images_NCHW, labels) in enumerate(train.epoch(order), start=1):
         optimizer.param_groups[0]["lr"] = learning_rate(spec, (epoch - 1) * len(train) + step - 1, n_steps)
-        images_NCHW, labels_N = images_NCHW.to(device), labels_N.to(device)
-        loss = F.cross_entropy(model(images_NCHW), labels_N)
+        images_NCHW = images_NCHW.to(device)
+        loss = loss_of(images_NCHW, labels.to(device))
         loss_nats = loss.item()
         if not math.isfinite(loss_nats):
             where = find_non_finite(model, images_NCHW)
@@ -138,13 +144,13 @@ def _catch_up_with_weights(model: nn.Module) -> None:
             quantizer.update_grid()
 
 
-def _validate(model: nn.Module, val: Batches, spec: TrainSpec | Recipe, epoch: int) -> float:
+def _validate(model: nn.Module, val: Batches, spec: TrainSpec, epoch: int) -> float:
     """Return the accuracy on `val`."""
     labels: list[Tensor] = []
 
     def images() -> Iterator[Tensor]:
-        for images_NCHW, labels_N in val.epoch(None):
-            labels.append(labels_N.cpu())
+        for images_NCHW, batch in val.epoch(None):
+            labels.append((batch if batch.ndim == 1 else batch[:, 0]).cpu())
             yield images_NCHW
 
     try:
@@ -154,11 +160,11 @@ def _validate(model: nn.Module, val: Batches, spec: TrainSpec | Recipe, epoch: i
     return float((predicted_N == torch.cat(labels)).double().mean())
 
 
-def _remedy(spec: TrainSpec | Recipe) -> str:
+def _remedy(spec: TrainSpec) -> str:
     return f"lower `lr`, now {spec.lr:g}"
 
 
-def _describe_epoch(result: FitResult, spec: TrainSpec | Recipe, seconds: float) -> str:
+def _describe_epoch(result: FitResult, spec: TrainSpec, seconds: float) -> str:
     loss_nats, accuracy = result.train_loss_nats[-1], result.val_accuracy[-1]
     epoch = f"epoch {len(result.val_accuracy)}/{spec.epochs}"
     return f"{epoch}: train loss {loss_nats:.4f} nats, val accuracy {accuracy:.4f}, {seconds:.2f} s"

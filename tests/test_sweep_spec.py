@@ -94,7 +94,8 @@ def test_a_setting_without_effect_is_put_back_to_its_default() -> None:
         ),
         (
             {"experiments__0__model__name": "smal_cnn"},
-            "`experiments.0.model.name` must be one of small_cnn, got 'smal_cnn'. Did you mean 'small_cnn'?",
+            "`experiments.0.model.name` must be one of small_cnn, nin, nin_gc, resnet18, trident, torchvision:NAME, "
+            "package.module:factory, got 'smal_cnn'. Did you mean 'small_cnn'?",
         ),
         (
             {"experiments__0__dataset__task": "digits"},

@@ -4,6 +4,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from quant.models.layers import check_sides
+
 SMALLEST_SIDE = 8  # two poolings leave 2 x 2, so that batch norm has statistics even in a batch of one
 
 
@@ -30,12 +32,7 @@ class SmallCnn(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return logits_NK. Raises ValueError for images smaller than 8 x 8."""
-        height, width = images_NCHW.shape[-2:]
-        if min(height, width) < SMALLEST_SIDE:
-            raise ValueError(
-                f"small_cnn needs images of at least {SMALLEST_SIDE} x {SMALLEST_SIDE} pixels, got {height} x {width}; "
-                "enlarge them"
-            )
+        check_sides("small_cnn", images_NCHW, SMALLEST_SIDE)
         return self.classifier(self.features(images_NCHW).flatten(1))
 
 
