@@ -4,6 +4,7 @@ Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 i
 """
 
 import json
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import SweepSpec, built_in_sweeps, load_sweep
-from results import Store, StoreError
+from results import BLOCKED, Store, StoreError
 
 CRASHED = "WorkerDied"  # how the error of a trial begins that took its worker down: such trials always run again
 METHODS = ("fp32", "fp32_ft", "ptq", "qat")
@@ -71,7 +72,7 @@ def sweep(
         if request.state.to_run:
             _run(request, executor, quiet=quiet or as_json)
         elif not quiet and not as_json:
-            print(f"Nothing to run: all {len(request.plan)} trials of {request.sweep.head.name} are finished.")
+            print(_say_nothing_to_run(request))
         _finish(request.store, as_json=as_json)
 
 
@@ -95,24 +96,19 @@ def plan(words: SweepWords = None, store: StorePath = None, as_json: AsJson = Fa
 @app.command()
 def status(store: StoreArgument, as_json: AsJson = False) -> None:
     """Say what is finished, failed and missing; works while a sweep runs."""
+    from results import count_trials, list_trials
+
     with _exit_codes():
         opened = Store.open(store)
-        manifest = opened.read_manifest()
-        rows = {row["trial_id"]: row for row in opened.read_trials().to_pylist()}
-        planned = [trial["trial_id"] for trial in manifest["plan"]]
-        failed = [rows[t] for t in planned if t in rows and rows[t]["status"] == "failed"]
-        n_ok = sum(t in rows and rows[t]["status"] == "ok" for t in planned)
-        counts = {"n_planned": len(planned), "n_ok": n_ok, "n_failed": len(failed)}
-        counts["n_missing"] = len(planned) - n_ok - len(failed)
+        manifest, trials = opened.read_manifest(), list_trials(opened)
+        counts = count_trials(trials, len(manifest["plan"]))
         if as_json:
-            reasons = [{"trial_id": row["trial_id"], "method": row["method"], "error": row["error"]} for row in failed]
-            print(
-                json.dumps({"name": manifest["name"], "store": opened.location, **counts, "failed": reasons}, indent=2)
-            )
+            failed = [{name: row[name] for name in ("trial_id", "method", "error")} for row in _failed(trials)]
+            facts = {"name": manifest["name"], "store": opened.location, **counts, "failed": failed}
+            print(json.dumps(facts, indent=2))
             return
-        print(f"{manifest['name']}: {n_ok} of {len(planned)} ok, {len(failed)} failed, {counts['n_missing']} missing")
-        for row in failed:
-            print(f"  {row['trial_id']} {row['method']}: {str(row['error']).splitlines()[0]}")
+        print(f"{manifest['name']}: {_say_counts(counts)}")
+        _print_failed(trials)
 
 
 @app.command()
@@ -139,19 +135,32 @@ def report(
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     """Turn what stops a command into its exit code and a message on stderr."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as on Ctrl-C
     try:
         yield
     except (RequestError, StoreError, DataError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+    except OSError as error:
+        typer.echo(f"Stopped: {error}. Finished trials are kept: the same command goes on from here.", err=True)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("Interrupted. Finished trials are kept: the same command goes on from here.", err=True)
         raise typer.Exit(130) from None
 
 
+def _say_nothing_to_run(request: Request) -> str:
+    state, name = request.state, request.sweep.head.name
+    if not state.failed:
+        return f"Nothing to run: all {len(request.plan)} trials of {name} are finished."
+    failed = f"{len(state.failed)} failed and {len(state.blocked)} need one of those"
+    return f"Nothing to run of {name}: {len(state.ok)} trials are ok, {failed}; --retry-failed runs them once more."
+
+
 def _read_request(words: list[str] | None, location: str | None, *, retry_failed: bool) -> Request:
     words = list(words or [])
-    name = words.pop(0) if words and "=" not in words[0] else "quickstart"
+    names_a_sweep = words and ("=" not in words[0] or Path(words[0]).is_file())
+    name = words.pop(0) if names_a_sweep else "quickstart"
     strangers = [word for word in words if "=" not in word]
     if strangers:
         raise RequestError([Problem(word, "is no override: write it as key=value.") for word in strangers])
@@ -231,19 +240,44 @@ def _summarize_plan(request: Request) -> dict[str, Any]:
 
 def _finish(store: Store, *, as_json: bool) -> None:
     """Rebuild tables and dashboard, say where they are, and exit with 1 if a trial failed."""
-    from results import build_tables, write_report
+    from results import build_tables, count_trials, write_report
 
     tables = build_tables(store)
     path = write_report(store, tables)
     facts = dict(zip(*tables["provenance"].to_pydict().values(), strict=True))
-    counts = {name: int(facts[name]) for name in ("n_planned", "n_ok", "n_failed", "n_missing")}
+    trials, n_others = tables["trials"].to_pylist(), int(facts["n_not_in_plan"])
+    counts = count_trials(trials, int(facts["n_planned"]))
     if as_json:
-        print(json.dumps({"name": facts["sweep"], "store": store.location, **counts, "dashboard": path}, indent=2))
+        facts = {
+            "name": facts["sweep"],
+            "store": store.location,
+            **counts,
+            "n_not_in_plan": n_others,
+            "dashboard": path,
+        }
+        print(json.dumps(facts, indent=2))
     else:
-        for row in tables["trials"].to_pylist():
-            if row["status"] == "failed":
-                print(f"failed: {row['trial_id']} {row['method']}: {str(row['error']).splitlines()[0]}")
-        print(f"{counts['n_ok']} of {counts['n_planned']} trials ok, {counts['n_failed']} failed.")
+        _print_failed(trials)
+        print(f"{_say_counts(counts)}.")
+        if n_others:
+            print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
         print(f"dashboard: {path}")
     if counts["n_failed"]:
         raise typer.Exit(1)
+
+
+def _failed(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The trials that failed by themselves: one line for each cause is enough."""
+    return [row for row in trials if row["status"] == "failed" and not str(row["error"]).startswith(BLOCKED)]
+
+
+def _print_failed(trials: list[dict[str, Any]]) -> None:
+    for row in _failed(trials):
+        print(f"  failed: {row['trial_id']} {row['method']} seed {row['seed']}: {str(row['error']).splitlines()[0]}")
+
+
+def _say_counts(counts: dict[str, int]) -> str:
+    """Return "5 of 10 trials ok, 1 failed, 4 blocked by a failed one, 0 missing"."""
+    blocked = f", {counts['n_blocked']} blocked by a failed one" if counts["n_blocked"] else ""
+    ok = f"{counts['n_ok']} of {counts['n_planned']} trials ok, {counts['n_failed']} failed{blocked}"
+    return f"{ok}, {counts['n_missing']} missing"

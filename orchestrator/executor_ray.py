@@ -48,7 +48,7 @@ def run_ray(queue: BundleQueue, store: Store, progress: ProgressLines, *, retry:
         address="local", object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level=logging.ERROR
     )
     try:
-        queue.n_slots = count_slots(queue.resources)
+        queue.n_slots = count_slots(queue.resources, {trial.method for trial in queue.trials.values()})
         dashboard = f"   Ray dashboard: http://{context.dashboard_url}" if context.dashboard_url else ""
         progress.say(f"on Ray, {queue.n_slots} trials at a time{dashboard}")
         with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
@@ -57,12 +57,12 @@ def run_ray(queue: BundleQueue, store: Store, progress: ProgressLines, *, retry:
         ray.shutdown()
 
 
-def count_slots(resources: ResourcesByMethod) -> int:
-    """Return how many trials this Ray runs at once. Raises RequestError for a shape that fits no node."""
-    shapes: dict[str, Resources] = dict(resources)
+def count_slots(resources: ResourcesByMethod, methods: set[str]) -> int:
+    """Return how many trials of these methods Ray runs at once. Raises RequestError for a shape that fits no node."""
+    shapes: dict[str, Resources] = {name: shape for name, shape in dict(resources).items() if name in methods}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     problems = [
-        Problem(f"resources.{method}", f"asks for {shape}, and no node has that much: {_summary(nodes)}.")
+        Problem(f"resources.{method}", f"asks for {shape}, and no node has that much: {_summary(nodes)}. Ask for less.")
         for method, shape in shapes.items()
         if not any(_slots(node, shape) >= 1 for node in nodes)
     ]
@@ -148,7 +148,10 @@ class PlanSearcher(Searcher):
     def _fail(self, trial: PlannedTrial) -> None:
         """Write the row of a trial that took its worker down: trials run in order, so it is the first without a row."""
         n = self.retry.crash + 1
-        error = f"WorkerDied: the worker process died {n} times while it ran this trial; out of memory is a usual cause"
+        error = (
+            f"WorkerDied: its worker was lost {n} times, the last time with this trial; out of memory is a usual cause"
+        )
+        self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{error}\n")
         self.store.write_trial({**trial.columns(), "status": "failed", "error": error, "attempt": n})
         self.on_trial_result("", {"outcomes": [(trial.trial_id, "failed", None)]})
 

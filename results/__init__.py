@@ -7,29 +7,35 @@ if TYPE_CHECKING:
     from results.custom_groups import import_groups
     from results.predictions import make_predictions
     from results.report import write_report
-    from results.schema import RUN_DEPENDENT, SCHEMA_VERSION, TABLES
+    from results.schema import BLOCKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
     from results.store import Store, StoreError
-    from results.tables import build_tables
+    from results.tables import build_tables, count_trials, list_trials
 
 __all__ = [
+    "BLOCKED",
     "RUN_DEPENDENT",
     "SCHEMA_VERSION",
     "TABLES",
     "Store",
     "StoreError",
     "build_tables",
+    "count_trials",
     "import_groups",
+    "list_trials",
     "make_predictions",
     "write_report",
 ]
 
 _HOMES = {
+    "BLOCKED": "schema",
     "RUN_DEPENDENT": "schema",
     "SCHEMA_VERSION": "schema",
     "TABLES": "schema",
     "Store": "store",
     "StoreError": "store",
     "build_tables": "tables",
+    "count_trials": "tables",
+    "list_trials": "tables",
     "import_groups": "custom_groups",
     "make_predictions": "predictions",
     "write_report": "report",

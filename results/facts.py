@@ -3,6 +3,7 @@
 Only what the page shows is read, in plain Python: the simulation (runtime torch), the test split, a few columns.
 """
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -102,7 +103,39 @@ def _rows(table: pa.Table | None, *columns: str, **equals: str) -> Iterator[tupl
 def _read_trials(tables: Tables) -> list[Trial]:
     table = tables.get("trials")
     trials = table.drop_columns(["traceback"]).to_pylist() if table is not None else []
+    _name_float_models(trials)
     return sorted(trials, key=lambda trial: (*order_of(trial), trial["seed"] or 0, trial["trial_id"]))
+
+
+def _name_float_models(trials: list[Trial]) -> None:
+    """Give every trial its `float_model`: the network with those settings, of it and its training, that vary.
+
+    Float models that differ are never pooled. Settings of the quantization that have no column become entries of the
+    trial, "quant epochs" and the like, so that they can name configurations.
+    """
+    peers: dict[tuple[str, str], list[tuple[Trial, dict[str, str]]]] = defaultdict(list)
+    for trial in trials:
+        peers[trial["dataset_id"], trial["task"]].append((trial, _flatten(trial["config"])))
+    for alike in peers.values():
+        names = sorted({name for _, settings in alike for name in settings} - {"model name"})
+        varying = [name for name in names if len({settings.get(name) for _, settings in alike}) > 1]
+        of_model = [name for name in varying if not name.startswith("quant ")]
+        for trial, settings in alike:
+            values = [f"{name.removeprefix('model ')} {settings.get(name, 'default')}" for name in of_model]
+            trial["float_model"] = ", ".join([str(trial["model"] or ""), *values])
+            trial.update({name: settings.get(name) for name in varying if name.startswith("quant ")})
+
+
+def _flatten(config: str | None) -> dict[str, str]:
+    """Return "section key" -> value of a trial's `config`; what has a column of its own is left out."""
+    known = {"method", "weight_bits", "act_bits", *SETTINGS}
+    sections = json.loads(config or "{}")
+    return {
+        f"{section} {key}": str(value)
+        for section in ("model", "train", "quant")
+        for key, value in sections.get(section, {}).items()
+        if section != "quant" or key not in known
+    }
 
 
 def _read_groups(tables: Tables) -> dict[tuple[str, str], list[Group]]:
@@ -165,9 +198,15 @@ def order_of(trial: Trial) -> tuple[Any, ...]:
     """Sort by data set, then method, then falling bits, then settings."""
     method = METHODS.index(trial["method"]) if trial["method"] in METHODS else len(METHODS)
     bits = (-(trial["weight_bits"] or 32), -(trial["act_bits"] or 32))
-    names = tuple(trial[column] or "" for column in ("dataset", "task", "dataset_id", "model"))
+    names = tuple(trial[column] or "" for column in ("dataset", "task", "dataset_id", "float_model"))
     settings = tuple(trial[column] or "" for column in SETTINGS)
     return (*names, method, name_variant(trial), *bits, *settings, trial["config_id"] or "")
+
+
+def _say_setting(column: str, value: Any) -> str:
+    if column in SETTINGS:
+        return SETTINGS[column] + str(value or "none")
+    return f"{column.removeprefix('quant ')} {'default' if value is None else value}"
 
 
 def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
@@ -175,12 +214,13 @@ def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
     varying: dict[str, list[str]] = {}
     for variant in {name_variant(trial) for trial in trials}:
         same = [trial for trial in trials if name_variant(trial) == variant]
-        varying[variant] = [column for column in SETTINGS if len({trial[column] for trial in same}) > 1]
+        columns = [*SETTINGS, *sorted({name for trial in same for name in trial if name.startswith("quant ")})]
+        varying[variant] = [column for column in columns if len({trial.get(column) for trial in same}) > 1]
     names = {}
     for trial in trials:
         variant, bits = name_variant(trial), name_bits(trial)
         start = variant if bits == "FP32" else f"{variant} {bits}"
-        settings = [SETTINGS[column] + str(trial[column] or "none") for column in varying[variant]]
+        settings = [_say_setting(column, trial.get(column)) for column in varying[variant]]
         names[trial["config_id"]] = ", ".join([start, *settings]).replace("_", " ")
     uses = defaultdict(set)
     for config_id, name in names.items():

@@ -177,14 +177,14 @@ def render_trials(facts: Facts, sections: Sequence[Section]) -> str:
 
 def _choose_section(sections: Sequence[Section], trial: Trial) -> Section | None:
     """Return the grouping that a trial's row shows: its first attribute of people, else the class."""
-    found = [s for s in sections if (s.dataset_id, s.model) == (trial["dataset_id"], trial["model"])]
+    found = [s for s in sections if (s.dataset_id, s.model) == (trial["dataset_id"], trial["float_model"])]
     return next((section for section in found if not section.by_class), found[0] if found else None)
 
 
 def _tell_groupings(sections: Sequence[Section]) -> str:
     chosen = {}
     for section in sections:
-        best = _choose_section(sections, {"dataset_id": section.dataset_id, "model": section.model})
+        best = _choose_section(sections, {"dataset_id": section.dataset_id, "float_model": section.model})
         chosen[section.dataset] = best.noun if best else ""
     return "; ".join(f"{escape(dataset)} by {escape(noun)}" for dataset, noun in chosen.items())
 

@@ -84,7 +84,7 @@ def list_sections(facts: Facts) -> list[Section]:
     """Return one section for each data set, model and grouping; "overall" is no section of its own."""
     finished: dict[tuple[str, ...], list[Trial]] = defaultdict(list)
     for trial in facts.trials:
-        key = tuple(trial[column] or "" for column in ("dataset_id", "dataset", "task", "model"))
+        key = tuple(trial[column] or "" for column in ("dataset_id", "dataset", "task", "float_model"))
         finished[key].extend([trial] if trial["status"] == "ok" else [])
     names = Counter(key[1:] for key in finished)
     return [

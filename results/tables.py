@@ -16,6 +16,7 @@ from results.groupings import TestSet, make_test_set
 from results.paired_tables import Pair, add_missing_pair, add_pairs, compare
 from results.rows import Rows
 from results.schema import (
+    BLOCKED,
     DISPARITY,
     GROUP_METRICS,
     GROUPS,
@@ -34,8 +35,8 @@ _ById = dict[str, dict[str, Any]]
 COMPARISONS = {"reference": "reference_trial_id", "control": "control_trial_id"}
 
 
-def build_tables(store: Store) -> dict[str, pa.Table]:
-    """Rebuild all tables of a store, complete or not, write them, and return them by name.
+def list_trials(store: Store) -> list[dict[str, Any]]:
+    """Return the rows of the plan's trials in its order: finished ones, and `failed` ones for those that are blocked.
 
     Raises:
         StoreError: there is no sweep in the store, or a file is damaged.
@@ -43,7 +44,24 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
     manifest = store.read_manifest()
     rows = {row["trial_id"]: row for row in store.read_trials().to_pylist()}
     plan = {planned["trial_id"]: planned for planned in manifest["plan"]}
-    trials = [row for planned in plan.values() if (row := _trial_row(planned, rows, plan))]
+    return [row for planned in plan.values() if (row := _trial_row(planned, rows, plan))]
+
+
+def count_trials(trials: list[dict[str, Any]], n_planned: int) -> dict[str, int]:
+    """Return n_planned, n_ok, n_failed (by themselves), n_blocked (by a failed one) and n_missing (not run yet)."""
+    words = Counter("n_blocked" if str(row["error"]).startswith(BLOCKED) else f"n_{row['status']}" for row in trials)
+    counts = {name: words[name] for name in ("n_ok", "n_failed", "n_blocked")}
+    return {"n_planned": n_planned, **counts, "n_missing": n_planned - len(trials)}
+
+
+def build_tables(store: Store) -> dict[str, pa.Table]:
+    """Rebuild all tables of a store, complete or not, write them, and return them by name.
+
+    Raises:
+        StoreError: there is no sweep in the store, or a file is damaged.
+    """
+    manifest = store.read_manifest()
+    trials = list_trials(store)
     ok = [row for row in trials if row["status"] == "ok"]
     samples = {
         dataset_id: add_custom_groups(store, dataset_id)
@@ -61,7 +79,9 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
         "layers": pa.concat_tables([LAYERS.empty_table(), *(store.read_layers(row["trial_id"]) for row in ok)]),
         "mechanism": MECHANISM.empty_table(),
         "verdicts": VERDICTS.empty_table(),
-        "provenance": _provenance(manifest, trials, n_strangers=len(rows.keys() - {r["trial_id"] for r in trials})),
+        "provenance": _provenance(
+            manifest, trials, n_strangers=len(store.trial_ids() - {r["trial_id"] for r in trials})
+        ),
         **_statistics(store, ok, test_sets),
     }
     for name, table in tables.items():
@@ -110,7 +130,7 @@ def _trial_row(planned: dict[str, Any], rows: _ById, plan: _ById) -> dict[str, A
     if failed is None:
         return None
     cause = str(failed["error"]).partition("\n")[0]
-    error = f"not run: it needs trial {failed['trial_id']} ({failed['method']}), which failed: {cause}"
+    error = f"{BLOCKED} it needs trial {failed['trial_id']} ({failed['method']}), which failed: {cause}"
     return {**{k: v for k, v in planned.items() if k != "needs"}, "status": "failed", "error": error}
 
 
@@ -151,13 +171,9 @@ def _runtimes(ok: list[dict[str, Any]]) -> pa.Table:
 
 
 def _provenance(manifest: dict[str, Any], trials: list[dict[str, Any]], *, n_strangers: int) -> pa.Table:
-    counts = Counter(row["status"] for row in trials)
     facts = {
         "sweep": manifest["name"],
-        "n_planned": len(manifest["plan"]),
-        "n_ok": counts["ok"],
-        "n_failed": counts["failed"],
-        "n_missing": len(manifest["plan"]) - len(trials),
+        **count_trials(trials, len(manifest["plan"])),
         "n_not_in_plan": n_strangers,
         "schema_version": manifest["schema_version"],
         **manifest["provenance"],

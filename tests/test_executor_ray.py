@@ -61,7 +61,7 @@ def test_a_trial_whose_worker_keeps_dying_is_a_failed_row_and_the_rest_of_its_bu
     searcher.on_trial_complete("a", error=True)
     row = next(row for row in searcher.store.read_trials().to_pylist() if row["trial_id"] == second.trial_id)
     assert (row["status"], row["attempt"]) == ("failed", 2)
-    assert row["error"].startswith("WorkerDied: the worker process died 2 times while it ran this trial")
+    assert row["error"].startswith("WorkerDied: its worker was lost 2 times, the last time with this trial")
     ran, number = [], 0
     while (config := searcher.suggest(str(number))) != Searcher.FINISHED:
         ran += [trial.trial_id for trial in trials_of(config)]

@@ -24,10 +24,11 @@ from synthetic_tables import GROUP_NAMES, LONG_NAME, make_tables, rows_from_tabl
 
 from results import write_report
 from results.accuracy_figures import LABEL_STEP, push_apart
-from results.facts import Spread
+from results.facts import Spread, read_facts
 from results.figures import DARK, INK, PU_OR
 from results.markup import describe_drop, dump_json, format_pp
 from results.report import render_report
+from results.summary import list_sections
 
 ROOT = Path(__file__).resolve().parent.parent
 VOID = {"meta", "br", "link", "img", "input"}
@@ -603,3 +604,18 @@ def test_a_thousand_trials_make_a_page_of_less_than_ten_megabytes() -> None:
     html = render_report(tables)
     assert len(html.encode()) < 10_000_000
     assert len(cells_of(Page(html).root.find("table", "trials")[0])) == 1086
+
+
+def test_float_models_that_differ_are_not_pooled() -> None:
+    tables = dict(make_tables())
+    rows = tables["trials"].to_pylist()
+    width = {trial["trial_id"]: ("8" if index % 2 else "16") for index, trial in enumerate(rows)}
+    for row in rows:
+        config = json.loads(row["config"])
+        config["model"]["width"] = width[row["trial_id"]]
+        row["config"] = json.dumps(config)
+    tables["trials"] = pa.Table.from_pylist(rows, schema=tables["trials"].schema)
+    sections = list_sections(read_facts(tables))
+    assert {section.model.rpartition("width ")[2] for section in sections} == {"8", "16"}
+    for section in sections:
+        assert {width[trial["trial_id"]] for trial in section.trials} == {section.model.rpartition("width ")[2]}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,13 @@ def test_ptq_of_the_control_and_qat_from_scratch_are_compared_with_what_they_say
     assert rows["qat"]["control_reason"].startswith("trained from scratch with other steps or selection than fp32")
 
 
+def test_a_narrower_request_says_what_it_does_not_show(sweep_file: str, tmp_path: Path, undisturbed: Store) -> None:
+    shutil.copytree(undisturbed.location, tmp_path / "copy")
+    said = run("sweep", sweep_file, "seeds=[0]", "--store", str(tmp_path / "copy"))
+    assert "10 finished trials in the store are not part of this request, and are not shown." in said.stdout
+    assert "5 of 5 trials ok" in said.stdout
+
+
 def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(
     sweep_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +216,7 @@ def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(
     store = Store.open(str(tmp_path))
     failed = [row for row in rows_of(store).values() if row["status"] == "failed"]
     assert said.exit_code == 1
-    assert "4 of 5 trials ok, 1 failed." in said.stdout
+    assert "4 of 5 trials ok, 1 failed, 0 missing." in said.stdout
     assert [row["error"] for row in failed] == ["RuntimeError: no luck at 4 bits"]
     assert "fail_at_four_bits" in failed[0]["traceback"]
     assert "no luck at 4 bits" in Path(store.log_path(failed[0]["trial_id"])).read_text()
@@ -236,7 +244,12 @@ def test_a_diverged_stage_names_its_step_and_stops_only_its_own_children(sweep_f
     assert failed["qat"].startswith("not run: it needs trial ")
     assert "which failed: DivergedError" in failed["qat"]
     status = json.loads(run("status", str(tmp_path), "--json").stdout)
-    assert (status["n_ok"], status["n_failed"], status["n_missing"]) == (5, 1, 4)
+    counts = [status[f"n_{name}"] for name in ("planned", "ok", "failed", "blocked", "missing")]
+    assert counts == [10, 5, 1, 4, 0]
+    assert said.stdout.count("  failed: ") == 1
+    assert "5 of 10 trials ok, 1 failed, 4 blocked by a failed one, 0 missing." in said.stdout
+    again = run("sweep", sweep_file, *overrides, "--executor", "inline", "--store", str(tmp_path))
+    assert "Nothing to run of tiny: 5 trials are ok, 1 failed and 4 need one of those" in again.stdout
 
 
 def test_a_gpu_that_is_not_there_is_a_failed_trial_that_says_so(
@@ -269,8 +282,6 @@ def test_torch_gets_as_many_threads_as_whole_cpus(sweep_file: str, tmp_path: Pat
 
 
 def test_status_and_report_work_on_a_partial_store(sweep_file: str, tmp_path: Path, undisturbed: Store) -> None:
-    import shutil
-
     partial = tmp_path / "partial"
     shutil.copytree(undisturbed.location, partial)
     victims = sorted((partial / "trials").iterdir())[::2]
@@ -278,7 +289,7 @@ def test_status_and_report_work_on_a_partial_store(sweep_file: str, tmp_path: Pa
         victim.unlink()
     said = run("status", str(partial))
     assert said.exit_code == 0
-    assert f"tiny: {N_TRIALS - len(victims)} of {N_TRIALS} ok, 0 failed, {len(victims)} missing" in said.stdout
+    assert f"tiny: {N_TRIALS - len(victims)} of {N_TRIALS} trials ok, 0 failed, {len(victims)} missing" in said.stdout
     report = json.loads(run("report", str(partial), "--json").stdout)
     assert (report["n_ok"], report["n_missing"]) == (N_TRIALS - len(victims), len(victims))
     assert Path(report["dashboard"]).stat().st_size > 1_000_000
