@@ -12,11 +12,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from datasets import ArrayImages, Batches, DataError, DatasetSpec, find_dataset_id, load_dataset
-from datasets.splits import find_copies, make_splits, stratified_order
+from datasets import ArrayImages, Attribute, Batches, DataError, DatasetSpec, RawData, find_dataset_id, load_dataset
+from datasets.cache import measure
+from datasets.splits import make_splits, stratified_order
 
 DIGITS = DatasetSpec(name="digits", task="digit", test_share=0.5)
 MNIST = DatasetSpec(name="mnist", task="class", train_size=6000)
+
+
+def label(codes_N: np.ndarray) -> dict[str, Attribute]:
+    return {"label": Attribute(codes_N, tuple(map(str, range(codes_N.max() + 1))))}
+
+
+def find_copies(images_NCHW: np.ndarray) -> np.ndarray:
+    return measure(RawData(ArrayImages(images_NCHW), {})).copy_ids_N
 
 
 def test_digits_are_scikit_learns_own_images_and_labels() -> None:
@@ -50,8 +59,7 @@ def test_byte_identical_images_stay_on_one_side() -> None:
     images = np.random.default_rng(0).integers(0, 255, (300, 1, 4, 4), dtype=np.uint8)
     images[150:] = images[:150]
     labels = np.random.default_rng(1).integers(0, 3, 300)
-    copies = find_copies(ArrayImages(images))
-    splits = make_splits(DIGITS, labels_N=labels, copy_ids_N=copies, is_test_N=None)
+    splits = make_splits(DIGITS, label(labels), copy_ids_N=find_copies(images))
     sides = [{images[i].tobytes() for i in splits[name]} for name in ("train", "val", "test")]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 150
     assert sum(len(split) for split in splits.values()) == 300
@@ -62,9 +70,7 @@ def test_copies_of_official_test_images_leave_the_training_set() -> None:
     images[5] = images[95]
     spec = DatasetSpec(name="mnist", task="class")
     is_test = np.arange(100) >= 80
-    splits = make_splits(
-        spec, labels_N=np.zeros(100, int), copy_ids_N=find_copies(ArrayImages(images)), is_test_N=is_test
-    )
+    splits = make_splits(spec, label(np.zeros(100, int)), copy_ids_N=find_copies(images), is_test_N=is_test)
     assert np.array_equal(splits["test"], np.arange(80, 100))
     assert sorted([*splits["train"], *splits["val"]]) == [i for i in range(80) if i != 5]
 
@@ -75,7 +81,7 @@ def test_a_smaller_subset_is_part_of_a_larger_one() -> None:
 
     def split(n: int) -> dict[str, np.ndarray]:
         spec = DatasetSpec(name="mnist", task="class", test_size=n)
-        return make_splits(spec, labels_N=labels, copy_ids_N=copies, is_test_N=is_test)
+        return make_splits(spec, label(labels), copy_ids_N=copies, is_test_N=is_test)
 
     assert set(split(50)["test"]) < set(split(100)["test"])
     assert np.bincount(labels[split(50)["test"]]).tolist() == [5] * 10

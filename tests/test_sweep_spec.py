@@ -89,7 +89,7 @@ def test_a_setting_without_effect_is_put_back_to_its_default() -> None:
         ({"quant": {"method": "ptq"}}, "`quant` must be a list of tables, written [[quant]]."),
         (
             {"experiments__0__dataset__name": "mnits"},
-            "`experiments.0.dataset.name` must be one of digits, mnist, got 'mnits'. Did you mean 'mnist'?",
+            "`experiments.0.dataset.name` must be one of digits, mnist, fashion_mnist, cifar10,",
         ),
         (
             {"experiments__0__model__name": "smal_cnn"},
