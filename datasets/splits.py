@@ -125,6 +125,6 @@ def _imbalanced(spec: DatasetSpec, attributes: Mapping[str, Attribute], pool: np
             largest = min(int(n / share) for n, share in zip(there, shares, strict=True) if share > 0)
             raise DataError(
                 f"`dataset.imbalance` {spec.imbalance} needs {n_wanted} training images of {spec.imbalance_by} "
-                f"'{name}', but there are {n_there}: the largest `train_size` it allows is about {largest}."
+                f"'{name}', but there are {n_there}: a `train_size` of up to {largest} would do."
             )
     return pool[rank_within(codes_N[pool]) < np.array(wanted)[codes_N[pool]]]

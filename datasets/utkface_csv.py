@@ -59,7 +59,8 @@ def _blocks(file: Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
                 if missing:
                     names = ", ".join(sorted(missing))
                     raise DataError(f"{file} has no column {names}; age, gender, ethnicity and pixels are needed.")
-                yield 2 + number * ROWS, {name: frame[name].tolist() for name in (*LABELS, "pixels")}
+                if len(frame):
+                    yield 2 + number * ROWS, {name: frame[name].tolist() for name in (*LABELS, "pixels")}
                 ticker.tick(raw.tell() / size)
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             raise DataError(f"{file} is not the CSV file that it should be ({error}): get it again.") from error
