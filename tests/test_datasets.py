@@ -180,3 +180,28 @@ def test_real_mnist_has_its_published_counts(real_data: Path) -> None:
     assert np.array_equal(data.splits["test"], np.arange(60_000, 70_000))
     assert np.bincount(data.labels_N[60_000:]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert data.images.batch(np.arange(2)).shape == (2, 1, 28, 28)
+
+
+@given(
+    n=st.integers(60, 150),
+    seed=st.integers(0, 9999),
+    is_official=st.booleans(),
+    sizes=st.sampled_from([{}, {"train_size": 5, "test_size": 3}]),
+)
+def test_no_split_shares_a_copy_and_sizes_are_exact(n: int, seed: int, is_official: bool, sizes: dict) -> None:
+    random = np.random.default_rng(seed)
+    copy_ids = random.integers(0, n, n)
+    attributes = {
+        name: Attribute(random.integers(0, k, n), tuple("abcde"[:k])) for name, k in (("label", 3), ("group", 5))
+    }
+    is_test_N = np.arange(n) >= n - 10 if is_official else None
+    spec = DatasetSpec(name="synthetic", task="class", split_seed=seed, val_share=0.3).model_copy(update=sizes)
+    splits = make_splits(spec, attributes, copy_ids_N=copy_ids, is_test_N=is_test_N)
+    sides = [set(copy_ids[split]) for split in splits.values()]
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    if sizes:
+        assert (len(splits["train"]), len(splits["test"])) == (5, 3)
+    elif is_test_N is not None:
+        assert np.array_equal(splits["test"], np.flatnonzero(is_test_N))
+    else:
+        assert sum(map(len, splits.values())) == n
