@@ -6,8 +6,10 @@ from datasets.spec import SOURCES, DatasetSpec
 
 if TYPE_CHECKING:
     from datasets.batches import Batches
-    from datasets.load import data_folder, find_dataset_id, load_dataset
-    from datasets.types import ArrayImages, Attribute, DataError, GroupedDataset
+    from datasets.cache import data_folder
+    from datasets.describe import describe_dataset, list_sources
+    from datasets.load import find_dataset_id, load_dataset
+    from datasets.types import ArrayImages, Attribute, DataError, GroupedDataset, RawData
 
 __all__ = [
     "SOURCES",
@@ -17,20 +19,26 @@ __all__ = [
     "DataError",
     "DatasetSpec",
     "GroupedDataset",
+    "RawData",
     "data_folder",
+    "describe_dataset",
     "find_dataset_id",
+    "list_sources",
     "load_dataset",
 ]
 
 _HOMES = {
     "Batches": "batches",
-    "data_folder": "load",
+    "data_folder": "cache",
+    "describe_dataset": "describe",
     "find_dataset_id": "load",
+    "list_sources": "describe",
     "load_dataset": "load",
     "ArrayImages": "types",
     "Attribute": "types",
     "DataError": "types",
     "GroupedDataset": "types",
+    "RawData": "types",
 }
 
 

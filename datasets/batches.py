@@ -1,18 +1,31 @@
-"""Normalised float32 batches of one split, on the device where they are needed."""
+"""Normalised float32 batches of one split, augmented where they are shuffled, on the device where they are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
+from datasets.augment import find_augmentations
 from datasets.types import GroupedDataset
 
 
 class Batches:
-    """Batches of (images_NCHW float32, labels_N int64) of the images at `indices`."""
+    """Batches of (images_NCHW float32, labels_N int64) of the images at `indices`.
 
-    def __init__(self, dataset: GroupedDataset, indices: np.ndarray, *, batch_size: int, device: str = "cpu"):
+    `augment` holds any of "crop" and "flip"; it acts on shuffled epochs alone, which are those of training.
+    """
+
+    def __init__(
+        self,
+        dataset: GroupedDataset,
+        indices: np.ndarray,
+        *,
+        batch_size: int,
+        device: str = "cpu",
+        augment: Iterable[str] = (),
+    ):
         self.dataset, self.indices, self.batch_size, self.device = dataset, indices, batch_size, device
+        self.augmentations = find_augmentations(augment, dataset=dataset.name, may_flip=dataset.may_flip)
         shape = (1, -1, 1, 1)
         self.mean = torch.from_numpy(dataset.mean_C).reshape(shape).to(device)
         self.std = torch.from_numpy(dataset.std_C).reshape(shape).to(device)
@@ -22,20 +35,23 @@ class Batches:
         return max(1, len(self.indices) // self.batch_size)
 
     def epoch(self, generator: torch.Generator | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One pass: in order and complete, or shuffled by `generator` in `len(self)` full batches."""
+        """One pass: in order and complete, or shuffled and augmented by `generator` in `len(self)` full batches."""
         indices = self.indices
         if generator is not None:
             indices = indices[torch.randperm(len(indices), generator=generator).numpy()]
             indices = indices[: len(self) * self.batch_size]
         for start in range(0, len(indices), self.batch_size):
-            yield self._read(indices[start : start + self.batch_size])
+            yield self._read(indices[start : start + self.batch_size], generator)
 
     def images(self) -> Iterator[torch.Tensor]:
         """The images of one pass in order, without labels."""
         for images_NCHW, _ in self.epoch():
             yield images_NCHW
 
-    def _read(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read(self, indices: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = torch.from_numpy(self.dataset.images.batch(indices)).to(self.device)
         labels_N = torch.from_numpy(self.dataset.labels_N[indices]).to(self.device)
+        if generator is not None:
+            for augmentation in self.augmentations:
+                pixels = augmentation(pixels, generator)
         return pixels.float().div_(255).sub_(self.mean).div_(self.std), labels_N

@@ -1,44 +1,51 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test colour images of 32x32, md5-checked by torchvision."""
+"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32x32 in colour, as torchvision finds or
+fetches them. torchvision checks the md5 of every file when it reads them.
+"""  # fmt: skip
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 
-from datasets.cache import hash_files, load_converted
+from datasets.cache import SourceFiles
+from datasets.spec import DatasetSpec
 from datasets.types import ArrayImages, Attribute, DataError, RawData
 
-NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 FOLDER = "cifar-10-batches-py"
+FILES = (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch", "batches.meta")
+# sha256 over these files, which have torchvision's md5
+PUBLISHED = {"cifar10": "62f75217f6f8ddd3c962c2c03e5df88181c2375ce99c87cb24f8fcbf58c5b2e9"}
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def fingerprint(folder: Path) -> str:
-    """Return sha256 over the seven files; they are downloaded first if they are missing."""
-    files = [folder / FOLDER / name for name in FILES]
-    if not all(file.exists() for file in files):
-        _download(folder)
-    return hash_files(files, folder)
+def find_files(folder: Path, spec: DatasetSpec) -> SourceFiles:
+    """Return the seven unpacked files."""
+    paths = [folder / FOLDER / name for name in FILES]
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"CIFAR-10 is not complete: {path} is missing.")
+    return SourceFiles(paths)
 
 
-def load(folder: Path) -> RawData:
-    """Return all images, N x 3 x 32 x 32, training images first, with the object as their only attribute."""
-    return load_converted("cifar10", fingerprint(folder), folder, lambda: _convert(folder))
-
-
-def _convert(folder: Path) -> RawData:
+def load(folder: Path, spec: DatasetSpec) -> RawData:
+    """Return all images, N x 3 x 32 x 32, training images first, with the class as their only attribute."""
     import torchvision
 
     try:
         parts = [torchvision.datasets.CIFAR10(str(folder), train=train) for train in (True, False)]
-    except RuntimeError as error:
-        raise DataError(f"{folder / FOLDER} is damaged ({error}): delete it, and it is fetched anew.") from error
-    images_NCHW = np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2)
-    codes_N = np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in parts])
-    is_test_N = np.arange(len(codes_N)) >= len(parts[0])
-    return RawData(ArrayImages(np.ascontiguousarray(images_NCHW)), {"object": Attribute(codes_N, NAMES)}, is_test_N)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise DataError(
+            f"The files in {folder / FOLDER} are not the published ones ({error}): torchvision's md5 does not fit. "
+            "Remove them, so that they are fetched again."
+        ) from error
+    images_NCHW = np.ascontiguousarray(np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2))
+    codes_N = np.concatenate([part.targets for part in parts]).astype(np.int64)
+    is_test_N = np.arange(len(codes_N)) >= len(parts[0].targets)
+    return RawData(ArrayImages(images_NCHW), {"class": Attribute(codes_N, NAMES)}, is_test_N)
 
 
-def _download(folder: Path) -> None:
+def download(folder: Path, spec: DatasetSpec) -> None:
+    """Fetch the archive, check its md5 and unpack it. Raises DataError where it cannot be had."""
     import torchvision
 
     try:
@@ -46,6 +53,6 @@ def _download(folder: Path) -> None:
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"CIFAR-10 is not in {folder / FOLDER} and could not be downloaded ({reason}). Unpack "
-            f"cifar-10-python.tar.gz in {folder}, or point QUANTFAIR_DATA to the folder that holds {FOLDER}."
+            f"CIFAR-10 is not in {folder / FOLDER} and could not be downloaded ({reason}). Put its seven files there "
+            f"({', '.join(FILES)}), or point QUANTFAIR_DATA to the folder that holds {FOLDER}."
         ) from error

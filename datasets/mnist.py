@@ -1,21 +1,65 @@
-"""MNIST (LeCun, Cortes and Burges): 60,000 training and 10,000 test images of 28x28, md5-checked by torchvision.
-
-Terms: CC BY-SA 3.0 is claimed by its mirrors.
-"""
+"""MNIST (LeCun, Cortes and Burges) and Fashion-MNIST (Xiao, Rasul and Vollgraf 2017), as torchvision finds or fetches
+them: each 60,000 training and 10,000 test images of 28x28, in four files of one format.
+"""  # fmt: skip
 
 from pathlib import Path
 
-from datasets.idx import IdxSource
-from datasets.types import RawData
+import numpy as np
 
-_SOURCE = IdxSource("MNIST", attribute="digit", names=tuple("0123456789"))
+from datasets.cache import SourceFiles
+from datasets.spec import DatasetSpec
+from datasets.types import ArrayImages, Attribute, DataError, RawData
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}  # torchvision's names of class and folder
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+ATTRIBUTES = {"mnist": ("digit", tuple("0123456789")), "fashion_mnist": ("class", FASHION)}
+# sha256 over the four published files, whose archives have torchvision's md5
+PUBLISHED = {"mnist": "b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a"}
 
 
-def fingerprint(folder: Path) -> str:
-    """Return sha256 over the four unpacked files; they are downloaded first if they are missing."""
-    return _SOURCE.fingerprint(folder)
+def find_files(folder: Path, spec: DatasetSpec) -> SourceFiles:
+    """Return the four unpacked files."""
+    raw = folder / CLASSES[spec.name] / "raw"
+    if not all((raw / name).exists() for name in FILES):
+        raise DataError(f"{CLASSES[spec.name]} is not in {raw}.")
+    return SourceFiles([raw / name for name in FILES])
 
 
-def load(folder: Path) -> RawData:
-    """Return all images, N x 1 x 28 x 28, training images first, with the digit as their only attribute."""
-    return _SOURCE.load(folder)
+def load(folder: Path, spec: DatasetSpec) -> RawData:
+    """Return all images, N x 1 x 28 x 28, training images first, with the digit or class as their only attribute."""
+    import torchvision
+
+    read = getattr(torchvision.datasets, CLASSES[spec.name])
+    try:
+        parts = [read(str(folder), train=train) for train in (True, False)]
+        images_NCHW = np.concatenate([part.data.numpy() for part in parts])[:, None]
+        codes_N = np.concatenate([part.targets.numpy() for part in parts]).astype(np.int64)
+    except (AssertionError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        raise _damaged(folder, spec, str(error)) from error
+    if len(images_NCHW) != len(codes_N) or codes_N.max(initial=0) > 9:
+        raise _damaged(folder, spec, f"{len(images_NCHW)} images, {len(codes_N)} labels up to {codes_N.max()}")
+    name, names = ATTRIBUTES[spec.name]
+    is_test_N = np.arange(len(codes_N)) >= len(parts[0])
+    return RawData(ArrayImages(images_NCHW), {name: Attribute(codes_N, names)}, is_test_N)
+
+
+def download(folder: Path, spec: DatasetSpec) -> None:
+    """Fetch the archives, check their md5 and unpack them. Raises DataError where they cannot be had."""
+    import torchvision
+
+    name = CLASSES[spec.name]
+    try:
+        getattr(torchvision.datasets, name)(str(folder), download=True)
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{name} is not in {folder / name / 'raw'} and could not be downloaded ({reason}). Put its four files "
+            f"there, gzipped or plain ({', '.join(FILES)}), or point QUANTFAIR_DATA to the "
+            f"folder that holds {name}/raw."
+        ) from error
+
+
+def _damaged(folder: Path, spec: DatasetSpec, reason: str) -> DataError:
+    raw = folder / CLASSES[spec.name] / "raw"
+    return DataError(f"The files in {raw} are damaged ({reason}): remove them, so that they are fetched again.")

@@ -5,6 +5,7 @@ Legend: N images, C channels, H height, W width, K classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ class Images(Protocol):
 
 
 class ArrayImages(NamedTuple):
-    """Images that fit into memory, as one uint8 array of shape NCHW."""
+    """Images that fit into memory, or a file mapped into it, as one uint8 array of shape NCHW."""
 
     images_NCHW: np.ndarray
 
@@ -45,11 +46,17 @@ class Attribute(NamedTuple):
 
 
 class RawData(NamedTuple):
-    """What a source file gives: images, attributes, and the official test images if there are any."""
+    """What a source gives: images, attributes, the official test images if there are any, and what was noticed.
+
+    `notes` are sentences for people: how many images were skipped and why. `numbers` are what attributes were made of,
+    such as an age in years: copies that differ there are in conflict too.
+    """
 
     images: Images
     attributes: Mapping[str, Attribute]
     is_test_N: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    numbers: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class GroupedDataset:
     """A data set ready for a trial. `attributes["label"]` is the target; the others are what one may group by.
 
     `splits` maps train, val and test to sorted image indices; no two splits share an image or a byte-identical copy.
-    `mean_C` and `std_C` are those of the training split, for pixels in [0, 1].
+    `mean_C` and `std_C` are those of the training split, for pixels in [0, 1]. `may_flip`: a mirror image keeps its
+    label.
     """
 
     dataset_id: str
@@ -68,6 +76,7 @@ class GroupedDataset:
     splits: Mapping[str, np.ndarray] = field(repr=False)
     mean_C: np.ndarray
     std_C: np.ndarray
+    may_flip: bool = True
 
     @property
     def labels_N(self) -> np.ndarray:
@@ -84,6 +93,46 @@ class GroupedDataset:
         """C of images_NCHW."""
         return self.images.batch(np.arange(1)).shape[1]
 
-    def calibration_indices(self, n: int, seed: int) -> np.ndarray:
-        """Draw up to `n` training images in random order, disjoint from val and test, the same for the same seed."""
-        return np.random.default_rng(seed).permutation(self.splits["train"])[:n]
+    def groups(self, grouping: str) -> Attribute:
+        """Return the groups of an attribute, or of an intersection such as "ethnicity*gender"."""
+        return cross_attributes(self.attributes, grouping)
+
+    def calibration_indices(self, n: int, seed: int, balance: str = "uniform") -> np.ndarray:
+        """Draw `n` training images in random order, the same for the same seed; all where there are fewer.
+
+        `balance` is "uniform", or an attribute or intersection: every group then gives the same number of images, and a
+        group that has too few gives all, while the others make up for it.
+        """
+        train = np.random.default_rng(seed).permutation(self.splits["train"])
+        if balance != "uniform":
+            codes_N = self.groups(balance).codes_N[train]
+            train = train[np.argsort(rank_within(codes_N), kind="stable")]
+        return train[:n]
+
+
+def cross_attributes(attributes: Mapping[str, Attribute], grouping: str) -> Attribute:
+    """Return the attribute that holds every combination of the parts of "a*b", named "x*y".
+
+    Raises:
+        DataError: a part is not an attribute.
+    """
+    parts = grouping.split("*")
+    for part in parts:
+        if part not in attributes:
+            known = ", ".join(attributes)
+            raise DataError(f"The data has no attribute '{part}' to group by; it has {known}, and crossings as 'a*b'.")
+    crossed = attributes[parts[0]]
+    for part in parts[1:]:
+        codes_N, names = attributes[part]
+        pairs = tuple(f"{a}*{b}" for a in crossed.names for b in names)
+        crossed = Attribute(crossed.codes_N * len(names) + codes_N, pairs)
+    return crossed
+
+
+def rank_within(codes_N: np.ndarray) -> np.ndarray:
+    """Return how many equal codes stand before each position."""
+    by_code = np.argsort(codes_N, kind="stable")
+    sizes = np.unique(codes_N, return_counts=True)[1]
+    rank_N = np.empty(len(codes_N), dtype=np.int64)
+    rank_N[by_code] = np.arange(len(codes_N)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return rank_N

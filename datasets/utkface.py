@@ -1,104 +1,102 @@
-"""UTKFace as the well-known `age_gender.csv`: 23,704 grey faces of 48x48 with age, gender and ethnicity.
+"""UTKFace (Zhang, Song and Qi 2017): faces with age, gender and ethnicity, as a CSV file or as a folder of pictures.
 
-Terms: non-commercial research only; copyright stays with the owners of the pictures, who are real people, children
-among them; never redistribute it. The labels were given by annotators: coarse, and no identities. It is not downloaded.
+`age_gender.csv` has the columns age, ethnicity, gender and pixels (48x48 grey values), and may be compressed.
+Pictures are named `age_gender_race_time.jpg.chip.jpg`. The codes are the authors', the labels those of annotators.
+An image whose age is in no bin (0, or above 120) and a picture whose name lacks a label are skipped and counted.
 """
 
-import itertools
-import time
+import re
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from datasets.cache import hash_files, load_converted
+from datasets.cache import SourceFiles
+from datasets.folder_images import FolderImages, list_images
+from datasets.spec import DatasetSpec
 from datasets.types import ArrayImages, Attribute, DataError, RawData
+from datasets.utkface_csv import read_csv
 
-SIDE = 48
-GENDERS = ("male", "female")
+GENDERS = ("Male", "Female")
 ETHNICITIES = ("White", "Black", "Asian", "Indian", "Others")
-AGE_EDGES = (0, 10, 15, 20, 25, 30, 40, 50, 60, 120)  # right-closed: 10 years are in the first bin, 11 in the second
-AGE_BINS = tuple(f"{low + 1}-{high}" for low, high in itertools.pairwise(AGE_EDGES))
-SUFFIXES = ("", ".gz", ".bz2", ".xz", ".zip")
-ROWS_A_CHUNK, SAY_EVERY_S = 2000, 3.0
+AGE_EDGES = (0, 10, 15, 20, 25, 30, 40, 50, 60, 120)  # right-closed: (0,10] (10,15] ... (60,120]
+AGE_BINS = tuple(f"({low},{high}]" for low, high in pairwise(AGE_EDGES))
+CSV_NAMES = tuple(f"age_gender.csv{suffix}" for suffix in ("", ".gz", ".bz2", ".xz", ".zip"))
+NO_IMAGES = ArrayImages(np.empty((0, 1, 1, 1), np.uint8))
+PICTURE_NAME = re.compile(r"(\d+)_(\d+)_(\d+)_[^_]*\.jpg(\.chip\.jpg)?")
 
 
-def fingerprint(folder: Path) -> str:
-    """Return sha256 of the CSV. Raises DataError, with where to get it and its terms, if there is none."""
-    return hash_files([_find_csv(folder)], folder)
+def find_files(folder: Path, spec: DatasetSpec) -> SourceFiles:
+    """Return the CSV file, or all pictures: what `path` names, else the first that is there."""
+    place = _find_place(folder, spec)
+    return SourceFiles(list_images(place), root=place) if place.is_dir() else SourceFiles([place])
 
 
-def load(folder: Path) -> RawData:
-    """Return all images, N x 1 x 48 x 48, in the order of the file, with gender, ethnicity and age_bin."""
-    return load_converted("utkface", fingerprint(folder), folder, lambda: _convert(_find_csv(folder)))
+def load(folder: Path, spec: DatasetSpec) -> RawData:
+    """Return all faces that have labels: N x 1 x 48 x 48 of a CSV file, N x 3 x H x W of pictures."""
+    place = _find_place(folder, spec)
+    if place.is_dir():
+        return _load_pictures(list_images(place), spec)
+    if spec.size is not None:
+        raise DataError(f"`dataset.size` is for folders of pictures; {place.name} has 48x48 pixels. Remove it.")
+    labels_N3, images_NCHW, lines_N = read_csv(place)
+    where = [f"{place}, line {line}" for line in lines_N]
+    keep_N, columns = _describe_faces(labels_N3, where)
+    return columns._replace(images=ArrayImages(images_NCHW[keep_N]))
 
 
-def _find_csv(folder: Path) -> Path:
-    places = [place / f"age_gender.csv{suffix}" for place in (folder / "UTKFace", folder) for suffix in SUFFIXES]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise DataError(
-            f"UTKFace is not in {folder / 'UTKFace'}: put age_gender.csv there, plain or compressed (.gz .bz2 .xz "
-            ".zip), or point QUANTFAIR_DATA to the folder that holds it. It is never downloaded: its authors ask for "
-            "non-commercial research use only; see https://susanqq.github.io/UTKFace/."
-        )
-    return found
+def _find_place(folder: Path, spec: DatasetSpec) -> Path:
+    if spec.path is not None:
+        place = folder / Path(spec.path).expanduser()
+        if place.is_file() or (place.is_dir() and list_images(place)):
+            return place
+        raise DataError(f"`dataset.path`: {place} is neither a file nor a folder with pictures.")
+    files = [base / name for base in (folder / "UTKFace", folder) for name in CSV_NAMES]
+    folders = [folder / "UTKFace", folder / "UTKFace" / "images"]
+    for place in (*files, *folders):
+        if place.is_file() or (place.is_dir() and any(place.glob("*.jpg"))):
+            return place
+    raise DataError(
+        f"UTKFace is not in {folder / 'UTKFace'}. It is never downloaded for you: its terms (non-commercial research "
+        "only, no redistribution) want your consent. Get the images from https://susanqq.github.io/UTKFace, or "
+        f"age_gender.csv made of them, and put there age_gender.csv (or {', '.join(CSV_NAMES[1:])}) or "
+        "the *.jpg.chip.jpg files, set `path`, or point QUANTFAIR_DATA to the folder that holds UTKFace."
+    )
 
 
-def _convert(file: Path) -> RawData:
-    images, labels, started, said = [], [], time.monotonic(), time.monotonic()
-    try:
-        with pd.read_csv(file, chunksize=ROWS_A_CHUNK) as chunks:
-            for chunk in chunks:
-                first_row = sum(map(len, images))
-                labels.append(_read_labels(chunk, file))
-                images.append(_read_pixels(chunk, file, first_row))
-                if time.monotonic() - said > SAY_EVERY_S:
-                    said = time.monotonic()
-                    n_read = first_row + len(chunk)
-                    print(f"reading {file.name}, once: {n_read} faces, {said - started:.0f} s", flush=True)
-    except (EOFError, OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{file} cannot be read ({error}): it is truncated or no age_gender.csv; fetch it again."
-        ) from error
-    columns = {name: np.concatenate([part[name] for part in labels]) for name in labels[0]}
-    names = {"gender": GENDERS, "ethnicity": ETHNICITIES, "age_bin": AGE_BINS}
-    attributes = {name: Attribute(columns[name], groups) for name, groups in names.items()}
-    return RawData(ArrayImages(np.concatenate(images)), attributes)
+def _load_pictures(files: Sequence[Path], spec: DatasetSpec) -> RawData:
+    matches = [(file, match) for file in files if (match := PICTURE_NAME.fullmatch(file.name))]
+    if not matches:
+        raise DataError(f"No picture in {files[0].parent} is named age_gender_race_time.jpg.chip.jpg.")
+    strangers = [file.name for file in files if not PICTURE_NAME.fullmatch(file.name)]
+    labels_N3 = np.array([[int(code) for code in match.group(1, 2, 3)] for _, match in matches])
+    keep_N, columns = _describe_faces(labels_N3, [str(file) for file, _ in matches])
+    images = FolderImages([matches[i][0] for i in np.flatnonzero(keep_N)], spec.size)
+    skipped = f"skipped {len(strangers)} pictures whose names lack a label, such as {strangers[0]}" if strangers else ""
+    return columns._replace(images=images, notes=(*columns.notes, *filter(None, [skipped])))
 
 
-def _read_labels(chunk: Any, file: Path) -> dict[str, np.ndarray]:
-    """Return codes of a chunk. Rows count from 1, after the header."""
-    missing = {"age", "gender", "ethnicity", "pixels"} - set(chunk.columns)
-    if missing:
-        raise DataError(f"{file} lacks the columns {sorted(missing)}: it must have age, ethnicity, gender, pixels.")
-    limits = {"age": (1, AGE_EDGES[-1]), "gender": (0, len(GENDERS) - 1), "ethnicity": (0, len(ETHNICITIES) - 1)}
-    for name, (low, high) in limits.items():
-        numbers: Any = pd.to_numeric(chunk[name], errors="coerce")
-        wrong = ~numbers.between(low, high) | (numbers % 1 != 0)
-        if wrong.any():
-            row = chunk.index[wrong.to_numpy()][0]
-            raise DataError(
-                f"{file}, row {row + 1}: `{name}` must be in {low}..{high}, got {chunk[name][row]}; mend it."
-            )
-    age_bin = np.searchsorted(AGE_EDGES[1:], chunk["age"].to_numpy(np.int64), side="left")
-    codes = {name: chunk[name].to_numpy(np.int64) for name in ("gender", "ethnicity")}
-    return {**codes, "age_bin": age_bin}
-
-
-def _read_pixels(chunk: Any, file: Path, first_row: int) -> np.ndarray:
-    texts = chunk["pixels"].astype(str).tolist()
-    for row, text in enumerate(texts, start=first_row + 1):
-        if text.count(" ") != SIDE * SIDE - 1:
-            n = len(text.split())
-            raise DataError(
-                f"{file}, row {row}: `pixels` must hold {SIDE * SIDE} numbers, got {n}; fetch the file again."
-            )
-    values = np.array(" ".join(texts).split(" "), dtype=np.int32)
-    if values.min() < 0 or values.max() > 255:
-        row = first_row + 1 + int(np.flatnonzero((values < 0) | (values > 255))[0]) // (SIDE * SIDE)
-        raise DataError(f"{file}, row {row}: `pixels` must be in 0..255; fetch the file again.")
-    return values.astype(np.uint8).reshape(-1, 1, SIDE, SIDE)
+def _describe_faces(labels_N3: np.ndarray, where: Sequence[str]) -> tuple[np.ndarray, RawData]:
+    """Check age, gender and ethnicity; return keep_N and, still without images, what is known of the kept faces."""
+    age_N, gender_N, ethnicity_N = labels_N3.T
+    for name, codes_N, names in (("gender", gender_N, GENDERS), ("ethnicity", ethnicity_N, ETHNICITIES)):
+        wrong = np.flatnonzero((codes_N < 0) | (codes_N >= len(names)))
+        if len(wrong):
+            meaning = ", ".join(f"{code} {word}" for code, word in enumerate(names))
+            raise DataError(f"{where[wrong[0]]}: {name} must be one of {meaning}, got {codes_N[wrong[0]]}. Correct it.")
+    if (age_N < 0).any():
+        first = int(np.flatnonzero(age_N < 0)[0])
+        raise DataError(f"{where[first]}: age must be at least 0, got {age_N[first]}. Correct it.")
+    keep_N = (age_N > AGE_EDGES[0]) & (age_N <= AGE_EDGES[-1])
+    if not keep_N.any():
+        raise DataError(f"{where[0]} and all others: no age is in (0,120]. Is this the right file?")
+    notes = (f"ages {age_N[keep_N].min()}..{age_N[keep_N].max()}",)
+    if not keep_N.all():
+        first = int(np.flatnonzero(~keep_N)[0])
+        notes += (f"skipped {(~keep_N).sum()} faces whose age is in no bin, the first in {where[first]}",)
+    bins_N = np.searchsorted(AGE_EDGES, age_N[keep_N], side="left") - 1
+    columns = ((ethnicity_N[keep_N], ETHNICITIES), (gender_N[keep_N], GENDERS), (bins_N, AGE_BINS))
+    names = ("ethnicity", "gender", "age_bin")
+    attributes = {name: Attribute(*column) for name, column in zip(names, columns, strict=True)}
+    return keep_N, RawData(NO_IMAGES, attributes, notes=notes, numbers={"age": age_N[keep_N]})

@@ -1,26 +1,25 @@
-"""The commands: sweep, plan, status, report. They read the request, call the rooms, and say what happened.
+"""The commands: sweep, plan, status, report, data. They read the request, call the rooms, and say what happened.
 
 Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 interrupted.
 """
 
 import json
-import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from datasets import DataError, find_dataset_id
+from orchestrator.cli_data import data_app
+from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import make_manifest
 from orchestrator.plan import PlannedTrial, PlanState, find_state, make_plan
 from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import SweepSpec, built_in_sweeps, load_sweep
-from results import BLOCKED, Store, StoreError
+from results import BLOCKED, Store
 
 CRASHED = "WorkerDied"  # how the error of a trial begins that took its worker down: such trials always run again
 METHODS = ("fp32", "fp32_ft", "ptq", "qat")
@@ -31,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_app, name="data")
 SweepWords = Annotated[
     list[str] | None,
     typer.Argument(
@@ -66,7 +66,7 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Run what is not finished, then write the tables and the dashboard."""
-    with _exit_codes():
+    with exit_codes():
         request = _read_request(words, store, retry_failed=retry_failed)
         request.store.write_manifest(make_manifest(request.sweep, request.plan))
         if request.state.to_run:
@@ -79,7 +79,7 @@ def sweep(
 @app.command()
 def plan(words: SweepWords = None, store: StorePath = None, as_json: AsJson = False) -> None:
     """Say what would run: trials, finished ones, estimated time."""
-    with _exit_codes():
+    with exit_codes():
         request = _read_request(words, store, retry_failed=False)
         summary = _summarize_plan(request)
         if as_json:
@@ -98,7 +98,7 @@ def status(store: StoreArgument, as_json: AsJson = False) -> None:
     """Say what is finished, failed and missing; works while a sweep runs."""
     from results import count_trials, list_trials
 
-    with _exit_codes():
+    with exit_codes():
         opened = Store.open(store)
         manifest, trials = opened.read_manifest(), list_trials(opened)
         counts = count_trials(trials, len(manifest["plan"]))
@@ -123,30 +123,13 @@ def report(
     """Rebuild the tables and report.html from what is stored, of a partial store too."""
     from results import import_groups
 
-    with _exit_codes():
+    with exit_codes():
         opened = Store.open(store)
         if groups is not None:
             if not groups.is_file():
                 raise RequestError([Problem("--groups", f"names no file: {groups}.")])
             import_groups(opened, groups.read_bytes(), source=str(groups))
         _finish(opened, as_json=as_json)
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Turn what stops a command into its exit code and a message on stderr."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as on Ctrl-C
-    try:
-        yield
-    except (RequestError, StoreError, DataError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
-    except OSError as error:
-        typer.echo(f"Stopped: {error}. Finished trials are kept: the same command goes on from here.", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. Finished trials are kept: the same command goes on from here.", err=True)
-        raise typer.Exit(130) from None
 
 
 def _say_nothing_to_run(request: Request) -> str:

@@ -109,7 +109,7 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
             "bn_fold": settings.get("bn_fold", "none") if quantized else None,
             "preset": "none" if quantized else None,
             "seed": self.seed,
-            "imbalance": "none",
+            "imbalance": self.dataset.imbalance,
             "config": json.dumps({**self.identity, "dataset": self.dataset.identity()}, sort_keys=True),
         }
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_origin
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from datasets import DatasetSpec
+from datasets import SOURCES, DatasetSpec
 from orchestrator.problems import Problem, RequestError, describe_errors, did_you_mean
 from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
@@ -117,6 +117,21 @@ def parse_sweep(raw: dict[str, Any], *, source: str = "the sweep") -> SweepSpec:
     if problems or head is None:
         raise RequestError(problems, source)
     return SweepSpec(head, tuple(experiments), tuple(quant), raw)
+
+
+def read_dataset(name: str, overrides: list[str]) -> DatasetSpec:
+    """Return the spec of one data set; without `task=...` it is the first task of its source.
+
+    Raises:
+        RequestError: with every problem that was found.
+    """
+    tasks = SOURCES[name].tasks if name in SOURCES else {}
+    raw: dict[str, Any] = {"name": name, "task": next(iter(tasks), "class")}
+    problems = [problem for text in overrides if (problem := _override(raw, text))]
+    spec = None if problems else _validate(DatasetSpec, raw, "", problems)
+    if spec is None:
+        raise RequestError(problems, "the request")
+    return spec
 
 
 def built_in_sweeps() -> list[str]:

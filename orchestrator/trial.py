@@ -65,7 +65,9 @@ class Bench(NamedTuple):
 
     def batches(self, split: str, batch_size: int) -> Batches:
         """Batches of one split on this trial's device."""
-        return Batches(self.dataset, self.dataset.splits[split], batch_size=batch_size, device=self.device)
+        augment = self.trial.train.augment if split == "train" else ()
+        indices = self.dataset.splits[split]
+        return Batches(self.dataset, indices, batch_size=batch_size, device=self.device, augment=augment)
 
 
 def run_trial(trial: PlannedTrial, store: Store, resources: Resources) -> Status:

@@ -89,8 +89,8 @@ def test_a_setting_without_effect_is_put_back_to_its_default() -> None:
         ({"quant": {"method": "ptq"}}, "`quant` must be a list of tables, written [[quant]]."),
         (
             {"experiments__0__dataset__name": "mnits"},
-            "`experiments.0.dataset.name` must be one of digits, mnist, fashion_mnist, cifar10, utkface, got 'mnits'. "
-            "Did you mean 'mnist'?",
+            "`experiments.0.dataset.name` must be one of digits, mnist, fashion_mnist, cifar10, utkface, "
+            "image_folder, synthetic, package.module:factory, got 'mnits'. Did you mean 'mnist'?",
         ),
         (
             {"experiments__0__model__name": "smal_cnn"},
