@@ -2,14 +2,15 @@
 
 Tune schedules; it owns neither the plan, the ids, the results nor the resume. Its loggers are off (a driver of 206
 instead of 675 MB, and half the time a trial; 2 cores, ray 2.60, n = 1000), and its restore is never used: it lost 47 of
-47 finished trials after a kill. A trial's own exception becomes a row in the worker; Tune's retries are for crashes.
+47 finished trials after a kill. A trial's own exception becomes a row in the worker; what is lost with a worker
+the searcher hands out again, which counts crashes for the trial they hit and not for its bundle.
 """
 
 import logging
 import os
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import ray
@@ -52,7 +53,7 @@ def run_ray(queue: BundleQueue, store: Store, progress: ProgressLines, *, retry:
         dashboard = f"   Ray dashboard: http://{context.dashboard_url}" if context.dashboard_url else ""
         progress.say(f"on Ray, {queue.n_slots} trials at a time{dashboard}")
         with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
-            _make_tuner(PlanSearcher(queue, store, progress, retry=retry), folder, retry).fit()
+            _make_tuner(PlanSearcher(queue, store, progress, retry=retry), folder).fit()
     finally:
         ray.shutdown()
 
@@ -71,7 +72,7 @@ def count_slots(resources: ResourcesByMethod, methods: set[str]) -> int:
     return max(sum(int(_slots(node, shape)) for node in nodes) for shape in shapes.values())
 
 
-def _make_tuner(searcher: Searcher, folder: str, retry: Retry) -> tune.Tuner:
+def _make_tuner(searcher: Searcher, folder: str) -> tune.Tuner:
     return tune.Tuner(
         tune.with_resources(SweepTrainable, _placement),
         tune_config=tune.TuneConfig(
@@ -84,7 +85,7 @@ def _make_tuner(searcher: Searcher, folder: str, retry: Retry) -> tune.Tuner:
         run_config=tune.RunConfig(
             name="sweep",
             storage_path=folder,
-            failure_config=tune.FailureConfig(max_failures=retry.crash),
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands lost trials out again
             verbose=0,
         ),
     )
@@ -97,6 +98,7 @@ class PlanSearcher(Searcher):
         super().__init__()
         self.queue, self.store, self.progress, self.retry = queue, store, progress, retry
         self.running: dict[str, Bundle] = {}  # Tune's trial id -> what it runs
+        self.n_crashes: Counter[str] = Counter()
 
     def set_search_properties(self, metric, mode, config, **spec) -> bool:
         """There is no search space."""
@@ -128,7 +130,11 @@ class PlanSearcher(Searcher):
                 self.progress.finished(our_id, status, n_running=n_running)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Called once for each bundle, after Tune's retries: `error` means that its worker kept dying."""
+        """Called once for each bundle. `error` means that its worker died.
+
+        Trials run in order, so the first one without a row is the one it died with: crashes are counted for that one,
+        and all that have no row become ready again.
+        """
         bundle = self.running.pop(trial_id)
         if result is not None and not error:
             self.on_trial_result(trial_id, result)
@@ -136,8 +142,10 @@ class PlanSearcher(Searcher):
         self._take_in_rows(bundle)
         lost = [trial for trial in bundle.trials if trial.trial_id in self.queue.unfinished]
         if lost:
-            self._fail(lost[0])
-            self.queue.give_back(lost[1:])
+            self.n_crashes[lost[0].trial_id] += 1
+            if self.n_crashes[lost[0].trial_id] > self.retry.crash:
+                self._fail(lost.pop(0))
+            self.queue.give_back(lost)
 
     def _take_in_rows(self, bundle: Bundle) -> None:
         for trial in bundle.trials:
@@ -146,11 +154,9 @@ class PlanSearcher(Searcher):
                 self.on_trial_result("", {"outcomes": [(trial.trial_id, status, None)]})
 
     def _fail(self, trial: PlannedTrial) -> None:
-        """Write the row of a trial that took its worker down: trials run in order, so it is the first without a row."""
+        """Write the row of a trial that was lost with its worker too often."""
         n = self.retry.crash + 1
-        error = (
-            f"WorkerDied: its worker was lost {n} times, the last time with this trial; out of memory is a usual cause"
-        )
+        error = f"WorkerDied: its worker was lost {n} times when this trial was next; out of memory is a usual cause"
         self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{error}\n")
         self.store.write_trial({**trial.columns(), "status": "failed", "error": error, "attempt": n})
         self.on_trial_result("", {"outcomes": [(trial.trial_id, "failed", None)]})
