@@ -198,7 +198,12 @@ def _experiments(block: dict[str, Any], path: str, problems: list[Problem]) -> l
     datasets = _section(DatasetSpec, block.get("dataset"), f"{path}.dataset", problems)
     models = _section(ModelSpec, block.get("model"), f"{path}.model", problems)
     trains = _section(TrainSpec, block.get("train"), f"{path}.train", problems)
-    return [Experiment(*parts) for parts in itertools.product(datasets, models, trains)]
+    experiments = [Experiment(*parts) for parts in itertools.product(datasets, models, trains)]
+    for name in {e.dataset.name for e in experiments if "flip" in e.train.augment}:
+        if name in SOURCES and not SOURCES[name].may_flip:
+            message = f"may not hold 'flip' for {name}: a mirror image is another sign there; remove it."
+            problems.append(Problem(f"{path}.train.augment", message))
+    return experiments
 
 
 def _section(model: type[AnySpec], data: Any, path: str, problems: list[Problem]) -> list[AnySpec]:

@@ -109,6 +109,10 @@ def test_a_setting_without_effect_is_put_back_to_its_default() -> None:
             '`quant.0.epochs` is missing: base = "fp32_ft" needs the recipe of its control.',
         ),
         ({"quant__0__lr": 0.1}, '`quant.0.lr` has no effect with base = "fp32": remove it, or set base = "fp32_ft".'),
+        (
+            {"experiments__0__train": {"epochs": 1, "lr": 0.1, "augment": ["flip"]}},
+            "`experiments.0.train.augment` may not hold 'flip' for digits: a mirror image",
+        ),
         ({"experiments": []}, "`experiments` is missing; give at least one [[experiments]] block."),
         ({"seeds": []}, "`seeds` is an empty list: give it a value."),
         ({"seeds": [0.5]}, "`seeds.0` must be a list of whole numbers from 0 up, got 0.5 (a number)."),
