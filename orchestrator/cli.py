@@ -14,14 +14,13 @@ from datasets import DataError, find_dataset_id
 from orchestrator.cli_data import data_app
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import make_manifest
-from orchestrator.plan import PlannedTrial, PlanState, find_state, make_plan
+from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
 from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import SweepSpec, built_in_sweeps, load_sweep
 from results import BLOCKED, Store
 
-CRASHED = "WorkerDied"  # how the error of a trial begins that took its worker down: such trials always run again
 METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 
 app = typer.Typer(

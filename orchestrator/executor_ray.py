@@ -17,7 +17,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from orchestrator.plan import PlannedTrial
+from orchestrator.plan import CRASHED, PlannedTrial
 from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import Bundle, BundleQueue
@@ -156,7 +156,7 @@ class PlanSearcher(Searcher):
     def _fail(self, trial: PlannedTrial) -> None:
         """Write the row of a trial that was lost with its worker too often."""
         n = self.retry.crash + 1
-        error = f"WorkerDied: its worker was lost {n} times when this trial was next; out of memory is a usual cause"
+        error = f"{CRASHED}: its worker was lost {n} times when this trial was next; out of memory is a usual cause"
         self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{error}\n")
         self.store.write_trial({**trial.columns(), "status": "failed", "error": error, "attempt": n})
         self.on_trial_result("", {"outcomes": [(trial.trial_id, "failed", None)]})

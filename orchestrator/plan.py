@@ -26,6 +26,7 @@ from quant import (
 )
 
 Status = Literal["ok", "failed"]
+CRASHED = "WorkerDied"  # how the error of a trial begins that took its worker down: such trials always run again
 
 
 class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
