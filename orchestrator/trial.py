@@ -172,7 +172,7 @@ def _prepare(bench: Bench) -> torch.nn.Module:
     assert not isinstance(settings, quant.Fp32Spec)
     from_scratch = isinstance(settings, quant.QatSpec) and settings.init == "scratch"
     model = _network(bench, bench.trial.model.architecture) if from_scratch else _reference_model(bench)
-    return quant.prepare(model, settings, next(bench.batches("train", 2).images()))
+    return quant.prepare(model, settings, next(bench.batches("train", 2).images())).model
 
 
 def _network(bench: Bench, spec: quant.ModelSpec) -> torch.nn.Module:

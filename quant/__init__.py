@@ -8,6 +8,7 @@ from quant.spec import (
     MODELS,
     Fp32FtSpec,
     Fp32Spec,
+    LayerOverride,
     MethodSpec,
     ModelSpec,
     PtqSpec,
@@ -16,9 +17,11 @@ from quant.spec import (
 )
 
 if TYPE_CHECKING:
-    from quant.api import calibrate, freeze, prepare
+    from quant.api import Prepared, calibrate, freeze, prepare
+    from quant.calibration import Calibration, collect
     from quant.describe import LayerReport, count_bytes, describe_layers
     from quant.models import build_model
+    from quant.modules import Add, Concat
     from quant.non_finite import DivergedError, NonFiniteError
     from quant.prediction import predict
     from quant.states import load_quantizer_state, load_weights, quantizer_state_to_bytes, weights_to_bytes
@@ -27,20 +30,26 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINE_VERSION",
     "MODELS",
+    "Add",
     "Batches",
+    "Calibration",
+    "Concat",
     "DivergedError",
     "FitResult",
     "Fp32FtSpec",
     "Fp32Spec",
+    "LayerOverride",
     "LayerReport",
     "MethodSpec",
     "ModelSpec",
     "NonFiniteError",
+    "Prepared",
     "PtqSpec",
     "QatSpec",
     "TrainSpec",
     "build_model",
     "calibrate",
+    "collect",
     "count_bytes",
     "describe_layers",
     "fingerprint_weights",
@@ -55,9 +64,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("calibrate", "freeze", "prepare"),
+    "api": ("Prepared", "calibrate", "freeze", "prepare"),
+    "calibration": ("Calibration", "collect"),
     "describe": ("LayerReport", "count_bytes", "describe_layers"),
     "models": ("build_model",),
+    "modules": ("Add", "Concat"),
     "non_finite": ("DivergedError", "NonFiniteError"),
     "states": ("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),
     "prediction": ("predict",),

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from quant.fake_quant import FakeQuantize
-from quant.modules import QUANTIZED, QuantLayer, quant_layers, quantizers
-from quant.observers import Observer
+from quant.modules import QUANTIZED, Add, Concat, QuantAdd, QuantConcat, QuantLayer, quant_layers, quantizers
 
 
 class LayerReport(NamedTuple):
@@ -29,15 +28,30 @@ class LayerReport(NamedTuple):
 
 
 def describe_layers(model: nn.Module) -> list[LayerReport]:
-    """Report every layer that has weights, and every batch norm, in the model's order."""
-    return [
-        _report(name or "(model)", module, model)
-        for name, module in model.named_modules()
-        if next(module.parameters(recurse=False), None) is not None or isinstance(module, BatchNorm)
+    """Report every layer that has weights, every batch norm and every join (addition, concatenation), in their order.
+
+    Joins in a module's code, which `quantize_adds` cannot see, come last.
+    """
+    reports = [_report(name or "(model)", module, model) for name, module in model.named_modules() if _counts(module)]
+    return reports + [
+        LayerReport(f"{name}: {operation}", operation, "float", _IN_CODE, 0)
+        for name, operation in getattr(model, "joins_in_code", [])
     ]
 
 
+_IN_CODE = "an operation in code, which `quantize_adds` cannot see: make it a module, quant.Add or quant.Concat"
+
+
+def _counts(module: nn.Module) -> bool:
+    if isinstance(module, FakeQuantize):
+        return False
+    has_weights = next(module.parameters(recurse=False), None) is not None
+    return has_weights or isinstance(module, BatchNorm | Add | Concat)
+
+
 def _report(name: str, module: nn.Module, model: nn.Module) -> LayerReport:
+    if isinstance(module, QuantAdd | QuantConcat):
+        return LayerReport(name, type(module).__name__.removeprefix("Quant"), "quantized", None, 0, **_join(module))
     is_swapped = isinstance(module, QuantLayer)
     kind = type(module).__name__.removeprefix("Quant") if is_swapped else type(module).__name__
     n_weights = sum(p.numel() for name, p in module.named_parameters(recurse=False) if "bias" not in name)
@@ -60,6 +74,12 @@ def _settings_of(layer: QuantLayer) -> dict[str, Any]:
     }
 
 
+def _join(module: QuantAdd | QuantConcat) -> dict[str, Any]:
+    spec = module.act_quantizer.spec
+    scheme = "symmetric" if spec.symmetric else "asymmetric"
+    return {"act_bits": spec.bits, "scheme": scheme, "act_grid": _describe_grid(module.act_quantizer)}
+
+
 def _describe_grid(quantizer: FakeQuantize) -> str:
     bounds = f"{quantizer.quant_min}..{quantizer.quant_max}"
     if not quantizer.is_calibrated():
@@ -73,8 +93,12 @@ def _why_float(module: nn.Module, model: nn.Module) -> str:
     kind = type(module)
     if next(quant_layers(model), None) is None:
         return "this is the float model"
+    if isinstance(module, QuantLayer) and module.float_because is not None:
+        return module.float_because
     if isinstance(module, QuantLayer):
         return "the quantizers are bypassed: this model is a control"
+    if isinstance(module, Add | Concat):
+        return "`quantize_adds` is false"
     if isinstance(module, BatchNorm):
         return str(module.unfolded_because)
     if kind in QUANTIZED and "weight" not in module._parameters:
@@ -104,6 +128,7 @@ def count_bytes(model: nn.Module) -> int:
 
 def _deployed_floats(model: nn.Module) -> list[Tensor]:
     """Parameters and buffers as they are, without the quantizers' own state and without integer counters."""
-    owners = [module for module in model.modules() if not isinstance(module, FakeQuantize | Observer)]
+    owners = [module for module in model.modules() if not isinstance(module, FakeQuantize)]
+    parameters = {id(p): p for module in owners for p in module.parameters(recurse=False)}
     buffers = [buffer for module in owners for buffer in module.buffers(recurse=False)]
-    return [*model.parameters(), *(buffer for buffer in buffers if buffer.is_floating_point())]
+    return [*parameters.values(), *(buffer for buffer in buffers if buffer.is_floating_point())]

@@ -1,4 +1,4 @@
-"""Fold batch norm into the convolution or linear layer before it.
+"""Which batch norm can be folded into the convolution or linear layer before it, and the fold itself.
 
 Pairs are found by running the model once: hooks say which layer made which tensor, a batch norm is paired with the
 maker of its input by tensor identity, and a TorchFunctionMode counts every use of that tensor. Symbolic tracing would
@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from quant.modules import QuantConvTranspose2d, QuantLayer, QuantLinear
+from quant.folded import fold_parameters
+from quant.modules import QuantLayer, QuantLinear
 from quant.states import evaluating
 
 _READS_NO_VALUES = {"shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda", "dim", "size", "numel"}
@@ -94,43 +95,41 @@ def _safe_pairs(model: nn.Module, recorder: _Recorder) -> list[tuple[str, str]]:
     ]
 
 
+@torch.no_grad()
 def fold_batchnorm(model: nn.Module, example_NCHW: Tensor) -> None:
-    """Fold every safe pair of a swapped `model`, in place; the batch norms become identities."""
+    """Fold every safe pair of a swapped `model`, in place, for good; the batch norms become identities."""
+    for layer, batchnorm in _take_out(model, example_NCHW):
+        layer.batchnorm = batchnorm
+        finish_fold(layer)
+
+
+def attach_batchnorm(model: nn.Module, example_NCHW: Tensor, *, folds_batch: bool) -> None:
+    """Move every batch norm of a safe pair of a swapped `model` into its layer, to be trained folded."""
+    for layer, batchnorm in _take_out(model, example_NCHW):
+        layer.batchnorm, layer.folds_batch = batchnorm, folds_batch
+
+
+@torch.no_grad()
+def finish_fold(layer: QuantLayer) -> None:
+    """Give `layer` the weight and bias of itself and its batch norm in one; without a batch norm nothing happens."""
+    if layer.batchnorm is None:
+        return
+    weight, bias = fold_parameters(layer, layer.batchnorm)
+    needs_grad = layer.weight.requires_grad
+    layer.weight, layer.bias = nn.Parameter(weight, needs_grad), nn.Parameter(bias, needs_grad)
+    layer.batchnorm = None  # pyright: ignore[reportArgumentType]
+
+
+def _take_out(model: nn.Module, example_NCHW: Tensor) -> list[tuple[QuantLayer, BatchNorm]]:
+    """Replace the batch norm of every safe pair by an identity; return the pairs."""
+    pairs = []
     for layer_name, batchnorm_name in find_bn_pairs(model, example_NCHW):
         layer, batchnorm = model.get_submodule(layer_name), model.get_submodule(batchnorm_name)
         assert isinstance(layer, QuantLayer)
         assert isinstance(batchnorm, BatchNorm)
-        fold_pair(layer, batchnorm)
         layer.folded_batchnorm = batchnorm_name
         all_names = [name for name, module in model.named_modules(remove_duplicate=False) if module is batchnorm]
         for name in all_names:
             model.set_submodule(name, nn.Identity())
-
-
-@torch.no_grad()
-def fold_pair(layer: QuantLayer, batchnorm: BatchNorm) -> None:
-    """Give `layer` the weight and bias that compute layer and batch norm (eval mode) in one, through float64.
-
-    weight' = weight * gamma / sqrt(var + eps) and bias' = (bias - mean) * gamma / sqrt(var + eps) + beta (Jacob et al.
-    2018, section 3.2). Nothing is divided by gamma, so gamma = 0 is an ordinary value.
-    """
-    mean, variance = _float64(batchnorm.running_mean, 0), _float64(batchnorm.running_var, 1)
-    factor = _float64(batchnorm.weight, 1) / (variance + batchnorm.eps).sqrt()
-    bias = (_float64(layer.bias, 0) - mean) * factor + _float64(batchnorm.bias, 0)
-    layer.weight.copy_(layer.weight * _along_channels(factor, layer))
-    layer.bias = nn.Parameter(bias.float().to(layer.weight.device), requires_grad=layer.weight.requires_grad)
-
-
-def _float64(tensor: Tensor | None, default: float) -> Tensor:
-    return torch.tensor(default, dtype=torch.float64) if tensor is None else tensor.double()
-
-
-def _along_channels(factor_O: Tensor, layer: QuantLayer) -> Tensor:
-    """Shape one factor per output channel to multiply the layer's weight."""
-    kernel = [1] * (layer.weight.ndim - 2)
-    if isinstance(layer, QuantConvTranspose2d):  # (in, out / groups, H, W): each group of inputs has its own outputs
-        per_group = factor_O.reshape(layer.groups, -1)
-        return per_group.repeat_interleave(layer.in_channels // layer.groups, dim=0).reshape(
-            *layer.weight.shape[:2], *kernel
-        )
-    return factor_O.reshape(-1, 1, *kernel)
+        pairs.append((layer, batchnorm))
+    return pairs

@@ -32,7 +32,14 @@ Pair = Annotated[tuple[str, str], Field(strict=False)]
 Epoch = Annotated[int, Field(ge=1)]
 Schedule = Literal["constant", "step", "cosine"]
 Selection = Literal["last", "best_val"]
-Observer = Literal["minmax", "ema", "percentile"]
+Scheme = Literal["symmetric", "asymmetric"]
+Granularity = Literal["per_channel", "per_tensor"]
+WeightObserver = Literal["minmax", "ema", "percentile", "mse"]
+ActObserver = Literal["minmax", "ema", "percentile", "mse", "kl"]
+SEARCHING: Final = ("mse", "kl")  # observers that compare candidate ranges
+MOST_SEARCHED_BITS: Final = (
+    10  # above, the smallest and the largest value are the range: a search is coarser than a step
+)
 
 
 class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
@@ -117,6 +124,7 @@ class Recipe(Spec, frozen=True):
     """A course of training: what a QAT trial and its control share. Everything else comes from the `TrainSpec`.
 
     `schedule`: "constant"; "step", a tenth from each epoch in `milestones` (from 1) on; "cosine" over all steps.
+    After epoch `freeze_bn_after` (0: from the start) batch norm normalizes with its running statistics.
     """
 
     epochs: int = Field(ge=1)
@@ -124,6 +132,7 @@ class Recipe(Spec, frozen=True):
     schedule: Schedule = "cosine"
     milestones: tuple[Epoch, ...] = Field(default=(), strict=False)
     select: Selection = "last"
+    freeze_bn_after: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def milestones_fit_the_schedule(self) -> Self:
@@ -163,27 +172,83 @@ class TrainSpec(Recipe, frozen=True):
         return self.model_copy(update={name: getattr(recipe, name) for name in Recipe.model_fields})
 
 
+class LayerOverride(Spec, frozen=True):
+    """What one pattern of layer names changes; `bits` sets both bits. `quantize = false` leaves the layer in float."""
+
+    quantize: bool = True
+    weight_bits: Bits | None = None
+    act_bits: Bits | None = None
+    scheme: Scheme | None = None
+    granularity: Granularity | None = None
+    weight_observer: WeightObserver | None = None
+    act_observer: ActObserver | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def bits_set_both(cls, data: Any) -> Any:
+        """Write `bits` out as weight_bits and act_bits. Raises where one of them is given too."""
+        if not isinstance(data, dict) or "bits" not in data:
+            return data
+        rest = {key: value for key, value in data.items() if key != "bits"}
+        if rest.keys() & {"weight_bits", "act_bits"}:
+            raise _misfit("bits", "sets weight_bits and act_bits; remove it or those")
+        return {**rest, "weight_bits": data["bits"], "act_bits": data["bits"]}
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that differ from those of the trial."""
+        return self.model_dump(exclude_none=True, exclude={"quantize"})
+
+
 class QuantSettings(Spec, frozen=True):
-    """The settings that PTQ and QAT share. Source of the grid: `quant/qparams.py`."""
+    """The settings that PTQ and QAT share. Source of the grid: `quant/qparams.py`.
+
+    `first_last_bits` are the bits of the first and the last quantized layer (of every head). `overrides` maps patterns
+    of layer names (`fnmatch`: `*`, `?`) to changed settings; the last pattern that fits wins, `first_last_bits` loses.
+    `quantize_adds` also quantizes the inputs of residual additions and concatenations that are modules (`quant.Add`,
+    `quant.Concat`), on one grid for all inputs of each.
+    """
 
     weight_bits: Bits = 8
     act_bits: Bits = 8
-    scheme: Literal["symmetric", "asymmetric"] = "symmetric"
-    granularity: Literal["per_channel", "per_tensor"] = "per_channel"
-    weight_observer: Observer = "minmax"
-    act_observer: Observer = "minmax"
+    scheme: Scheme = "symmetric"
+    granularity: Granularity = "per_channel"
+    weight_observer: WeightObserver = "minmax"
+    act_observer: ActObserver = "minmax"
     act_signed: Literal["auto", "always"] = "auto"
     percentile: float = Field(default=0.9999, gt=0.5, lt=1)
+    first_last_bits: Bits | None = None
+    overrides: tuple[tuple[str, LayerOverride], ...] = Field(default=(), strict=False)
+    quantize_adds: bool = False
     calib_images: int = Field(default=1024, ge=1)
     calib_batch_size: int = Field(default=64, ge=1)
     calib_seed: int = Field(default=0, ge=0)
 
+    @field_validator("overrides", mode="before")
+    @classmethod
+    def overrides_are_a_table(cls, overrides: Any) -> Any:
+        """Take a table as pairs, in its order, which decides; pairs can be hashed."""
+        if not isinstance(overrides, dict | list | tuple):
+            example = 'must be a table from layer pattern to settings, such as {"classifier" = {bits = 8}}'
+            raise _misfit("overrides", example, here=True)
+        return tuple(overrides.items()) if isinstance(overrides, dict) else overrides
+
     def normalized(self) -> Self:
         """This spec with every setting that has no effect in it put back to its default."""
-        idle = {"act_signed": "auto"} if self.scheme == "asymmetric" else {}
-        if "percentile" not in (self.weight_observer, self.act_observer):
+        idle: dict[str, Any] = {"act_signed": "auto"} if self.scheme == "asymmetric" and not self.overrides else {}
+        if not self.overrides and self.first_last_bits is None:
+            idle |= {
+                observer: "minmax"
+                for bits, observer in (("weight_bits", "weight_observer"), ("act_bits", "act_observer"))
+                if getattr(self, bits) > MOST_SEARCHED_BITS and getattr(self, observer) in SEARCHING
+            }
+        if "percentile" not in self._observers():
             idle["percentile"] = QuantSettings.model_fields["percentile"].default
         return self.model_copy(update=idle)
+
+    def _observers(self) -> set[str | None]:
+        """Every observer that some layer uses."""
+        overridden = {observer for _, one in self.overrides for observer in (one.weight_observer, one.act_observer)}
+        return {self.weight_observer, self.act_observer, *overridden}
 
 
 class Fp32Spec(Spec, frozen=True):
@@ -201,18 +266,22 @@ class Fp32FtSpec(Recipe, frozen=True):
 class PtqSpec(QuantSettings, frozen=True):
     """Post-training quantization: fold batch norm, calibrate, freeze.
 
-    `base` is the float model it starts from. "fp32_ft", the fine-tuned control, makes it like for like with QAT, and
-    takes that control's recipe.
+    `rounding = "adaround"` learns for every weight whether it is rounded up or down; `bias_correction` gives each layer
+    back the mean output that quantization took. `base` is the float model it starts from: "fp32_ft", the fine-tuned
+    control, makes it like for like with QAT, and takes that control's recipe.
     """
 
     method: Literal["ptq"]
     bn_fold: Literal["fold", "none"] = "fold"
+    rounding: Literal["nearest", "adaround"] = "nearest"
+    bias_correction: bool = False
     base: Literal["fp32", "fp32_ft"] = "fp32"
     epochs: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     schedule: Schedule = "cosine"
     milestones: tuple[Epoch, ...] = Field(default=(), strict=False)
     select: Selection = "last"
+    freeze_bn_after: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def recipe_is_that_of_its_base(self) -> Self:
@@ -228,7 +297,9 @@ class PtqSpec(QuantSettings, frozen=True):
     def normalized(self) -> Self:
         """Also without a recipe's settings where nothing is fine-tuned; the weights are seen once, so ema is minmax."""
         idle: dict[str, Any] = (
-            {} if self.base == "fp32_ft" else {"schedule": "cosine", "milestones": (), "select": "last"}
+            {}
+            if self.base == "fp32_ft"
+            else {"schedule": "cosine", "milestones": (), "select": "last", "freeze_bn_after": None}
         )
         if self.weight_observer == "ema":
             idle["weight_observer"] = "minmax"
@@ -242,21 +313,46 @@ class PtqSpec(QuantSettings, frozen=True):
 class QatSpec(Recipe, QuantSettings, frozen=True):
     """Quantization-aware training with fake quantizers, then freeze: fine-tune the float model, or `init = "scratch"`.
 
-    `act_observer` leaves out percentile: a quantile of the whole pass is not defined while the weights change.
+    After epoch `freeze_observers_after` (0: from the start) all ranges stay as they are; None follows to the end.
+    `scales = "learned"` trains them (LSQ) from where calibration put them, which at 4 bits and below is by "mse".
+    `bn_fold`: "fold" trains with the weights that batch norm will have been folded into, "fold_calibrated" with those
+    of the running statistics, corrected to the batch's (`quant/fold_training.py`).
     `init = "scratch"` starts from the initial weights in place of the trained float model.
     """
 
     method: Literal["qat"]
-    act_observer: Observer = "ema"
+    act_observer: ActObserver = "ema"
     init: Literal["fp32", "scratch"] = "fp32"
+    bn_fold: Literal["none", "fold", "fold_calibrated"] = "none"
+    scales: Literal["observed", "learned"] = "observed"
+    freeze_observers_after: int | None = Field(default=None, ge=0)
 
-    @field_validator("act_observer")
-    @classmethod
-    def observer_can_follow_training(cls, name: str) -> str:
-        """Raise pydantic's own `literal_error` for an observer that needs a whole pass over fixed weights."""
-        if name == "percentile":
-            raise PydanticKnownError("literal_error", {"expected": "'minmax' or 'ema'"})
-        return name
+    @model_validator(mode="after")
+    def observers_can_follow_training(self) -> Self:
+        """Raise for an observer that needs a whole pass over fixed weights, where the range follows training."""
+        if self.freeze_observers_after == 0 or self.scales == "learned":
+            return self
+        fault = "needs a whole pass over fixed weights: set freeze_observers_after = 0 or scales = 'learned'"
+        for _, one in ("", self), *self.overrides:
+            if one.act_observer in ("percentile", *SEARCHING):
+                raise _misfit("act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema")
+            if one.weight_observer in SEARCHING:
+                raise _misfit("weight_observer", f"is '{one.weight_observer}', which {fault}")
+        return self
+
+    def normalized(self) -> Self:
+        """Also without what learned scales make idle, and with one name for two folds that are the same."""
+        idle: dict[str, Any] = {}
+        if self.scales == "learned":
+            idle["freeze_observers_after"] = None
+        if self.bn_fold == "fold_calibrated" and self._folds_are_alike():
+            idle["bn_fold"] = "fold"
+        return super().normalized().model_copy(update=idle)
+
+    def _folds_are_alike(self) -> bool:
+        """Whether both folds train the same: the grid of a channel scales with its weights at every step."""
+        follows = self.scales == "observed" and self.freeze_observers_after is None and self.weight_observer != "ema"
+        return follows and self.granularity == "per_channel" and not self.overrides
 
     def control(self) -> Fp32FtSpec:
         """The control's spec: this recipe, without the quantization settings."""

@@ -40,7 +40,7 @@ def device_of(model: nn.Module) -> torch.device:
 def require_calibrated(model: nn.Module) -> None:
     """Raise ValueError for the first quantizer that has no grid yet."""
     for quantizer in quantizers(model):
-        if quantizer.mode in ("follow", "fixed") and not quantizer.is_calibrated():
+        if quantizer.mode != "frozen" and not quantizer.is_calibrated():
             raise ValueError(
                 f"layer '{quantizer.layer}' has no {quantizer.spec.role} range yet; call `calibrate` first"
             )

@@ -80,9 +80,14 @@ def test_a_setting_without_effect_is_put_back_to_its_default() -> None:
         ({"quant__0__weight_bits": 8}, "`quant.0.bits` sets weight_bits and act_bits; remove it or weight_bits."),
         (
             {"quant__0__act_observer": "minmx"},
-            "`quant.0.act_observer` must be one of minmax, ema, percentile, got 'minmx'. Did you mean 'minmax'?",
+            "`quant.0.act_observer` must be one of minmax, ema, percentile, mse, kl, got 'minmx'. "
+            "Did you mean 'minmax'?",
         ),
-        ({"quant__1__act_observer": "percentile"}, "`quant.1.act_observer` must be one of minmax, ema"),
+        (
+            {"quant__1__act_observer": "percentile"},
+            "`quant.1.act_observer` is 'percentile', which needs a whole pass over fixed weights: "
+            "set freeze_observers_after = 0",
+        ),
         ({"quant__1__method": "qatt"}, "`quant.1.method` must be ptq or qat, got 'qatt'. Did you mean 'qat'?"),
         ({"quant__1__epochs": 0}, "`quant.1.epochs` must be a whole number at least 1, got 0."),
         ({"quant__1__lr": -0.1}, "`quant.1.lr` must be a number above 0, got -0.1."),

@@ -96,7 +96,7 @@ def compare_models(side: int) -> dict[str, dict[str, float]]:
     images_NCHW, labels_N = torch.randn(256, 3, side, side), torch.randint(10, (64,))
     model = build_model(ModelSpec(name="small_cnn"), in_channels=3, n_classes=10, seed=0)
     ptq, qat = PtqSpec(method="ptq"), QatSpec(method="qat", epochs=1, lr=1e-3)
-    frozen, trained = (prepare(model, spec, images_NCHW[:2]) for spec in (ptq, qat))
+    frozen, trained = (prepare(model, spec, images_NCHW[:2]).model for spec in (ptq, qat))
     for prepared in (frozen, trained):
         calibrate(prepared, [images_NCHW])
     freeze(frozen)
