@@ -1,6 +1,6 @@
 """Normalised float32 batches of one split, augmented where they are shuffled, on the device where they are needed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ from datasets.types import GroupedDataset
 
 
 class Batches:
-    """Batches of (images_NCHW float32, labels_N int64) of the images at `indices`.
+    """Batches of (images_NCHW float32, labels int64) of the images at `indices`.
 
+    The labels are labels_N of the attribute that `targets` names, or labels_NT where it names several.
     `augment` holds any of "crop" and "flip"; it acts on shuffled epochs alone, which are those of training.
     """
 
@@ -23,9 +24,12 @@ class Batches:
         batch_size: int,
         device: str = "cpu",
         augment: Iterable[str] = (),
+        targets: Sequence[str] = ("label",),
     ):
         self.dataset, self.indices, self.batch_size, self.device = dataset, indices, batch_size, device
         self.augmentations = find_augmentations(augment, dataset=dataset.name, may_flip=dataset.may_flip)
+        columns = [dataset.attributes[name].codes_N for name in targets]
+        self.labels = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
         shape = (1, -1, 1, 1)
         self.mean = torch.from_numpy(dataset.mean_C).reshape(shape).to(device)
         self.std = torch.from_numpy(dataset.std_C).reshape(shape).to(device)
@@ -50,8 +54,8 @@ class Batches:
 
     def _read(self, indices: np.ndarray, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = torch.from_numpy(self.dataset.images.batch(indices)).to(self.device)
-        labels_N = torch.from_numpy(self.dataset.labels_N[indices]).to(self.device)
+        labels = torch.from_numpy(self.labels[indices]).to(self.device)
         if generator is not None:
             for augmentation in self.augmentations:
                 pixels = augmentation(pixels, generator)
-        return pixels.float().div_(255).sub_(self.mean).div_(self.std), labels_N
+        return pixels.float().div_(255).sub_(self.mean).div_(self.std), labels

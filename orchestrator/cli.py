@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from datasets import DataError, find_dataset_id
+from datasets import DataError, load_dataset
 from orchestrator.cli_data import data_app
+from orchestrator.combinations import find_misfits
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import make_manifest
 from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
@@ -160,12 +161,17 @@ def _read_request(words: list[str] | None, location: str | None, *, retry_failed
 
 
 def _find_dataset_ids(spec: SweepSpec) -> dict[Any, str]:
+    """Load every data set and return the id of its content. Raises RequestError where the sweep does not fit them."""
     ids, problems = {}, []
-    for experiment in spec.experiments:
+    for dataset_spec in dict.fromkeys(experiment.dataset for experiment in spec.experiments):
         try:
-            ids.setdefault(experiment.dataset, find_dataset_id(experiment.dataset))
+            dataset = load_dataset(dataset_spec)
         except DataError as error:
             problems.append(Problem("", str(error)))
+            continue
+        ids[dataset_spec] = dataset.dataset_id
+        for model in {experiment.model for experiment in spec.experiments if experiment.dataset == dataset_spec}:
+            problems += find_misfits(model, spec.quant, dataset)
     if problems:
         raise RequestError(problems, "the data")
     return ids

@@ -7,7 +7,7 @@ Runs alike in this process and in a Ray worker. Whatever a trial raises becomes 
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 import quant
-from datasets import Batches, DatasetSpec, GroupedDataset, load_dataset
+from datasets import Batches, DatasetSpec, GroupedDataset, find_target, load_dataset
 from orchestrator.manifest import find_code_version
 from orchestrator.plan import PlannedTrial, Status
 from orchestrator.spec import Resources
@@ -63,11 +63,23 @@ class Bench(NamedTuple):
     journal: Journal
     device: str
 
-    def batches(self, split: str, batch_size: int) -> Batches:
-        """Batches of one split on this trial's device."""
-        augment = self.trial.train.augment if split == "train" else ()
-        indices = self.dataset.splits[split]
-        return Batches(self.dataset, indices, batch_size=batch_size, device=self.device, augment=augment)
+    def batches(self, indices: np.ndarray, batch_size: int, **training: Sequence[str]) -> Batches:
+        """Batches of some images on this trial's device."""
+        return Batches(self.dataset, indices, batch_size=batch_size, device=self.device, **training)
+
+    def training_batches(self, batch_size: int) -> Batches:
+        """Batches of the training split, augmented, with the labels of every head that is trained."""
+        augment, task = self.trial.train.augment, self.dataset.task
+        others = [find_target(self.dataset.name, head) for head in self.trial.model.trained_heads if head != task]
+        return self.batches(self.dataset.splits["train"], batch_size, augment=augment, targets=("label", *others))
+
+    def head_sizes(self) -> dict[str, int]:
+        """The number of classes of each head of a network with several, as far as the data has them."""
+        targets = {
+            head: find_target(self.dataset.name, head) for head in quant.MULTI_HEAD.get(self.trial.model.name, ())
+        }
+        known = self.dataset.attributes
+        return {head: len(known[target].names) for head, target in targets.items() if target in known}
 
 
 def run_trial(trial: PlannedTrial, store: Store, resources: Resources) -> Status:
@@ -106,7 +118,7 @@ def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -
     _write_samples(dataset, store)
     built = BUILDERS[trial.method](bench)
     with journal.timed("evaluate_s"):
-        logits_NK = _predict(built.model, dataset, bench.device)
+        logits_NK = _predict(bench, built.model)
     reference_NK = _reference_logits(bench) if trial.reference_trial_id else None
     indices, splits_N = _evaluated(dataset)
     predictions = make_predictions(
@@ -172,13 +184,13 @@ def _prepare(bench: Bench) -> torch.nn.Module:
     assert not isinstance(settings, quant.Fp32Spec)
     from_scratch = isinstance(settings, quant.QatSpec) and settings.init == "scratch"
     model = _network(bench, bench.trial.model.architecture) if from_scratch else _reference_model(bench)
-    return quant.prepare(model, settings, next(bench.batches("train", 2).images()))
+    return quant.prepare(model, settings, next(bench.batches(bench.dataset.splits["train"], 2).images()))
 
 
 def _network(bench: Bench, spec: quant.ModelSpec) -> torch.nn.Module:
     """The model with its initial weights, which follow the seed, or with the user's own where `spec` names them."""
     n_channels, n_classes = bench.dataset.n_channels, len(bench.dataset.class_names)
-    shape = {"in_channels": n_channels, "n_classes": n_classes, "task": bench.dataset.task}
+    shape = {"in_channels": n_channels, "n_classes": n_classes, "task": bench.dataset.task, "heads": bench.head_sizes()}
     return quant.build_model(spec, **shape, seed=bench.trial.seed).to(bench.device)
 
 
@@ -192,9 +204,11 @@ def _reference_model(bench: Bench) -> torch.nn.Module:
 def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     settings, journal = bench.trial.quant, bench.journal
     assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
-    indices = bench.dataset.calibration_indices(settings.calib_images, settings.calib_seed)
-    batches = Batches(bench.dataset, indices, batch_size=settings.calib_batch_size, device=bench.device)
-    journal.say(f"calibrates on {len(indices)} training images (up to {settings.calib_images} were asked for)")
+    n, balance = settings.calib_images, settings.calib_balance
+    indices = bench.dataset.calibration_indices(n, settings.calib_seed, balance)
+    batches = bench.batches(indices, settings.calib_batch_size)
+    how = "" if balance == "uniform" else f", balanced by {balance}"
+    journal.say(f"calibrates on {len(indices)} training images (up to {n} were asked for{how})")
     with journal.timed("calibrate_s"):
         quant.calibrate(model, batches.images())
     return model
@@ -210,18 +224,17 @@ def _fit(bench: Bench, model: torch.nn.Module, spec: quant.TrainSpec) -> Built:
         fitted = quant.fit(
             model,
             spec,
-            train=bench.batches("train", spec.batch_size),
-            val=bench.batches("val", EVALUATION_BATCH_SIZE),
+            train=bench.training_batches(spec.batch_size),
+            val=bench.batches(bench.dataset.splits["val"], EVALUATION_BATCH_SIZE),
             seed=bench.trial.seed,
             log=bench.journal.say,
         )
     return Built(model, fitted.selected_epoch)
 
 
-def _predict(model: torch.nn.Module, dataset: GroupedDataset, device: str) -> np.ndarray:
-    indices, _ = _evaluated(dataset)
-    batches = Batches(dataset, indices, batch_size=EVALUATION_BATCH_SIZE, device=device)
-    return quant.predict(model, batches.images()).numpy()
+def _predict(bench: Bench, model: torch.nn.Module) -> np.ndarray:
+    indices, _ = _evaluated(bench.dataset)
+    return quant.predict(model, bench.batches(indices, EVALUATION_BATCH_SIZE).images()).numpy()
 
 
 def _reference_logits(bench: Bench) -> np.ndarray:
@@ -230,7 +243,7 @@ def _reference_logits(bench: Bench) -> np.ndarray:
     if key not in _REFERENCES:
         while len(_REFERENCES) >= MAX_REFERENCES:
             del _REFERENCES[next(iter(_REFERENCES))]
-        _REFERENCES[key] = _predict(_reference_model(bench), bench.dataset, bench.device)
+        _REFERENCES[key] = _predict(bench, _reference_model(bench))
     return _REFERENCES[key]
 
 

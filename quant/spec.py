@@ -24,7 +24,8 @@ MODELS: dict[str, str] = {
 }
 # channels of the first layer, as the networks were published
 WIDTHS: dict[str, int] = {"small_cnn": 16, "nin": 192, "nin_gc": 256, "resnet18": 64, "trident": 32}
-MULTI_HEAD: Final = ("trident",)
+# the heads of a network that has several, in their order: tasks of the data set
+MULTI_HEAD: dict[str, tuple[str, ...]] = {"trident": ("age", "gender", "ethnicity")}
 ELSEWHERE: Final = {"torchvision:NAME": r"torchvision:\w+", "package.module:factory": r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"}
 
 Bits = Annotated[int, Field(ge=2, le=16)]
@@ -90,12 +91,19 @@ class ModelSpec(Spec, frozen=True):
         if self.width is not None and self.name not in MODELS:
             raise _misfit("width", f"is not a setting of {self.name}; remove it")
         if self.heads == "all" and self.name not in MULTI_HEAD:
-            raise _misfit("heads", f"is 'all', but {self.name} has one head; only {MULTI_HEAD[0]} has several")
+            raise _misfit(
+                "heads", f"is 'all', but {self.name} has one head; only {' and '.join(MULTI_HEAD)} has several"
+            )
         if self.has_torchvision_weights and not self.name.startswith("torchvision:"):
             raise _misfit("weights", f"is '{self.weights}', which only torchvision's models have, and not {self.name}")
         if self.key_map and (self.weights is None or self.has_torchvision_weights):
             raise _misfit("key_map", "renames the keys of a file, but `weights` names none")
         return self
+
+    @property
+    def trained_heads(self) -> tuple[str, ...]:
+        """Every head where all are trained; nothing where only the task's is, or where there is only one."""
+        return MULTI_HEAD[self.name] if self.heads == "all" else ()
 
     @property
     def has_torchvision_weights(self) -> bool:
@@ -164,7 +172,10 @@ class TrainSpec(Recipe, frozen=True):
 
 
 class QuantSettings(Spec, frozen=True):
-    """The settings that PTQ and QAT share. Source of the grid: `quant/qparams.py`."""
+    """The settings that PTQ and QAT share. Source of the grid: `quant/qparams.py`.
+
+    `calib_balance` is "uniform", or a grouping of the data set, whose groups then give equally many images.
+    """
 
     weight_bits: Bits = 8
     act_bits: Bits = 8
@@ -177,6 +188,7 @@ class QuantSettings(Spec, frozen=True):
     calib_images: int = Field(default=1024, ge=1)
     calib_batch_size: int = Field(default=64, ge=1)
     calib_seed: int = Field(default=0, ge=0)
+    calib_balance: str = "uniform"
 
     def normalized(self) -> Self:
         """This spec with every setting that has no effect in it put back to its default."""
