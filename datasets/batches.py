@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from datasets.augment import find_augmentations
 from datasets.types import GroupedDataset
@@ -14,6 +15,8 @@ class Batches:
 
     The labels are labels_N of the attribute that `targets` names, or labels_NT where it names several.
     `augment` holds any of "crop" and "flip"; it acts on shuffled epochs alone, which are those of training.
+    Images become `resize` pixels high and wide, bilinear with antialiasing, and are normalised by `mean` and `std`, for
+    pixels in [0, 1], in place of those of the training split. Raises DataError where they do not fit the channels.
     """
 
     def __init__(
@@ -25,14 +28,16 @@ class Batches:
         device: str = "cpu",
         augment: Iterable[str] = (),
         targets: Sequence[str] = ("label",),
+        resize: int | None = None,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
     ):
         self.dataset, self.indices, self.batch_size, self.device = dataset, indices, batch_size, device
         self.augmentations = find_augmentations(augment, dataset=dataset.name, may_flip=dataset.may_flip)
         columns = [dataset.attributes[name].codes_N for name in targets]
         self.labels = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
-        shape = (1, -1, 1, 1)
-        self.mean = torch.from_numpy(dataset.mean_C).reshape(shape).to(device)
-        self.std = torch.from_numpy(dataset.std_C).reshape(shape).to(device)
+        self.resize, statistics = resize, dataset.normalization(mean, std)
+        self.mean, self.std = (torch.from_numpy(values_C).reshape(1, -1, 1, 1).to(device) for values_C in statistics)
 
     def __len__(self) -> int:
         """Number of batches of a shuffled epoch, in which an incomplete last batch is left out."""
@@ -58,4 +63,7 @@ class Batches:
         if generator is not None:
             for augmentation in self.augmentations:
                 pixels = augmentation(pixels, generator)
-        return pixels.float().div_(255).sub_(self.mean).div_(self.std), labels
+        images = pixels.float().div_(255)
+        if self.resize is not None:
+            images = F.interpolate(images, (self.resize, self.resize), mode="bilinear", antialias=True)
+        return images.sub_(self.mean).div_(self.std), labels

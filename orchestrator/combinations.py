@@ -5,7 +5,7 @@ The settings of one section are checked by its own spec; here are the rules that
 
 from collections.abc import Iterable, Iterator
 
-from datasets import GroupedDataset, find_target
+from datasets import DataError, GroupedDataset, find_target
 from orchestrator.problems import Problem, did_you_mean
 from quant import MULTI_HEAD, ModelSpec, PtqSpec, QatSpec
 
@@ -13,7 +13,12 @@ from quant import MULTI_HEAD, ModelSpec, PtqSpec, QatSpec
 def find_misfits(model: ModelSpec, quant: Iterable[PtqSpec | QatSpec], dataset: GroupedDataset) -> list[Problem]:
     """Return everything about a model and its quantization that cannot work with this data, naming both sides."""
     balances = dict.fromkeys(spec.calib_balance for spec in quant)
-    return [*_find_missing_heads(model, dataset), *_find_unknown_groupings(balances, dataset)]
+    found = (
+        _find_missing_heads(model, dataset),
+        _find_misnormalized(model, dataset),
+        _find_unknown_groupings(balances, dataset),
+    )
+    return [problem for problems in found for problem in problems]
 
 
 def _find_missing_heads(model: ModelSpec, dataset: GroupedDataset) -> Iterator[Problem]:
@@ -26,6 +31,13 @@ def _find_missing_heads(model: ModelSpec, dataset: GroupedDataset) -> Iterator[P
     if missing:
         message = f"'all' trains the heads {', '.join(heads)} of {model.name}, and {name} has no {', '.join(missing)}"
         yield Problem("model.heads", f"{message}: set heads = 'task'.")
+
+
+def _find_misnormalized(model: ModelSpec, dataset: GroupedDataset) -> Iterator[Problem]:
+    try:
+        dataset.normalization(model.preprocess.mean, model.preprocess.std)
+    except DataError as error:
+        yield Problem("model.preprocess", str(error))
 
 
 def _find_unknown_groupings(balances: Iterable[str], dataset: GroupedDataset) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ Runs alike in this process and in a Ray worker. Whatever a trial raises becomes 
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -63,9 +63,10 @@ class Bench(NamedTuple):
     journal: Journal
     device: str
 
-    def batches(self, indices: np.ndarray, batch_size: int, **training: Sequence[str]) -> Batches:
-        """Batches of some images on this trial's device."""
-        return Batches(self.dataset, indices, batch_size=batch_size, device=self.device, **training)
+    def batches(self, indices: np.ndarray, batch_size: int, **training: Any) -> Batches:
+        """Batches of some images on this trial's device, as the network takes them."""
+        shared = {"device": self.device, **self.trial.model.preprocess.model_dump()}
+        return Batches(self.dataset, indices, batch_size=batch_size, **shared, **training)
 
     def training_batches(self, batch_size: int) -> Batches:
         """Batches of the training split, augmented, with the labels of every head that is trained."""

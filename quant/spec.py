@@ -40,12 +40,34 @@ class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=Fa
     """A frozen value: unknown keys and wrong types are errors, and nothing is converted silently."""
 
 
+class Preprocess(Spec, frozen=True):
+    """What is done to images before a network, for weights that were trained so; what is left out follows the data.
+
+    `resize` is the new height and width, bilinear with antialiasing. `mean` and `std` hold a number for each channel,
+    for pixels in [0, 1], in place of those of the training split.
+    """
+
+    resize: int | None = Field(default=None, ge=4, le=1024)
+    mean: tuple[float, ...] = Field(default=(), strict=False)
+    std: tuple[float, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="after")
+    def statistics_are_possible(self) -> Self:
+        """Raise for a std that is not above 0, and for means and stds of different numbers of channels."""
+        if not all(value > 0 for value in self.std):
+            raise _misfit("std", f"must hold numbers above 0, got {list(self.std)}")
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise _misfit("std", f"must have as many numbers as mean, {len(self.mean)}, got {len(self.std)}")
+        return self
+
+
 class ModelSpec(Spec, frozen=True):
     """A network by name: one of `MODELS`, `torchvision:NAME`, or `package.module:factory`, and where its weights are.
 
     `width` is the number of channels of the first layer, and all other layers scale with it; None is the original's.
     `heads` says which heads of a multi-head network run and are trained. `weights` is a file, or `torchvision:NAME`, in
     place of training; `key_map` pairs a prefix of the file's keys with the prefix that the network has in its place.
+    `preprocess` is what its images go through.
     """
 
     name: str
@@ -53,6 +75,7 @@ class ModelSpec(Spec, frozen=True):
     heads: Literal["task", "all"] = "task"
     weights: str | None = None
     key_map: tuple[Pair, ...] = Field(default=(), strict=False)
+    preprocess: Preprocess = Preprocess()
 
     @field_validator("name")
     @classmethod

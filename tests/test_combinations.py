@@ -1,20 +1,24 @@
-"""Settings that only make sense together with the data: heads, balanced calibration; in sweeps on made-up faces."""
+"""Settings that only make sense with the data: heads, preprocessing, balanced calibration; on made-up faces."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from data_files import write_class_folders, write_csv
+from test_plan import plan_of
 from test_sweep import Said, rows_of, run
+from torchvision.transforms.v2 import functional as v2
 
 from datasets import DatasetSpec, load_dataset
 from orchestrator import trial as trial_module
 from orchestrator.combinations import find_misfits
 from orchestrator.plan import PlannedTrial
 from orchestrator.spec import load_sweep
-from quant import Fp32Spec, ModelSpec, PtqSpec, TrainSpec, build_model
+from quant import Fp32Spec, ModelSpec, PtqSpec, TrainSpec, build_model, predict
 from results import Store
 
 FACES = """
@@ -171,6 +175,80 @@ def test_uniform_is_left_out_of_the_id_and_a_grouping_is_part_of_it() -> None:
     )
     assert plain == uniform == {"method": "ptq"}
     assert balanced == {"method": "ptq", "calib_balance": "ethnicity"}
+
+
+PREPROCESS = "experiments.0.model={name='small_cnn', preprocess={resize=24, mean=[0.5], std=[0.25]}}"
+
+
+def test_training_calibration_and_evaluation_see_preprocessed_images(
+    faces_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    fit, calibrate = trial_module.quant.fit, trial_module.quant.calibrate
+
+    def spy_on_fit(model: torch.nn.Module, spec: TrainSpec, **batches: Any) -> Any:
+        seen["train"] = torch.cat([images for images, _ in batches["train"].epoch()])
+        seen["val"] = torch.cat([images for images, _ in batches["val"].epoch()])
+        return fit(model, spec, **batches)
+
+    def spy_on_calibrate(model: torch.nn.Module, images: Iterable[torch.Tensor]) -> None:
+        seen["calib"] = torch.cat(list(images))
+        calibrate(model, [seen["calib"]])
+
+    monkeypatch.setattr(trial_module.quant, "fit", spy_on_fit)
+    monkeypatch.setattr(trial_module.quant, "calibrate", spy_on_calibrate)
+    said, store = sweep(faces_file, PREPROCESS, "quant=[{method='ptq', bits=8}]")
+    assert said.exit_code == 0, said
+
+    dataset = load_dataset(DatasetSpec(name="utkface", task="gender", group_by=("ethnicity",), test_share=0.3))
+    pixels = torch.from_numpy(dataset.images.batch(np.arange(60))).float() / 255
+    expected = v2.normalize(v2.resize(pixels, [24, 24], antialias=True), [0.5], [0.25])
+    for name in ("train", "val"):
+        torch.testing.assert_close(seen[name], expected[dataset.splits[name]])
+    assert torch.cdist(seen["calib"].flatten(1), expected.flatten(1)).min(1).values.max() < 0.01
+
+    fp32 = next(row for row in rows_of(store).values() if row["method"] == "fp32")
+    model = build_model(ModelSpec(name="small_cnn"), in_channels=1, n_classes=2, seed=0)
+    model.load_state_dict(torch.load(Path(store.location, "stages", f"{fp32['trial_id']}.pt"), weights_only=True))
+    predictions = store.read_predictions(fp32["trial_id"], "torch").to_pandas()
+    logits_NK = predict(model, [expected[predictions["sample_id"].tolist()]]).numpy()
+    np.testing.assert_allclose(np.stack(predictions["logits"].to_list()), logits_NK, rtol=2e-3, atol=1e-4)
+
+
+def test_preprocess_is_part_of_the_id_and_its_absence_is_not() -> None:
+    def ids(*overrides: str) -> list[str]:
+        return [trial.trial_id for trial in plan_of("seeds=[0]", *overrides)]
+
+    assert ids("experiments.0.model.preprocess={}") == ids() == ids("experiments.0.model.preprocess={mean=[]}")
+    others = ("resize=16", "mean=[0.5]", "std=[0.5]", "mean=[0.25]")
+    different = [ids(f"experiments.0.model.preprocess={{{setting}}}") for setting in others]
+    assert len({trial_id for some in (*different, ids()) for trial_id in some}) == 5 * len(ids())
+    assert ids("experiments.0.model.preprocess={mean=[1]}") == ids("experiments.0.model.preprocess={mean=[1.0]}")
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "expected"),
+    [
+        ("{resize=0}", "`experiments.0.model.preprocess.resize` must be a whole number in 4..1024, got 0."),
+        ("{sdt=[0.5]}", "`experiments.0.model.preprocess.sdt` is not a known key. Did you mean 'std'?"),
+        ("{std=[0.0]}", "`experiments.0.model.preprocess.std` must hold numbers above 0, got [0.0]."),
+        (
+            "{mean=[0.5, 0.5], std=[0.5]}",
+            "`experiments.0.model.preprocess.std` must have as many numbers as mean, 2, got 1.",
+        ),
+        ("{mean=['a']}", "`experiments.0.model.preprocess.mean.0` must be a list of numbers, got 'a' (a text)."),
+        ("{mean=[inf]}", "`experiments.0.model.preprocess.mean.0` must be a list of numbers, got inf."),
+        ("224", "`experiments.0.model.preprocess` must be a table, got 224 (a whole number)."),
+        (
+            "{mean=[0.5, 0.5, 0.5]}",
+            "`model.preprocess` `mean` must have a number for each channel, got 3; the images of utkface have 1.",
+        ),
+    ],
+)
+def test_a_wrong_preprocess_is_refused_before_anything_starts(faces_file: str, preprocess: str, expected: str) -> None:
+    said, _ = sweep(faces_file, f"experiments.0.model.preprocess={preprocess}")
+    assert said.exit_code == 2
+    assert expected in said.stderr
 
 
 def test_the_built_in_sweeps_fit_their_data() -> None:
