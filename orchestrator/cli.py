@@ -20,7 +20,7 @@ from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import SweepSpec, built_in_sweeps, load_sweep
-from results import BLOCKED, Store
+from results import BLOCKED, Store, describe_mixed_pairs
 
 METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 
@@ -91,6 +91,8 @@ def plan(words: SweepWords = None, store: StorePath = None, as_json: AsJson = Fa
         for method, counts in summary["by_method"].items():
             print(f"{method:8}" + "".join(f"{count:9}" for count in counts.values()))
         print(f"Left: about {summary['estimated_s']:.0f} s of work, {summary['estimate_from']}.")
+        for warning in summary["warnings"]:
+            print(f"warning: {warning}")
 
 
 @app.command()
@@ -190,6 +192,8 @@ def _run(request: Request, executor: str, *, quiet: bool) -> None:
     progress = ProgressLines(queue, n_finished_before=len(request.plan) - len(state.to_run), quiet=quiet)
     progress.say(f"{spec.head.name}: {len(state.to_run)} of {len(request.plan)} trials to run")
     progress.say(f"results: {request.store.location}")
+    for warning in _warn_of_devices(request):
+        progress.say(f"warning: {warning}")
     run(queue, request.store, progress, retry=spec.head.retry)
 
 
@@ -223,7 +227,19 @@ def _summarize_plan(request: Request) -> dict[str, Any]:
         },
         "estimated_s": round(queue.remaining_s(), 1),
         "estimate_from": f"from the durations of {known} finished trials" if known else "a first guess",
+        "warnings": _warn_of_devices(request),
     }
+
+
+def _warn_of_devices(request: Request) -> list[str]:
+    """Say which pairs would be of two kinds of device: where a trial ran already, or where it is going to run."""
+    resources = request.sweep.head.resources
+
+    def find_device(trial: PlannedTrial) -> str:
+        stored = request.stored.get(trial.trial_id, {})
+        return stored.get("device") or getattr(resources, trial.method).device
+
+    return describe_mixed_pairs({**trial.columns(), "device": find_device(trial)} for trial in request.plan)
 
 
 def _finish(store: Store, *, as_json: bool) -> None:
@@ -234,13 +250,14 @@ def _finish(store: Store, *, as_json: bool) -> None:
     path = write_report(store, tables)
     facts = dict(zip(*tables["provenance"].to_pydict().values(), strict=True))
     trials, n_others = tables["trials"].to_pylist(), int(facts["n_not_in_plan"])
-    counts = count_trials(trials, int(facts["n_planned"]))
+    counts, warnings = count_trials(trials, int(facts["n_planned"])), describe_mixed_pairs(trials)
     if as_json:
         facts = {
             "name": facts["sweep"],
             "store": store.location,
             **counts,
             "n_not_in_plan": n_others,
+            "warnings": warnings,
             "dashboard": path,
         }
         print(json.dumps(facts, indent=2))
@@ -249,6 +266,8 @@ def _finish(store: Store, *, as_json: bool) -> None:
         print(f"{_say_counts(counts)}.")
         if n_others:
             print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
+        for warning in warnings:
+            print(f"warning: {warning}")
         print(f"dashboard: {path}")
     if counts["n_failed"]:
         raise typer.Exit(1)

@@ -102,11 +102,9 @@ def run_trial(trial: PlannedTrial, store: Store, resources: Resources) -> Status
 
 def find_device(resources: Resources) -> str:
     """Return cuda where a share of a GPU was asked for, else cpu. Raises RuntimeError if torch sees no such GPU."""
-    if resources.gpu == 0:
-        return "cpu"
-    if not torch.cuda.is_available():
+    if resources.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"{resources.gpu:g} GPUs were asked for, but torch sees none here: set `gpu` to 0.")
-    return "cuda"
+    return resources.device
 
 
 def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -> dict[str, Any]:
