@@ -35,16 +35,21 @@ class Built(NamedTuple):
 
 
 class Journal:
-    """What a trial says and how long its parts took."""
+    """What a trial says and how long its parts took. `watch` is told how far it is, line by line."""
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
+    def __init__(self, watch: Callable[[str], None]) -> None:
+        self.watch, self.started = watch, time.perf_counter()
         self.lines: list[str] = []
         self.seconds = {"train_s": 0.0, "calibrate_s": 0.0, "evaluate_s": 0.0}
 
     def say(self, text: str) -> None:
         """Add a line with the seconds since the trial began."""
         self.lines.append(f"{time.perf_counter() - self.started:8.2f} s  {text}")
+
+    def say_progress(self, text: str) -> None:
+        """Add a line, and tell it to whoever watches."""
+        self.say(text)
+        self.watch(text)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -83,9 +88,14 @@ class Bench(NamedTuple):
         return {head: len(known[target].names) for head, target in targets.items() if target in known}
 
 
-def run_trial(trial: PlannedTrial, store: Store, resources: Resources) -> Status:
-    """Run one trial and write everything it leaves behind; the row comes last. Returns the row's status."""
-    journal = Journal()
+def run_trial(
+    trial: PlannedTrial, store: Store, resources: Resources, watch: Callable[[str], None] = lambda text: None
+) -> Status:
+    """Run one trial and write everything it leaves behind; the row comes last. Returns the row's status.
+
+    `watch` is called with a line at the end of every epoch, while the trial runs.
+    """
+    journal = Journal(watch)
     row = {**trial.columns(), "code_version": find_code_version()}
     try:
         torch.set_num_threads(resources.n_threads)
@@ -226,7 +236,7 @@ def _fit(bench: Bench, model: torch.nn.Module, spec: quant.TrainSpec) -> Built:
             train=bench.training_batches(spec.batch_size),
             val=bench.batches(bench.dataset.splits["val"], EVALUATION_BATCH_SIZE),
             seed=bench.trial.seed,
-            log=bench.journal.say,
+            log=bench.journal.say_progress,
         )
     return Built(model, fitted.selected_epoch)
 

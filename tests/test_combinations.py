@@ -68,7 +68,7 @@ def bench_of(model: ModelSpec, task: str) -> trial_module.Bench:
         quant=Fp32Spec(method="fp32"),
         seed=0,
     )
-    return trial_module.Bench(planned, dataset, Store.open("unused"), trial_module.Journal(), "cpu")
+    return trial_module.Bench(planned, dataset, Store.open("unused"), trial_module.Journal(print), "cpu")
 
 
 @pytest.mark.parametrize(
