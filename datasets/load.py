@@ -81,6 +81,9 @@ def find_attributes(spec: DatasetSpec, prepared: Prepared) -> dict[str, Attribut
     attributes, target = prepared.raw.attributes, find_target(spec.name, spec.task)
     if target not in attributes:
         raise DataError(f"`dataset.task` must be one of {', '.join(attributes)} for {spec.name}, got '{spec.task}'.")
+    if len(names := attributes[target].names) < 2:
+        only = f"only one class, {', '.join(names)}"
+        raise DataError(f"`dataset.task` {spec.task} of {spec.name} has {only}: a classifier needs at least two.")
     return {"label": attributes[target], **attributes}
 
 
