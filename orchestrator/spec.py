@@ -33,6 +33,11 @@ class Resources(_Frozen, frozen=True):
     gpu: float = Field(default=0, ge=0)
 
     @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """The kind of device that a trial runs on."""
+        return "cuda" if self.gpu else "cpu"
+
+    @property
     def n_threads(self) -> int:
         """Torch threads of a trial."""
         return max(1, int(self.cpu))

@@ -272,6 +272,29 @@ def test_a_gpu_that_is_not_there_is_a_failed_trial_that_says_so(
     assert errors["qat"] is None
 
 
+def test_methods_on_different_devices_are_warned_of_before_and_after(
+    sweep_file: str, tmp_path: Path, undisturbed: Store
+) -> None:
+    words = (sweep_file, "seeds=[0]", "--store", str(tmp_path / "store"))
+    warning = "warning: 2 ptq trials on cuda with the reference on cpu: a part of what they differ by"
+    assert "warning" not in run("plan", *words).stdout
+    said = run("plan", *words, "resources.ptq.gpu=0.5").stdout
+    assert warning in said
+    assert said.count("warning") == 1
+    assert len(json.loads(run("plan", *words, "resources.ptq.gpu=1", "--json").stdout)["warnings"]) == 1
+
+    shutil.copytree(undisturbed.location, tmp_path / "store")
+    assert "warning" not in run("plan", *words, "resources.ptq.gpu=1").stdout  # they are finished, on the cpu
+    store = Store.open(str(tmp_path / "store"))
+    for row in rows_of(store).values():
+        if row["method"] == "ptq" and row["seed"] == 0:
+            store.write_trial({**row, "device": "cuda"})
+    said = run("sweep", *words).stdout
+    assert warning in said
+    assert run("report", store.location).stdout.count("warning: ") == 1
+    assert "Devices differ" in Path(store.location, "report.html").read_text()
+
+
 def test_torch_gets_as_many_threads_as_whole_cpus(sweep_file: str, tmp_path: Path) -> None:
     words = ("sweep", sweep_file, "seeds=[0]", "quant=[]", "resources.fp32.cpu=2.5", "--executor", "inline")
     try:
