@@ -66,15 +66,32 @@ def test_ptq_of_the_fine_tuned_model_needs_it_and_is_compared_with_it() -> None:
 
 
 def test_qat_from_scratch_has_fp32_as_control_only_where_their_steps_are_the_same() -> None:
-    same = "quant.1={method='qat', init='scratch', epochs=15, lr=0.003, select='best_val'}"
-    other = "quant.1={method='qat', init='scratch', epochs=14, lr=0.003}"
-    for override, expected in ((same, True), (other, False)):
+    silent = "quant.1={method='qat', init='scratch'}"
+    same = "quant.1={method='qat', init='scratch', epochs=15, lr=0.003, schedule='cosine', select='best_val'}"
+    others = ("epochs=14", "lr=0.004", "schedule='constant'", "select='last'", "schedule='step', milestones=[9]")
+    cases = [(silent, True), (same, True), *((silent.replace("}", f", {other}}}"), False) for other in others)]
+    for override, expected in cases:
         plan = plan_of(override, "seeds=[0]")
         (scratch,) = [trial for trial in plan if trial.method == "qat"]
         assert not [trial for trial in plan if trial.method == "fp32_ft"]
         assert scratch.reference_trial_id == plan[0].trial_id
         assert (scratch.control_trial_id == plan[0].trial_id) == expected
         assert (scratch.control_reason is None) == expected
+
+
+def test_other_milestones_are_other_steps() -> None:
+    train = "experiments.0.train={epochs=15, lr=0.003, schedule='step', milestones=[9]}"
+    scratch = "quant.1={method='qat', init='scratch', bits=8, milestones=[10]}"
+    assert plan_of(train, scratch, "seeds=[0]")[-1].control_trial_id is None
+
+
+def test_qat_from_scratch_has_one_id_whether_its_course_is_said_or_left_to_train() -> None:
+    silent, said, other = (
+        plan_of(f"quant.1={{method='qat', init='scratch'{course}}}", "seeds=[0]")[-1]
+        for course in ("", ", epochs=15, lr=0.003, select='best_val'", ", select='last'")
+    )
+    assert silent.trial_id == said.trial_id != other.trial_id
+    assert silent.label == "qat from scratch W8A8 ema seed 0"
 
 
 def test_needs_come_first() -> None:
