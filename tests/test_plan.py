@@ -94,6 +94,32 @@ def test_qat_from_scratch_has_one_id_whether_its_course_is_said_or_left_to_train
     assert silent.label == "qat from scratch W8A8 ema seed 0"
 
 
+def test_the_sweep_scratch_has_both_starts_each_with_its_own_control() -> None:
+    plan = plan_of(name="scratch")
+    assert Counter(trial.method for trial in plan) == {"fp32": 3, "fp32_ft": 3, "ptq": 9, "qat": 18}
+    methods = {trial.trial_id: trial.method for trial in plan}
+    controls = Counter((t.columns()["init"], methods[str(t.control_trial_id)]) for t in plan if t.method == "qat")
+    assert controls == {("fp32", "fp32_ft"): 9, ("scratch", "fp32"): 9}
+
+
+def test_the_sweep_reference_trains_each_model_as_its_script_did() -> None:
+    plan = plan_of(name="reference")
+    assert Counter(trial.method for trial in plan) == {"fp32": 3, "ptq": 18, "qat": 18}
+    assert all(trial.control_trial_id == trial.needs[0] for trial in plan if trial.method == "qat")
+    found = {
+        trial.dataset.name: (trial.model.name, settings.epochs, settings.batch_size, settings.lr, settings.weight_decay)
+        for trial in plan
+        if (settings := trial.train).optimizer == "adam" and trial.model.width is None
+    }
+    assert found == {
+        "mnist": ("nin_gc", 19, 32, 0.01, 1e-5),
+        "cifar10": ("nin_gc", 199, 32, 0.01, 1e-5),
+        "utkface": ("trident", 60, 64, 0.001, 0),
+    }
+    drops = {trial.dataset.name: trial.train.milestones for trial in plan}  # of those within the epochs
+    assert drops == {"mnist": (), "cifar10": (80, 130, 180), "utkface": (40,)}
+
+
 def test_needs_come_first() -> None:
     seen: set[str] = set()
     for trial in plan_of():
