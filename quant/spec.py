@@ -189,6 +189,11 @@ class TrainSpec(Recipe, frozen=True):
         """Sort the names, so that the order of writing changes no id."""
         return tuple(sorted(set(augment)))
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The course alone, as plain values: what a QAT from scratch does too unless its block says otherwise."""
+        return self.model_dump(include=set(Recipe.model_fields))
+
     def with_recipe(self, recipe: Recipe) -> "TrainSpec":
         """This spec with the course of `recipe`: how a QAT trial and its control are trained."""
         return self.model_copy(update={name: getattr(recipe, name) for name in Recipe.model_fields})
@@ -278,7 +283,8 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
     """Quantization-aware training with fake quantizers, then freeze: fine-tune the float model, or `init = "scratch"`.
 
     `act_observer` leaves out percentile: a quantile of the whole pass is not defined while the weights change.
-    `init = "scratch"` starts from the initial weights in place of the trained float model.
+    `init = "scratch"` starts from the initial weights in place of the trained float model; a sweep file may then leave
+    the recipe to `train`.
     """
 
     method: Literal["qat"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -191,6 +192,21 @@ def test_ptq_of_the_control_and_qat_from_scratch_are_compared_with_what_they_say
     assert kl.max() < 1e-3  # 16 bits of the fine-tuned model, not of fp32
     assert rows["qat"]["accuracy"] < rows["fp32"]["accuracy"]  # one epoch from scratch
     assert rows["qat"]["control_reason"].startswith("trained from scratch with other steps or selection than fp32")
+
+
+def test_qat_from_scratch_takes_the_same_steps_as_fp32_which_is_its_control(sweep_file: str, tmp_path: Path) -> None:
+    scratch = "quant=[{method='qat', init='scratch', bits=16, act_observer='minmax'}]"
+    overrides = [scratch, "seeds=[0]", "experiments.0.train.epochs=2"]
+    said = run("sweep", sweep_file, *overrides, "--executor", "inline", "--store", str(tmp_path))
+    assert said.exit_code == 0
+    store = Store.open(str(tmp_path))
+    fp32, qat = rows_of(store).values()
+    assert qat["control_trial_id"] == qat["reference_trial_id"] == fp32["trial_id"]
+    logs = [Path(store.log_path(row["trial_id"])).read_text() for row in (fp32, qat)]
+    losses = [[float(loss) for loss in re.findall(r"epoch ./2: train loss (\S+) nats", log)] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # nothing is clipped at 16 bits: the same steps
+    assert len(losses[0]) == 2
+    assert qat["calibrate_s"] > 0 == fp32["calibrate_s"]
 
 
 def test_a_narrower_request_says_what_it_does_not_show(sweep_file: str, tmp_path: Path, undisturbed: Store) -> None:
