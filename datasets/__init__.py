@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from datasets.spec import SOURCES, DatasetSpec
+from datasets.spec import SOURCES, DatasetSpec, find_target
 
 if TYPE_CHECKING:
     from datasets.batches import Batches
@@ -23,6 +23,7 @@ __all__ = [
     "data_folder",
     "describe_dataset",
     "find_dataset_id",
+    "find_target",
     "list_sources",
     "load_dataset",
 ]

@@ -30,13 +30,16 @@ def find_files(folder: Path, spec: DatasetSpec) -> SourceFiles:
 def load(folder: Path, spec: DatasetSpec) -> RawData:
     """Return all images, N x 3 x 32 x 32, training images first, with the class as their only attribute."""
     import torchvision
+    from torchvision.datasets.utils import check_md5
 
     try:
         parts = [torchvision.datasets.CIFAR10(str(folder), train=train) for train in (True, False)]
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        published = [*torchvision.datasets.CIFAR10.train_list, *torchvision.datasets.CIFAR10.test_list]
+        wrong = [name for name, md5 in published if not check_md5(folder / FOLDER / name, md5)]
         raise DataError(
-            f"The files in {folder / FOLDER} are not the published ones ({error}): torchvision's md5 does not fit. "
-            "Remove them, so that they are fetched again."
+            f"The files in {folder / FOLDER} are not the published ones ({', '.join(wrong) or error}): "
+            "torchvision's md5 does not fit. Remove them, so that they are fetched again."
         ) from error
     images_NCHW = np.ascontiguousarray(np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2))
     codes_N = np.concatenate([part.targets for part in parts]).astype(np.int64)

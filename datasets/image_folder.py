@@ -5,7 +5,7 @@ to group by, or to predict. Values are texts; whole numbers are ordered as numbe
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,18 +62,11 @@ def _read_folders(place: Path) -> tuple[list[Path], Mapping[str, Sequence[str]]]
 
 
 def _read_table(place: Path) -> tuple[list[Path], Mapping[str, Sequence[str]]]:
-    with place.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(header, place)
-        columns: dict[str, list[str]] = {name: [] for name in header}
-        for row in reader:
-            if len(row) != len(header) or not all(cell.strip() for cell in row):
-                missing = next((name for name, cell in zip(header, row, strict=False) if not cell.strip()), None)
-                fault = f"{missing} is missing" if missing else f"has {len(row)} columns, must have {len(header)}"
-                raise DataError(f"{place}, line {reader.line_num}: {fault}. Complete the row or remove it.")
-            for name, cell in zip(header, row, strict=True):
-                columns[name].append(cell.strip())
+    try:
+        with place.open(encoding="utf-8-sig", newline="") as file:
+            columns = _read_columns(place, file)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{place} is no CSV file in UTF-8 ({error}): save it as one.") from error
     files = [place.parent / path for path in columns.pop("path")]
     if not files:
         raise DataError(f"{place} has no rows.")
@@ -81,6 +74,21 @@ def _read_table(place: Path) -> tuple[list[Path], Mapping[str, Sequence[str]]]:
         if not file.is_file():
             raise DataError(f"{place}, row {row}: {file} does not exist. Paths are relative to the CSV file's folder.")
     return files, {"class": columns.pop("label"), **columns}
+
+
+def _read_columns(place: Path, file: Iterable[str]) -> dict[str, list[str]]:
+    reader = csv.reader(file)
+    header = [name.strip() for name in next(reader, [])]
+    _check_header(header, place)
+    columns: dict[str, list[str]] = {name: [] for name in header}
+    for row in reader:
+        if len(row) != len(header) or not all(cell.strip() for cell in row):
+            missing = next((name for name, cell in zip(header, row, strict=False) if not cell.strip()), None)
+            fault = f"{missing} is missing" if missing else f"has {len(row)} columns, must have {len(header)}"
+            raise DataError(f"{place}, line {reader.line_num}: {fault}. Complete the row or remove it.")
+        for name, cell in zip(header, row, strict=True):
+            columns[name].append(cell.strip())
+    return columns
 
 
 def _check_header(header: Sequence[str], place: Path) -> None:

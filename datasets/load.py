@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.cache import FORMAT, Prepared, SourceFiles, data_folder, fingerprint_files, measure, open_or_convert
-from datasets.spec import DatasetSpec, find_source
+from datasets.spec import DatasetSpec, find_source, find_target
 from datasets.splits import find_conflicts, make_splits
 from datasets.types import Attribute, DataError, GroupedDataset, cross_attributes
 
@@ -78,10 +78,12 @@ def read_source(spec: DatasetSpec) -> Source:
 
 def find_attributes(spec: DatasetSpec, prepared: Prepared) -> dict[str, Attribute]:
     """Return the columns of the source, with the one that the task predicts as "label"."""
-    attributes, tasks = prepared.raw.attributes, find_source(spec.name).tasks
-    target = tasks.get(spec.task, spec.task)
+    attributes, target = prepared.raw.attributes, find_target(spec.name, spec.task)
     if target not in attributes:
         raise DataError(f"`dataset.task` must be one of {', '.join(attributes)} for {spec.name}, got '{spec.task}'.")
+    if len(names := attributes[target].names) < 2:
+        only = f"only one class, {', '.join(names)}"
+        raise DataError(f"`dataset.task` {spec.task} of {spec.name} has {only}: a classifier needs at least two.")
     return {"label": attributes[target], **attributes}
 
 

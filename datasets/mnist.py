@@ -62,4 +62,14 @@ def download(folder: Path, spec: DatasetSpec) -> None:
 
 def _damaged(folder: Path, spec: DatasetSpec, reason: str) -> DataError:
     raw = folder / CLASSES[spec.name] / "raw"
-    return DataError(f"The files in {raw} are damaged ({reason}): remove them, so that they are fetched again.")
+    wrong = [name for name in FILES if not _has_its_size(raw / name)]
+    cause = f"{' and '.join(wrong)} of the wrong size" if wrong else reason
+    return DataError(f"The files in {raw} are damaged ({cause}): remove them, so that they are fetched again.")
+
+
+def _has_its_size(file: Path) -> bool:
+    """Whether as many bytes follow as the head announces: two zeros, a type, the number of sizes, and the sizes."""
+    data = np.memmap(file, np.uint8, "r") if file.stat().st_size >= 4 else np.zeros(4, np.uint8)
+    n_sizes = int(data[3])
+    sizes = data[4 : 4 + 4 * n_sizes].view(">u4").astype(np.int64)
+    return n_sizes > 0 and len(data) == 4 + 4 * n_sizes + sizes.prod()

@@ -99,6 +99,11 @@ def find_source(name: str) -> SourceInfo:
     return FACTORY if FACTORY_NAME.fullmatch(name) else SOURCES[name]
 
 
+def find_target(name: str, task: str) -> str:
+    """Return the attribute that a task of a data set predicts."""
+    return find_source(name).tasks.get(task, task)
+
+
 class DatasetSpec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
     """A data set, the task on it, how it is split, and the groups it is looked at by.
 

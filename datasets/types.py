@@ -3,7 +3,7 @@
 Legend: N images, C channels, H height, W width, K classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -92,6 +92,23 @@ class GroupedDataset:
     def n_channels(self) -> int:
         """C of images_NCHW."""
         return self.images.batch(np.arange(1)).shape[1]
+
+    def normalization(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean_C and std_C for pixels in [0, 1]: what is given, else those of the training split.
+
+        Raises:
+            DataError: a number of values that is not the number of channels.
+        """
+        for name, values in (("mean", mean), ("std", std)):
+            if values and len(values) != self.n_channels:
+                have = f"the images of {self.name} have {self.n_channels}"
+                raise DataError(f"`{name}` must have a number for each channel, got {len(values)}; {have}.")
+        given = (np.array(values, dtype=np.float32) for values in (mean, std))
+        mean_C, std_C = (
+            values_C if len(values_C) else own_C
+            for values_C, own_C in zip(given, (self.mean_C, self.std_C), strict=True)
+        )
+        return mean_C, std_C
 
     def groups(self, grouping: str) -> Attribute:
         """Return the groups of an attribute, or of an intersection such as "ethnicity*gender"."""

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from datasets import DataError, find_dataset_id
+from datasets import DataError, load_dataset
 from orchestrator.cli_data import data_app
+from orchestrator.combinations import find_misfits
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import make_manifest
 from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
@@ -19,7 +20,7 @@ from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import SweepSpec, built_in_sweeps, load_sweep
-from results import BLOCKED, Store
+from results import BLOCKED, Store, describe_mixed_pairs
 
 METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 
@@ -90,6 +91,8 @@ def plan(words: SweepWords = None, store: StorePath = None, as_json: AsJson = Fa
         for method, counts in summary["by_method"].items():
             print(f"{method:8}" + "".join(f"{count:9}" for count in counts.values()))
         print(f"Left: about {summary['estimated_s']:.0f} s of work, {summary['estimate_from']}.")
+        for warning in summary["warnings"]:
+            print(f"warning: {warning}")
 
 
 @app.command()
@@ -160,12 +163,17 @@ def _read_request(words: list[str] | None, location: str | None, *, retry_failed
 
 
 def _find_dataset_ids(spec: SweepSpec) -> dict[Any, str]:
+    """Load every data set and return the id of its content. Raises RequestError where the sweep does not fit them."""
     ids, problems = {}, []
-    for experiment in spec.experiments:
+    for dataset_spec in dict.fromkeys(experiment.dataset for experiment in spec.experiments):
         try:
-            ids.setdefault(experiment.dataset, find_dataset_id(experiment.dataset))
+            dataset = load_dataset(dataset_spec)
         except DataError as error:
             problems.append(Problem("", str(error)))
+            continue
+        ids[dataset_spec] = dataset.dataset_id
+        for model in {experiment.model for experiment in spec.experiments if experiment.dataset == dataset_spec}:
+            problems += find_misfits(model, spec.quant, dataset)
     if problems:
         raise RequestError(problems, "the data")
     return ids
@@ -184,6 +192,8 @@ def _run(request: Request, executor: str, *, quiet: bool) -> None:
     progress = ProgressLines(queue, n_finished_before=len(request.plan) - len(state.to_run), quiet=quiet)
     progress.say(f"{spec.head.name}: {len(state.to_run)} of {len(request.plan)} trials to run")
     progress.say(f"results: {request.store.location}")
+    for warning in _warn_of_devices(request):
+        progress.say(f"warning: {warning}")
     run(queue, request.store, progress, retry=spec.head.retry)
 
 
@@ -217,7 +227,19 @@ def _summarize_plan(request: Request) -> dict[str, Any]:
         },
         "estimated_s": round(queue.remaining_s(), 1),
         "estimate_from": f"from the durations of {known} finished trials" if known else "a first guess",
+        "warnings": _warn_of_devices(request),
     }
+
+
+def _warn_of_devices(request: Request) -> list[str]:
+    """Say which pairs would be of two kinds of device: where a trial ran already, or where it is going to run."""
+    resources = request.sweep.head.resources
+
+    def find_device(trial: PlannedTrial) -> str:
+        stored = request.stored.get(trial.trial_id, {})
+        return stored.get("device") or getattr(resources, trial.method).device
+
+    return describe_mixed_pairs({**trial.columns(), "device": find_device(trial)} for trial in request.plan)
 
 
 def _finish(store: Store, *, as_json: bool) -> None:
@@ -228,13 +250,14 @@ def _finish(store: Store, *, as_json: bool) -> None:
     path = write_report(store, tables)
     facts = dict(zip(*tables["provenance"].to_pydict().values(), strict=True))
     trials, n_others = tables["trials"].to_pylist(), int(facts["n_not_in_plan"])
-    counts = count_trials(trials, int(facts["n_planned"]))
+    counts, warnings = count_trials(trials, int(facts["n_planned"])), describe_mixed_pairs(trials)
     if as_json:
         facts = {
             "name": facts["sweep"],
             "store": store.location,
             **counts,
             "n_not_in_plan": n_others,
+            "warnings": warnings,
             "dashboard": path,
         }
         print(json.dumps(facts, indent=2))
@@ -243,6 +266,8 @@ def _finish(store: Store, *, as_json: bool) -> None:
         print(f"{_say_counts(counts)}.")
         if n_others:
             print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
+        for warning in warnings:
+            print(f"warning: {warning}")
         print(f"dashboard: {path}")
     if counts["n_failed"]:
         raise typer.Exit(1)

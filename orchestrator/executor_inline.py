@@ -1,6 +1,7 @@
 """Runs a plan in this process, one trial after another: for debugging, tests and machines without Ray."""
 
 import time
+from functools import partial
 
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import BundleQueue
@@ -15,6 +16,7 @@ def run_inline(queue: BundleQueue, store: Store, progress: ProgressLines, *, ret
     while bundle := queue.take():
         for trial in bundle.trials:
             started = time.perf_counter()
-            status = run_trial(trial, store, bundle.resources)
+            watch = partial(progress.training, trial.trial_id, n_running=1)
+            status = run_trial(trial, store, bundle.resources, watch)
             queue.finish(trial.trial_id, status, seconds=time.perf_counter() - started)
             progress.finished(trial.trial_id, status, n_running=int(bool(queue.unfinished)))

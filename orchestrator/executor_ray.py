@@ -10,7 +10,10 @@ import logging
 import os
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import ray
@@ -34,7 +37,7 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # the store resumes a sweep, not Tune
     "TUNE_RESULT_BUFFER_LENGTH": "1",
 }
-REPORT_EVERY_S = 1.0  # a worker reports after the first trial that ends later than this
+REPORT_EVERY_S = 1.0  # how often a worker reports which trials ended, and how far the present one is
 OBJECT_STORE_BYTES = 150_000_000
 
 
@@ -122,12 +125,14 @@ class PlanSearcher(Searcher):
         }
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
-        """Take in what a bundle has finished so far."""
+        """Take in what a bundle has finished so far, and how far its present trial is."""
+        n_running = min(len(self.running), self.queue.n_slots)
         for our_id, status, seconds in result["outcomes"]:
             if our_id in self.queue.unfinished:
                 self.queue.finish(our_id, status, seconds=seconds)
-                n_running = min(len(self.running), self.queue.n_slots)
                 self.progress.finished(our_id, status, n_running=n_running)
+        if result.get("news"):
+            self.progress.training(*result["news"], n_running=n_running)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Called once for each bundle. `error` means that its worker died.
@@ -166,13 +171,21 @@ class PlanSearcher(Searcher):
 
 
 class SweepTrainable(tune.Trainable):
-    """Runs one bundle; a worker that is used again gets its next bundle through `reset_config`."""
+    """Runs one bundle; a worker that is used again gets its next bundle through `reset_config`.
+
+    The trials run in a thread beside the one that Tune asks for results, so that a long one is heard of while it runs.
+    It is a daemon: a worker that is told to end does not wait for it.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take a bundle. Rows that exist already were written before this bundle's worker died."""
-        self.resources = Resources(**config["resources"])
-        self.store = Store.open(config["store"])
-        self.waiting = deque(PlannedTrial.model_validate_json(text) for text in config["trials"])
+        """Take a bundle and begin it. Rows that exist already were written before this bundle's worker died."""
+        store, resources = Store.open(config["store"]), Resources(**config["resources"])
+        trials = [PlannedTrial.model_validate_json(text) for text in config["trials"]]
+        self.outcomes: SimpleQueue[tuple[str, str, float]] = SimpleQueue()
+        self.news: tuple[str, str] | None = None  # the trial that runs, and its last line
+        self.failure: BaseException | None = None
+        self.thread = Thread(target=self._run, args=(trials, store, resources), daemon=True)
+        self.thread.start()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next bundle."""
@@ -180,15 +193,28 @@ class SweepTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run trials for about a second, at least one, and report (trial_id, status, seconds) of each."""
+        """Wait for about a second; report (trial_id, status, seconds) of trials that ended, and how far the next is."""
+        self.thread.join(REPORT_EVERY_S)
+        done = not self.thread.is_alive()
+        if self.failure is not None:
+            raise self.failure
+        outcomes = [self.outcomes.get() for _ in range(self.outcomes.qsize())]
+        news, self.news = self.news, None
+        return {"outcomes": outcomes, "news": news, "done": done}
+
+    def _run(self, trials: list[PlannedTrial], store: Store, resources: Resources) -> None:
         from orchestrator.trial import run_trial
 
-        outcomes, started = [], time.perf_counter()
-        while self.waiting and (not outcomes or time.perf_counter() - started < REPORT_EVERY_S):
-            trial, began = self.waiting.popleft(), time.perf_counter()
-            status = self.store.read_status(trial.trial_id) or run_trial(trial, self.store, self.resources)
-            outcomes.append((trial.trial_id, status, time.perf_counter() - began))
-        return {"outcomes": outcomes, "done": not self.waiting}
+        try:
+            for trial in trials:
+                began, watch = time.perf_counter(), partial(self._hear, trial.trial_id)
+                status = store.read_status(trial.trial_id) or run_trial(trial, store, resources, watch)
+                self.outcomes.put((trial.trial_id, status, time.perf_counter() - began))
+        except BaseException as error:  # what is no trial's own: Tune hears of it from `step`
+            self.failure = error
+
+    def _hear(self, trial_id: str, text: str) -> None:
+        self.news = trial_id, text
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune calls it after `done` even when no checkpoints are asked for; without it every bundle fails."""

@@ -85,7 +85,8 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
         settings = self.quant
         if isinstance(settings, PtqSpec | QatSpec):
             bits = f"W{settings.weight_bits}A{settings.act_bits}"
-            return f"{self.method} {bits} {settings.act_observer} seed {self.seed}"
+            start = " from scratch" if isinstance(settings, QatSpec) and settings.init == "scratch" else ""
+            return f"{self.method}{start} {bits} {settings.act_observer} seed {self.seed}"
         return f"{self.method} seed {self.seed}"
 
     def columns(self) -> dict[str, Any]:
@@ -129,15 +130,14 @@ def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple
                 "weights_id": weights_ids[experiment.model],
                 "seed": seed,
             }
-            for trial in _trials_of(experiment, identity, sweep.quant):
+            for trial in _trials_of(experiment, identity):
                 trials.setdefault(trial.trial_id, trial)
     return tuple(trials.values())
 
 
-def _trials_of(
-    experiment: Experiment, identity: dict[str, Any], quant: Iterable[PtqSpec | QatSpec]
-) -> Iterable[PlannedTrial]:
+def _trials_of(experiment: Experiment, identity: dict[str, Any]) -> Iterable[PlannedTrial]:
     shared = {**experiment._asdict(), **identity}
+    quant = shared.pop("quant")
     stage = PlannedTrial.model_construct(**shared, quant=Fp32Spec(method="fp32"))
     yield stage
     on_stage = {**shared, "needs": (stage.trial_id,), "reference_trial_id": stage.trial_id}
@@ -161,8 +161,9 @@ def _links(spec: PtqSpec | QatSpec, stage: PlannedTrial, control_id: str | None)
         return links
     if spec.init == "fp32":
         return {"control_trial_id": control_id}
-    steps = ("epochs", "lr", "schedule", "select")
-    if all(getattr(spec, name) == getattr(stage.train, name) for name in steps):
+    if stage.model.weights is not None:
+        return {"control_reason": "trained from scratch, and fp32 was not trained here: more differs than quantization"}
+    if all(getattr(spec, name) == value for name, value in stage.train.recipe.items()):
         return {"control_trial_id": stage.trial_id}
     return {
         "control_reason": "trained from scratch with other steps or selection than fp32: more differs than quantization"

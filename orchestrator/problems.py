@@ -103,7 +103,8 @@ def _rule(model: type[BaseModel], field: str) -> str:
     """Say what a field takes, from its annotation: "a whole number in 2..16", "a list of texts"."""
     annotation, metadata = model.model_fields[field].annotation, model.model_fields[field].metadata
     if get_origin(annotation) is tuple:
-        return "a list of whole numbers from 0 up" if "int" in str(annotation) else "a list of texts"
+        kinds = {"int": "whole numbers from 0 up", "float": "numbers"}
+        return f"a list of {next((kinds[kind] for kind in kinds if kind in str(annotation)), 'texts')}"
     if _is_model(annotation):
         return "a table"
     kinds = [_KINDS[kind] for kind in (annotation, *get_args(annotation)) if kind in _KINDS]

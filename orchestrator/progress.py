@@ -26,6 +26,12 @@ class ProgressLines:
             self.printed = now
             self.say(self.line(self.queue.trials[trial_id].label, n_running=n_running))
 
+    def training(self, trial_id: str, text: str, *, n_running: int) -> None:
+        """Say how far a trial is that takes long: nothing where a line was printed a moment ago."""
+        if time.monotonic() - self.printed >= EVERY_S:
+            self.printed = time.monotonic()
+            self.say(self.line(f"{self.queue.trials[trial_id].label}, {text}", n_running=n_running))
+
     def line(self, label: str, *, n_running: int) -> str:
         """Return "[12/51] 24 s, 2 running, 0 failed, about 50 s left: qat W8A8 ema seed 1"."""
         n_done = self.n_before + self.n_ok + self.n_failed

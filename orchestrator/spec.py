@@ -20,6 +20,7 @@ from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 BUILT_IN_FOLDER = Path(__file__).parent / "sweeps"
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 METHODS: dict[str, type[PtqSpec] | type[QatSpec]] = {"ptq": PtqSpec, "qat": QatSpec}
+_ANY_TRAIN = TrainSpec(epochs=1, lr=0.1)  # quant blocks are checked even where no experiment is valid
 
 
 class _Frozen(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
@@ -31,6 +32,11 @@ class Resources(_Frozen, frozen=True):
 
     cpu: float = Field(default=1, gt=0)
     gpu: float = Field(default=0, ge=0)
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """The kind of device that a trial runs on."""
+        return "cuda" if self.gpu else "cpu"
 
     @property
     def n_threads(self) -> int:
@@ -73,11 +79,12 @@ class SweepHead(_Frozen, frozen=True):
 
 
 class Experiment(NamedTuple):
-    """A data set, a model and its training, each with single values."""
+    """A data set, a model and its training, each with single values, and every way in which it is quantized."""
 
     dataset: DatasetSpec
     model: ModelSpec
     train: TrainSpec
+    quant: tuple[PtqSpec | QatSpec, ...] = ()
 
 
 class SweepSpec(NamedTuple):
@@ -85,7 +92,6 @@ class SweepSpec(NamedTuple):
 
     head: SweepHead
     experiments: tuple[Experiment, ...]
-    quant: tuple[PtqSpec | QatSpec, ...]
     raw: dict[str, Any]  # the file with its overrides, for the manifest
 
 
@@ -113,10 +119,14 @@ def parse_sweep(raw: dict[str, Any], *, source: str = "the sweep") -> SweepSpec:
         for path, block in _blocks(raw, "experiments", problems)
         for experiment in _experiments(block, path, problems)
     ]
-    quant = [spec for path, block in _blocks(raw, "quant", problems) for spec in _quant_specs(block, path, problems)]
+    blocks = list(_blocks(raw, "quant", problems))
+    quant = {
+        train: tuple(spec for path, block in blocks for spec in _quant_specs(block, path, train, problems))
+        for train in dict.fromkeys([experiment.train for experiment in experiments] or [_ANY_TRAIN])
+    }
     if problems or head is None:
         raise RequestError(problems, source)
-    return SweepSpec(head, tuple(experiments), tuple(quant), raw)
+    return SweepSpec(head, tuple(e._replace(quant=quant[e.train]) for e in experiments), raw)
 
 
 def read_dataset(name: str, overrides: list[str]) -> DatasetSpec:
@@ -216,7 +226,9 @@ def _section(model: type[AnySpec], data: Any, path: str, problems: list[Problem]
     return [spec for values in expanded if (spec := _validate(model, values, path, problems)) is not None]
 
 
-def _quant_specs(block: dict[str, Any], path: str, problems: list[Problem]) -> list[PtqSpec | QatSpec]:
+def _quant_specs(
+    block: dict[str, Any], path: str, train: TrainSpec, problems: list[Problem]
+) -> list[PtqSpec | QatSpec]:
     methods = block.get("method")
     methods = methods if isinstance(methods, list) else [methods]
     specs = []
@@ -226,12 +238,17 @@ def _quant_specs(block: dict[str, Any], path: str, problems: list[Problem]) -> l
             message = f"must be ptq or qat, got {method!r}.{hint} (fp32 and fp32_ft join a plan by themselves.)"
             problems.append(Problem(f"{path}.method", message))
             continue
-        specs += _method_specs(METHODS[method], {**block, "method": method}, path, problems)
+        specs += _method_specs(METHODS[method], {**block, "method": method}, path, train=train, problems=problems)
     return specs
 
 
 def _method_specs(
-    model: type[PtqSpec] | type[QatSpec], block: dict[str, Any], path: str, problems: list[Problem]
+    model: type[PtqSpec] | type[QatSpec],
+    block: dict[str, Any],
+    path: str,
+    *,
+    train: TrainSpec,
+    problems: list[Problem],
 ) -> list[PtqSpec | QatSpec]:
     apart = block.keys() & {"weight_bits", "act_bits"}
     if "bits" in block and apart:
@@ -241,6 +258,7 @@ def _method_specs(
     specs = []
     for values in _expand_axes(block, model, path, problems):
         found: list[Problem] = []
+        values = _with_course(values, train)
         if "bits" in values:
             bits = values.pop("bits")
             values = {**values, "weight_bits": bits, "act_bits": bits}
@@ -252,6 +270,16 @@ def _method_specs(
         problems += found
         specs += [spec.normalized()] if spec is not None else []
     return specs
+
+
+def _with_course(values: dict[str, Any], train: TrainSpec) -> dict[str, Any]:
+    """QAT from scratch with the course of `train` wherever its block is silent: equal steps then have equal ids."""
+    if values.get("init") != "scratch":
+        return values
+    course = train.recipe
+    if values.get("schedule", train.schedule) != train.schedule:
+        del course["milestones"]  # they belong to the schedule that is not taken
+    return {**course, **values}
 
 
 def _expand_axes(

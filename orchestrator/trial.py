@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 import quant
-from datasets import Batches, DatasetSpec, GroupedDataset, load_dataset
+from datasets import Batches, DatasetSpec, GroupedDataset, find_target, load_dataset
 from orchestrator.manifest import find_code_version
 from orchestrator.plan import PlannedTrial, Status
 from orchestrator.spec import Resources
@@ -35,16 +35,21 @@ class Built(NamedTuple):
 
 
 class Journal:
-    """What a trial says and how long its parts took."""
+    """What a trial says and how long its parts took. `watch` is told how far it is, line by line."""
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
+    def __init__(self, watch: Callable[[str], None]) -> None:
+        self.watch, self.started = watch, time.perf_counter()
         self.lines: list[str] = []
         self.seconds = {"train_s": 0.0, "calibrate_s": 0.0, "evaluate_s": 0.0}
 
     def say(self, text: str) -> None:
         """Add a line with the seconds since the trial began."""
         self.lines.append(f"{time.perf_counter() - self.started:8.2f} s  {text}")
+
+    def say_progress(self, text: str) -> None:
+        """Add a line, and tell it to whoever watches."""
+        self.say(text)
+        self.watch(text)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -63,16 +68,34 @@ class Bench(NamedTuple):
     journal: Journal
     device: str
 
-    def batches(self, split: str, batch_size: int) -> Batches:
-        """Batches of one split on this trial's device."""
-        augment = self.trial.train.augment if split == "train" else ()
-        indices = self.dataset.splits[split]
-        return Batches(self.dataset, indices, batch_size=batch_size, device=self.device, augment=augment)
+    def batches(self, indices: np.ndarray, batch_size: int, **training: Any) -> Batches:
+        """Batches of some images on this trial's device, as the network takes them."""
+        shared = {"device": self.device, **self.trial.model.preprocess.model_dump()}
+        return Batches(self.dataset, indices, batch_size=batch_size, **shared, **training)
+
+    def training_batches(self, batch_size: int) -> Batches:
+        """Batches of the training split, augmented, with the labels of every head that is trained."""
+        augment, task = self.trial.train.augment, self.dataset.task
+        others = [find_target(self.dataset.name, head) for head in self.trial.model.trained_heads if head != task]
+        return self.batches(self.dataset.splits["train"], batch_size, augment=augment, targets=("label", *others))
+
+    def head_sizes(self) -> dict[str, int]:
+        """The number of classes of each head of a network with several, as far as the data has them."""
+        targets = {
+            head: find_target(self.dataset.name, head) for head in quant.MULTI_HEAD.get(self.trial.model.name, ())
+        }
+        known = self.dataset.attributes
+        return {head: len(known[target].names) for head, target in targets.items() if target in known}
 
 
-def run_trial(trial: PlannedTrial, store: Store, resources: Resources) -> Status:
-    """Run one trial and write everything it leaves behind; the row comes last. Returns the row's status."""
-    journal = Journal()
+def run_trial(
+    trial: PlannedTrial, store: Store, resources: Resources, watch: Callable[[str], None] = lambda text: None
+) -> Status:
+    """Run one trial and write everything it leaves behind; the row comes last. Returns the row's status.
+
+    `watch` is called with a line at the end of every epoch, while the trial runs.
+    """
+    journal = Journal(watch)
     row = {**trial.columns(), "code_version": find_code_version()}
     try:
         torch.set_num_threads(resources.n_threads)
@@ -89,11 +112,9 @@ def run_trial(trial: PlannedTrial, store: Store, resources: Resources) -> Status
 
 def find_device(resources: Resources) -> str:
     """Return cuda where a share of a GPU was asked for, else cpu. Raises RuntimeError if torch sees no such GPU."""
-    if resources.gpu == 0:
-        return "cpu"
-    if not torch.cuda.is_available():
+    if resources.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"{resources.gpu:g} GPUs were asked for, but torch sees none here: set `gpu` to 0.")
-    return "cuda"
+    return resources.device
 
 
 def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -> dict[str, Any]:
@@ -106,7 +127,7 @@ def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -
     _write_samples(dataset, store)
     built = BUILDERS[trial.method](bench)
     with journal.timed("evaluate_s"):
-        logits_NK = _predict(built.model, dataset, bench.device)
+        logits_NK = _predict(bench, built.model)
     reference_NK = _reference_logits(bench) if trial.reference_trial_id else None
     indices, splits_N = _evaluated(dataset)
     predictions = make_predictions(
@@ -172,13 +193,13 @@ def _prepare(bench: Bench) -> torch.nn.Module:
     assert not isinstance(settings, quant.Fp32Spec)
     from_scratch = isinstance(settings, quant.QatSpec) and settings.init == "scratch"
     model = _network(bench, bench.trial.model.architecture) if from_scratch else _reference_model(bench)
-    return quant.prepare(model, settings, next(bench.batches("train", 2).images())).model
+    return quant.prepare(model, settings, next(bench.batches(bench.dataset.splits["train"], 2).images())).model
 
 
 def _network(bench: Bench, spec: quant.ModelSpec) -> torch.nn.Module:
     """The model with its initial weights, which follow the seed, or with the user's own where `spec` names them."""
     n_channels, n_classes = bench.dataset.n_channels, len(bench.dataset.class_names)
-    shape = {"in_channels": n_channels, "n_classes": n_classes, "task": bench.dataset.task}
+    shape = {"in_channels": n_channels, "n_classes": n_classes, "task": bench.dataset.task, "heads": bench.head_sizes()}
     return quant.build_model(spec, **shape, seed=bench.trial.seed).to(bench.device)
 
 
@@ -192,9 +213,11 @@ def _reference_model(bench: Bench) -> torch.nn.Module:
 def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     settings, journal = bench.trial.quant, bench.journal
     assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
-    indices = bench.dataset.calibration_indices(settings.calib_images, settings.calib_seed)
-    batches = Batches(bench.dataset, indices, batch_size=settings.calib_batch_size, device=bench.device)
-    journal.say(f"calibrates on {len(indices)} training images (up to {settings.calib_images} were asked for)")
+    n, balance = settings.calib_images, settings.calib_balance
+    indices = bench.dataset.calibration_indices(n, settings.calib_seed, balance)
+    batches = bench.batches(indices, settings.calib_batch_size)
+    how = "" if balance == "uniform" else f", balanced by {balance}"
+    journal.say(f"calibrates on {len(indices)} training images (up to {n} were asked for{how})")
     with journal.timed("calibrate_s"):
         quant.calibrate(model, batches.images())
     return model
@@ -210,18 +233,17 @@ def _fit(bench: Bench, model: torch.nn.Module, spec: quant.TrainSpec) -> Built:
         fitted = quant.fit(
             model,
             spec,
-            train=bench.batches("train", spec.batch_size),
-            val=bench.batches("val", EVALUATION_BATCH_SIZE),
+            train=bench.training_batches(spec.batch_size),
+            val=bench.batches(bench.dataset.splits["val"], EVALUATION_BATCH_SIZE),
             seed=bench.trial.seed,
-            log=bench.journal.say,
+            log=bench.journal.say_progress,
         )
     return Built(model, fitted.selected_epoch)
 
 
-def _predict(model: torch.nn.Module, dataset: GroupedDataset, device: str) -> np.ndarray:
-    indices, _ = _evaluated(dataset)
-    batches = Batches(dataset, indices, batch_size=EVALUATION_BATCH_SIZE, device=device)
-    return quant.predict(model, batches.images()).numpy()
+def _predict(bench: Bench, model: torch.nn.Module) -> np.ndarray:
+    indices, _ = _evaluated(bench.dataset)
+    return quant.predict(model, bench.batches(indices, EVALUATION_BATCH_SIZE).images()).numpy()
 
 
 def _reference_logits(bench: Bench) -> np.ndarray:
@@ -230,7 +252,7 @@ def _reference_logits(bench: Bench) -> np.ndarray:
     if key not in _REFERENCES:
         while len(_REFERENCES) >= MAX_REFERENCES:
             del _REFERENCES[next(iter(_REFERENCES))]
-        _REFERENCES[key] = _predict(_reference_model(bench), bench.dataset, bench.device)
+        _REFERENCES[key] = _predict(bench, _reference_model(bench))
     return _REFERENCES[key]
 
 

@@ -6,6 +6,7 @@ from quant.fingerprint import fingerprint_weights
 from quant.spec import (
     ENGINE_VERSION,
     MODELS,
+    MULTI_HEAD,
     Fp32FtSpec,
     Fp32Spec,
     LayerOverride,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINE_VERSION",
     "MODELS",
+    "MULTI_HEAD",
     "Add",
     "Batches",
     "Calibration",

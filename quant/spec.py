@@ -24,7 +24,8 @@ MODELS: dict[str, str] = {
 }
 # channels of the first layer, as the networks were published
 WIDTHS: dict[str, int] = {"small_cnn": 16, "nin": 192, "nin_gc": 256, "resnet18": 64, "trident": 32}
-MULTI_HEAD: Final = ("trident",)
+# the heads of a network that has several, in their order: tasks of the data set
+MULTI_HEAD: dict[str, tuple[str, ...]] = {"trident": ("age", "gender", "ethnicity")}
 ELSEWHERE: Final = {"torchvision:NAME": r"torchvision:\w+", "package.module:factory": r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"}
 
 Bits = Annotated[int, Field(ge=2, le=16)]
@@ -46,12 +47,34 @@ class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=Fa
     """A frozen value: unknown keys and wrong types are errors, and nothing is converted silently."""
 
 
+class Preprocess(Spec, frozen=True):
+    """What is done to images before a network, for weights that were trained so; what is left out follows the data.
+
+    `resize` is the new height and width, bilinear with antialiasing. `mean` and `std` hold a number for each channel,
+    for pixels in [0, 1], in place of those of the training split.
+    """
+
+    resize: int | None = Field(default=None, ge=4, le=1024)
+    mean: tuple[float, ...] = Field(default=(), strict=False)
+    std: tuple[float, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="after")
+    def statistics_are_possible(self) -> Self:
+        """Raise for a std that is not above 0, and for means and stds of different numbers of channels."""
+        if not all(value > 0 for value in self.std):
+            raise _misfit("std", f"must hold numbers above 0, got {list(self.std)}")
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise _misfit("std", f"must have as many numbers as mean, {len(self.mean)}, got {len(self.std)}")
+        return self
+
+
 class ModelSpec(Spec, frozen=True):
     """A network by name: one of `MODELS`, `torchvision:NAME`, or `package.module:factory`, and where its weights are.
 
     `width` is the number of channels of the first layer, and all other layers scale with it; None is the original's.
     `heads` says which heads of a multi-head network run and are trained. `weights` is a file, or `torchvision:NAME`, in
     place of training; `key_map` pairs a prefix of the file's keys with the prefix that the network has in its place.
+    `preprocess` is what its images go through.
     """
 
     name: str
@@ -59,6 +82,7 @@ class ModelSpec(Spec, frozen=True):
     heads: Literal["task", "all"] = "task"
     weights: str | None = None
     key_map: tuple[Pair, ...] = Field(default=(), strict=False)
+    preprocess: Preprocess = Preprocess()
 
     @field_validator("name")
     @classmethod
@@ -97,12 +121,19 @@ class ModelSpec(Spec, frozen=True):
         if self.width is not None and self.name not in MODELS:
             raise _misfit("width", f"is not a setting of {self.name}; remove it")
         if self.heads == "all" and self.name not in MULTI_HEAD:
-            raise _misfit("heads", f"is 'all', but {self.name} has one head; only {MULTI_HEAD[0]} has several")
+            raise _misfit(
+                "heads", f"is 'all', but {self.name} has one head; only {' and '.join(MULTI_HEAD)} has several"
+            )
         if self.has_torchvision_weights and not self.name.startswith("torchvision:"):
             raise _misfit("weights", f"is '{self.weights}', which only torchvision's models have, and not {self.name}")
         if self.key_map and (self.weights is None or self.has_torchvision_weights):
             raise _misfit("key_map", "renames the keys of a file, but `weights` names none")
         return self
+
+    @property
+    def trained_heads(self) -> tuple[str, ...]:
+        """Every head where all are trained; nothing where only the task's is, or where there is only one."""
+        return MULTI_HEAD[self.name] if self.heads == "all" else ()
 
     @property
     def has_torchvision_weights(self) -> bool:
@@ -167,6 +198,11 @@ class TrainSpec(Recipe, frozen=True):
         """Sort the names, so that the order of writing changes no id."""
         return tuple(sorted(set(augment)))
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The course alone, as plain values: what a QAT from scratch does too unless its block says otherwise."""
+        return self.model_dump(include=set(Recipe.model_fields))
+
     def with_recipe(self, recipe: Recipe) -> "TrainSpec":
         """This spec with the course of `recipe`: how a QAT trial and its control are trained."""
         return self.model_copy(update={name: getattr(recipe, name) for name in Recipe.model_fields})
@@ -206,6 +242,7 @@ class QuantSettings(Spec, frozen=True):
     of layer names (`fnmatch`: `*`, `?`) to changed settings; the last pattern that fits wins, `first_last_bits` loses.
     `quantize_adds` also quantizes the inputs of residual additions and concatenations that are modules (`quant.Add`,
     `quant.Concat`), on one grid for all inputs of each.
+    `calib_balance` is "uniform", or a grouping of the data set, whose groups then give equally many images.
     """
 
     weight_bits: Bits = 8
@@ -222,6 +259,7 @@ class QuantSettings(Spec, frozen=True):
     calib_images: int = Field(default=1024, ge=1)
     calib_batch_size: int = Field(default=64, ge=1)
     calib_seed: int = Field(default=0, ge=0)
+    calib_balance: str = "uniform"
 
     @field_validator("overrides", mode="before")
     @classmethod
@@ -316,8 +354,9 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
     After epoch `freeze_observers_after` (0: from the start) all ranges stay as they are; None follows to the end.
     `scales = "learned"` trains them (LSQ) from where calibration put them, which at 4 bits and below is by "mse".
     `bn_fold`: "fold" trains with the weights that batch norm will have been folded into, "fold_calibrated" with those
-    of the running statistics, corrected to the batch's (`quant/fold_training.py`).
-    `init = "scratch"` starts from the initial weights in place of the trained float model.
+    of the running statistics, corrected to the batch's (`quant/folded.py`).
+    `init = "scratch"` starts from the initial weights in place of the trained float model; a sweep file may then leave
+    the recipe to `train`.
     """
 
     method: Literal["qat"]

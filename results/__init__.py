@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from results.custom_groups import import_groups
+    from results.devices import describe_mixed_pairs
     from results.predictions import make_predictions
     from results.report import write_report
     from results.schema import BLOCKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
@@ -20,6 +21,7 @@ __all__ = [
     "StoreError",
     "build_tables",
     "count_trials",
+    "describe_mixed_pairs",
     "import_groups",
     "list_trials",
     "make_predictions",
@@ -36,6 +38,7 @@ _HOMES = {
     "build_tables": "tables",
     "count_trials": "tables",
     "list_trials": "tables",
+    "describe_mixed_pairs": "devices",
     "import_groups": "custom_groups",
     "make_predictions": "predictions",
     "write_report": "report",

@@ -153,8 +153,11 @@ def _add_gap(outcomes: Outcomes, grouping: Grouping, disparity: Rows) -> None:
     add_extremes(disparity, grouping, values, trial_id=outcomes.trial_id, runtime=outcomes.runtime)
 
 
-def add_extremes(disparity: Rows, grouping: Grouping, metrics: dict[str, np.ndarray], **key: str) -> None:
+def add_extremes(
+    disparity: Rows, grouping: Grouping, metrics: dict[str, np.ndarray], *, flag: str | None = None, **key: str
+) -> None:
     """Add one row for each metric, from its value in each group. `key`: the trial, the runtime and the comparison.
+    `flag` is one more reason to take the values with care.
 
     Names that end in maxmin_pp or disparity_pp are the largest minus the smallest value, acc_worst is the smallest,
     eag_max_pp the largest. For accuracies the worst group has the smallest value, for drops and EAG the largest.
@@ -163,11 +166,17 @@ def add_extremes(disparity: Rows, grouping: Grouping, metrics: dict[str, np.ndar
     for metric, value_G in metrics.items():
         shared = {**key, "grouping": grouping.name, "metric": metric}
         if len(ranked) < 2:
-            disparity.add(1, **shared, reason=f"fewer than two groups with {MIN_RANKED} test images")
+            few = f"fewer than two groups with {MIN_RANKED} test images"
+            disparity.add(1, **shared, reason=join_reasons(flag, few))
             continue
         low, high = ranked[value_G[ranked].argmin()], ranked[value_G[ranked].argmax()]
         worst, best = (low, high) if metric.startswith("acc_") else (high, low)
         spread = metric.endswith(("maxmin_pp", "disparity_pp"))
         value = value_G[high] - value_G[low] if spread else value_G[worst]
         names = {"worst_group": grouping.names[worst], "best_group": grouping.names[best]}
-        disparity.add(1, **shared, value=float(value), **names, reason=NO_FLOOR)
+        disparity.add(1, **shared, value=float(value), **names, reason=join_reasons(flag, NO_FLOOR))
+
+
+def join_reasons(*reasons: str | None) -> str:
+    """Return the reasons that there are, as the one text of the column `reason`."""
+    return "; ".join(reason for reason in reasons if reason)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from results.group_tables import NO_IMAGES, Outcomes, add_extremes, divide, sum_by_group
+from results.group_tables import NO_IMAGES, Outcomes, add_extremes, divide, join_reasons, sum_by_group
 from results.groupings import Grouping, TestSet
 from results.rows import Rows
 from results.statistics import drop_interval, excess_gap, mcnemar_p
@@ -21,14 +21,20 @@ Columns = Mapping[str, np.ndarray]
 
 
 class Pair(NamedTuple):
-    """A trial against another: the key of its rows, and for each grouping the columns that are counts and means."""
+    """A trial against another: the key of its rows, and for each grouping the columns that are counts and means.
+
+    `flag` is a reason to take all of its numbers with care.
+    """
 
     key: dict[str, str]
     other_trial_id: str
     columns_by_grouping: dict[str, Columns]
+    flag: str | None = None
 
 
-def compare(outcomes: Outcomes, other: Outcomes, test_set: TestSet, *, comparison: str) -> Pair:
+def compare(
+    outcomes: Outcomes, other: Outcomes, test_set: TestSet, *, comparison: str, flag: str | None = None
+) -> Pair:
     """Count what one trial changed in every group of every grouping. `other` is the other side."""
     cell_N = 2 * ~other.right_N + ~outcomes.right_N  # 0 rr, 1 rw, 2 wr, 3 ww: the other side's letter first
     flipped_N = outcomes.predicted_N != other.predicted_N
@@ -47,7 +53,7 @@ def compare(outcomes: Outcomes, other: Outcomes, test_set: TestSet, *, compariso
         }
 
     key = {"trial_id": outcomes.trial_id, "runtime": outcomes.runtime, "comparison": comparison}
-    return Pair(key, other.trial_id, {grouping.name: count(grouping) for grouping in test_set.groupings})
+    return Pair(key, other.trial_id, {grouping.name: count(grouping) for grouping in test_set.groupings}, flag)
 
 
 def add_pairs(pairs: Sequence[Pair], test_set: TestSet, *, paired: Rows, disparity: Rows) -> None:
@@ -62,12 +68,12 @@ def add_pairs(pairs: Sequence[Pair], test_set: TestSet, *, paired: Rows, dispari
         for grouping in test_set.groupings:
             columns = {name: values_PG[index] for name, values_PG in inferred[grouping.name].items()}
             columns |= pair.columns_by_grouping[grouping.name]
-            reasons = [_reason(grouping.name, n) for n in columns["n"]]
+            reasons = [join_reasons(pair.flag, _reason(grouping.name, n)) for n in columns["n"]]
             shared = {**pair.key, "grouping": grouping.name, "group": list(grouping.names)}
             paired.add(len(reasons), **shared, other_trial_id=pair.other_trial_id, **columns, reason=reasons)
             if grouping.name != "overall":
                 gaps = {metric: columns[column] for metric, column in PAIRED_GAPS.items()}
-                add_extremes(disparity, grouping, gaps, **pair.key)
+                add_extremes(disparity, grouping, gaps, flag=pair.flag, **pair.key)
 
 
 def add_missing_pair(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+from results.devices import describe_mixed_pairs
 from results.facts import Facts, Pair, Spread, Trial, name_bits, name_variant
 from results.group_tables import MIN_RANKED
 from results.markup import (
@@ -49,7 +50,13 @@ def render_overview(facts: Facts, sections: Sequence[Section]) -> str:
 <aside class="caveat"><p><strong>Read with care.</strong> No noise floor is computed yet: a difference between the best
 and the worst group of the size shown here may be chance. Intervals are those of single trials (95 %, over test images);
 ranges are over trials (configurations and seeds).</p></aside>
-</header>"""
+{_render_mixed_devices(facts)}</header>"""
+
+
+def _render_mixed_devices(facts: Facts) -> str:
+    notes = describe_mixed_pairs(facts.trials)
+    texts = "".join(f"<p><strong>Devices differ.</strong> {escape(note)}</p>" for note in notes)
+    return f'<aside class="caveat">{texts}</aside>\n' if texts else ""
 
 
 def _read_count(facts: Facts, key: str, otherwise: int) -> int:

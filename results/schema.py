@@ -83,6 +83,8 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "verdicts": VERDICTS,
     "provenance": PROVENANCE,
 }
+# comparison -> the column of `trials` that names the other side
+COMPARISONS: Final = {"reference": "reference_trial_id", "control": "control_trial_id"}
 # Columns of `trials` that differ between two runs of the same plan. Equality of tables leaves them out.
 RUN_DEPENDENT: Final = ("attempt", "train_s", "calibrate_s", "evaluate_s", "total_s", "traceback", "code_version")
 BLOCKED: Final = "not run:"  # how the error begins of a trial that never ran, because one that it needs failed

@@ -11,12 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from results.custom_groups import add_custom_groups
+from results.devices import find_mixed_pairs
 from results.group_tables import Outcomes, add_group_metrics, read_outcomes
 from results.groupings import TestSet, make_test_set
 from results.paired_tables import Pair, add_missing_pair, add_pairs, compare
 from results.rows import Rows
 from results.schema import (
     BLOCKED,
+    COMPARISONS,
     DISPARITY,
     GROUP_METRICS,
     GROUPS,
@@ -32,7 +34,6 @@ from results.schema import (
 from results.store import Store, table_of
 
 _ById = dict[str, dict[str, Any]]
-COMPARISONS = {"reference": "reference_trial_id", "control": "control_trial_id"}
 
 
 def list_trials(store: Store) -> list[dict[str, Any]]:
@@ -91,6 +92,7 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
 
 def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet]) -> dict[str, pa.Table]:
     metrics, paired, disparity = Rows(GROUP_METRICS), Rows(PAIRED_METRICS), Rows(DISPARITY)
+    flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
         rows = [row for row in ok if row["dataset_id"] == dataset_id]
         pairs: list[Pair] = []
@@ -98,7 +100,8 @@ def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, Tes
             add_group_metrics(outcomes, test_set, metrics=metrics, disparity=disparity)
             for comparison, other in others.items():
                 if other is not None:
-                    pairs.append(compare(outcomes, other, test_set, comparison=comparison))
+                    flag = flags.get((row["trial_id"], comparison))
+                    pairs.append(compare(outcomes, other, test_set, comparison=comparison, flag=flag))
                     continue
                 key = {"trial_id": row["trial_id"], "runtime": outcomes.runtime, "comparison": comparison}
                 other_id = row[COMPARISONS[comparison]]

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from torchvision.transforms import functional
+from torchvision.transforms.v2 import functional as v2
 
 from datasets import Batches, DataError, DatasetSpec, load_dataset
 from datasets.augment import crop, find_augmentations, flip
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (64, 3, 32, 32), dtype=np.uint8))
 STRIPES = DatasetSpec(name="synthetic", task="class")
+FLOWERS = DatasetSpec(name="user_data:flowers", task="kind")
 
 
 def test_a_crop_is_one_of_torchvisions_crops_of_the_padded_image() -> None:
@@ -85,3 +87,37 @@ def test_digits_are_never_flipped(name: str) -> None:
 def test_an_unknown_augmentation_is_named() -> None:
     with pytest.raises(DataError, match=r"`train.augment` must hold only crop, flip, got 'rotate'"):
         find_augmentations(("rotate",), dataset="cifar10", may_flip=True)
+
+
+def test_images_are_resized_and_normalised_as_by_torchvision() -> None:
+    data = load_dataset(FLOWERS)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    indices = data.splits["test"][:20]
+    pixels = torch.from_numpy(data.images.batch(indices)).float() / 255
+    height = pixels.shape[2]
+    for side in (height // 2, height, 2 * height):
+        batches = Batches(data, indices, batch_size=8, resize=side, mean=mean, std=std)
+        resized = v2.resize(pixels, [side, side], antialias=True)
+        expected = v2.normalize(resized, mean=list(mean), std=list(std))
+        torch.testing.assert_close(torch.cat(list(batches.images())), expected)
+    assert not torch.allclose(
+        v2.resize(pixels, [height // 2] * 2, antialias=False), v2.resize(pixels, [height // 2] * 2)
+    )
+
+
+def test_what_is_left_out_of_the_normalisation_is_that_of_the_training_split() -> None:
+    data = load_dataset(FLOWERS)
+    pixels = torch.from_numpy(data.images.batch(data.splits["test"])).float() / 255
+    (images,) = Batches(data, data.splits["test"], batch_size=len(pixels), mean=(0.1, 0.2, 0.3)).images()
+    expected = v2.normalize(pixels, mean=[0.1, 0.2, 0.3], std=data.std_C.tolist())
+    torch.testing.assert_close(images, expected)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_statistics_for_other_channels_name_both_sides(name: str) -> None:
+    data = load_dataset(DatasetSpec(name="digits", task="digit"))
+    message = f"`{name}` must have a number for each channel, got 3; the images of digits have 1"
+    with pytest.raises(DataError, match=message):
+        data.normalization(**{name: (0.5, 0.5, 0.5)})
+    with pytest.raises(DataError, match="`mean` must have a number"):
+        Batches(data, data.splits["train"], batch_size=8, mean=(0.5, 0.5, 0.5))

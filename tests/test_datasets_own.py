@@ -224,3 +224,17 @@ def test_a_setting_of_another_source_is_refused(values: dict, message: str) -> N
 def test_an_unknown_hard_group_is_named() -> None:
     with pytest.raises(DataError, match=r"`dataset.hard_group` must be one of a, b, c, got 'd'"):
         load_dataset(DatasetSpec(name="synthetic", task="class", hard_group="d"))
+
+
+def test_a_table_that_is_no_text_is_refused(folder: Path) -> None:
+    write_class_folders(folder / "pets")
+    table = folder / "pets" / "pets.csv"
+    table.write_bytes(b"path,label\ncat/000.png,\xff\xfe\n")
+    with pytest.raises(DataError, match=r"pets.csv is no CSV file in UTF-8 \(.*0xff.*\): save it as one"):
+        load_dataset(with_(PETS, path="pets/pets.csv"))
+
+
+def test_a_task_with_one_class_is_refused(folder: Path) -> None:
+    write_class_folders(folder / "pets", classes=("cat",))
+    with pytest.raises(DataError, match=r"`dataset.task` class of image_folder has only one class, cat: a classifier"):
+        load_dataset(PETS)

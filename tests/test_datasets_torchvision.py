@@ -79,7 +79,8 @@ def test_damaged_files_are_named(folder: Path) -> None:
     raw = write_fashion(folder)
     images = raw / FILES[0]
     images.write_bytes(images.read_bytes()[:-10])
-    with pytest.raises(DataError, match=r"The files in .*FashionMNIST/raw are damaged .*remove them"):
+    message = r"The files in .*FashionMNIST/raw are damaged \(train-images-idx3-ubyte of the wrong size\): remove them"
+    with pytest.raises(DataError, match=message):
         load_dataset(FASHION)
     images.write_bytes(b"")
     with pytest.raises(DataError, match=r"The files in .*FashionMNIST/raw are damaged"):
@@ -110,7 +111,7 @@ def test_an_altered_cifar10_is_refused(folder: Path, real_data: Path) -> None:
         os.symlink(real_data / "cifar-10-batches-py" / name, target / name)
     (target / "test_batch").unlink()
     (target / "test_batch").write_bytes(b"altered")
-    with pytest.raises(DataError, match=r"are not the published ones .*md5 does not fit. Remove them"):
+    with pytest.raises(DataError, match=r"are not the published ones \(test_batch\): .*md5 does not fit. Remove them"):
         load_dataset(CIFAR)
 
 

@@ -1,6 +1,8 @@
 """The adapter to Ray Tune: what it does when a worker dies, without and with a real one."""
 
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +12,11 @@ from pathlib import Path
 import pytest
 from ray.tune.search import Searcher
 from test_plan import plan_of
-from test_sweep import ROOT, SWEEP
+from test_sweep import ROOT, SWEEP, run
 
 from orchestrator.executor_ray import PlanSearcher
 from orchestrator.plan import PlannedTrial
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import EVERY_S, ProgressLines
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import ResourcesByMethod, Retry
 from results import Store
@@ -119,3 +121,57 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     assert driver.returncode == 0, said
     assert set(store.read_trials()["status"].to_pylist()) == {"ok"}
     assert store.read_trials().num_rows == 15
+
+
+def lines_of_epochs(said: str) -> list[str]:
+    return [line for line in said.splitlines() if re.search(r"fp32 seed 0, epoch \d+/\d+: train loss", line)]
+
+
+LONG = ("seeds=[0]", "quant=[]", "experiments.0.train.epochs=%d")
+
+
+def test_inline_a_long_training_is_heard_of_epoch_by_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.progress.EVERY_S", 0.0)
+    file = tmp_path / "tiny.toml"
+    file.write_text(SWEEP)
+    words = (str(file), *LONG[:2], LONG[2] % 5, "--store", str(tmp_path / "store"))
+    lines = lines_of_epochs(run("sweep", *words, "--executor", "inline").stdout)
+    start = r"\[0/1\] +\d+ s, 1 running, 0 failed, about \d+ s left: fp32 seed 0, epoch {}/5: train loss .*"
+    assert len(lines) == 5
+    assert all(re.fullmatch(start.format(number), line) for number, line in enumerate(lines, start=1))
+
+
+def test_progress_lines_keep_their_distance(searcher: PlanSearcher, capsys: pytest.CaptureFixture[str]) -> None:
+    progress, trial_id = searcher.progress, next(iter(searcher.queue.trials))
+    progress.quiet = False
+    for number in range(3):
+        progress.training(trial_id, f"epoch {number}", n_running=1)  # a moment after the start
+    assert capsys.readouterr().out == ""
+    progress.printed -= EVERY_S
+    for number in range(3):
+        progress.training(trial_id, f"epoch {number}", n_running=1)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert f"{searcher.queue.trials[trial_id].label}, epoch 0" in out
+
+
+def test_a_searcher_passes_on_how_far_a_worker_is(searcher: PlanSearcher, capsys: pytest.CaptureFixture[str]) -> None:
+    first, *_ = trials_of(searcher.suggest("a"))
+    searcher.progress.quiet, searcher.progress.printed = False, searcher.progress.printed - EVERY_S
+    searcher.on_trial_result("a", {"outcomes": [], "news": (first.trial_id, "epoch 3/15")})
+    assert "1 running, 0 failed, about" in (out := capsys.readouterr().out)
+    assert out.endswith(f"{first.label}, epoch 3/15\n")
+    assert first.trial_id in searcher.queue.unfinished
+
+
+def test_on_ray_a_long_training_is_heard_of_while_it_runs(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.toml"
+    file.write_text(SWEEP)
+    store = ("--store", str(tmp_path / "store"))
+    command = [sys.executable, "-m", "orchestrator", "sweep", str(file), *LONG[:2], LONG[2] % 400, *store]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = lines_of_epochs(done.stdout)
+    seconds = [float(re.findall(r"(\d+) s, ", line)[0]) for line in lines]
+    assert len(lines) >= 1
+    assert all(later - earlier >= EVERY_S - 1 for earlier, later in itertools.pairwise(seconds))

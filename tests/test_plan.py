@@ -66,15 +66,58 @@ def test_ptq_of_the_fine_tuned_model_needs_it_and_is_compared_with_it() -> None:
 
 
 def test_qat_from_scratch_has_fp32_as_control_only_where_their_steps_are_the_same() -> None:
-    same = "quant.1={method='qat', init='scratch', epochs=15, lr=0.003, select='best_val'}"
-    other = "quant.1={method='qat', init='scratch', epochs=14, lr=0.003}"
-    for override, expected in ((same, True), (other, False)):
+    silent = "quant.1={method='qat', init='scratch'}"
+    same = "quant.1={method='qat', init='scratch', epochs=15, lr=0.003, schedule='cosine', select='best_val'}"
+    others = ("epochs=14", "lr=0.004", "schedule='constant'", "select='last'", "schedule='step', milestones=[9]")
+    cases = [(silent, True), (same, True), *((silent.replace("}", f", {other}}}"), False) for other in others)]
+    for override, expected in cases:
         plan = plan_of(override, "seeds=[0]")
         (scratch,) = [trial for trial in plan if trial.method == "qat"]
         assert not [trial for trial in plan if trial.method == "fp32_ft"]
         assert scratch.reference_trial_id == plan[0].trial_id
         assert (scratch.control_trial_id == plan[0].trial_id) == expected
         assert (scratch.control_reason is None) == expected
+
+
+def test_other_milestones_are_other_steps() -> None:
+    train = "experiments.0.train={epochs=15, lr=0.003, schedule='step', milestones=[9]}"
+    scratch = "quant.1={method='qat', init='scratch', bits=8, milestones=[10]}"
+    assert plan_of(train, scratch, "seeds=[0]")[-1].control_trial_id is None
+
+
+def test_qat_from_scratch_has_one_id_whether_its_course_is_said_or_left_to_train() -> None:
+    silent, said, other = (
+        plan_of(f"quant.1={{method='qat', init='scratch'{course}}}", "seeds=[0]")[-1]
+        for course in ("", ", epochs=15, lr=0.003, select='best_val'", ", select='last'")
+    )
+    assert silent.trial_id == said.trial_id != other.trial_id
+    assert silent.label == "qat from scratch W8A8 ema seed 0"
+
+
+def test_the_sweep_scratch_has_both_starts_each_with_its_own_control() -> None:
+    plan = plan_of(name="scratch")
+    assert Counter(trial.method for trial in plan) == {"fp32": 3, "fp32_ft": 3, "ptq": 9, "qat": 18}
+    methods = {trial.trial_id: trial.method for trial in plan}
+    controls = Counter((t.columns()["init"], methods[str(t.control_trial_id)]) for t in plan if t.method == "qat")
+    assert controls == {("fp32", "fp32_ft"): 9, ("scratch", "fp32"): 9}
+
+
+def test_the_sweep_reference_trains_each_model_as_its_script_did() -> None:
+    plan = plan_of(name="reference")
+    assert Counter(trial.method for trial in plan) == {"fp32": 3, "ptq": 18, "qat": 18}
+    assert all(trial.control_trial_id == trial.needs[0] for trial in plan if trial.method == "qat")
+    found = {
+        trial.dataset.name: (trial.model.name, settings.epochs, settings.batch_size, settings.lr, settings.weight_decay)
+        for trial in plan
+        if (settings := trial.train).optimizer == "adam" and trial.model.width is None
+    }
+    assert found == {
+        "mnist": ("nin_gc", 19, 32, 0.01, 1e-5),
+        "cifar10": ("nin_gc", 199, 32, 0.01, 1e-5),
+        "utkface": ("trident", 60, 64, 0.001, 0),
+    }
+    drops = {trial.dataset.name: trial.train.milestones for trial in plan}  # of those within the epochs
+    assert drops == {"mnist": (), "cifar10": (80, 130, 180), "utkface": (40,)}
 
 
 def test_needs_come_first() -> None:

@@ -314,7 +314,7 @@ def test_a_width_that_does_not_divide_is_refused(name, width, message):
 
 
 @pytest.mark.parametrize(
-    ("task", "classes", "heads", "message"),
+    ("task", "classes", "sizes", "message"),
     [
         (None, 2, None, "trident has heads age, gender, ethnicity; the task of the data set is None"),
         ("digit", 10, None, "trident has heads age, gender, ethnicity; the task of the data set is 'digit'"),
@@ -322,9 +322,17 @@ def test_a_width_that_does_not_divide_is_refused(name, width, message):
         ("gender", 2, {"gender": 2}, "trident has heads age, gender, ethnicity; the data set has no age, ethnicity"),
     ],
 )
-def test_heads_that_do_not_fit_the_data_are_refused(task, classes, heads, message):
+def test_heads_that_do_not_fit_the_data_are_refused(task, classes, sizes, message):
+    spec = ModelSpec(name="trident", heads="all")
     with pytest.raises(ValueError, match=message):
-        build_model(ModelSpec(name="trident"), in_channels=1, n_classes=classes, seed=0, task=task, heads=heads)
+        build_model(spec, in_channels=1, n_classes=classes, seed=0, task=task, heads=sizes)
+
+
+def test_the_data_may_lack_the_heads_that_do_not_run():
+    spec = ModelSpec(name="trident", width=2)
+    model = build_model(spec, in_channels=1, n_classes=3, seed=0, task="age", heads={"age": 3})
+    out = {key: len(value) for key, value in model.state_dict().items() if key.endswith("fc4.bias")}
+    assert out == {"ageNN.fc4.bias": 3, "genNN.fc4.bias": 2, "ethNN.fc4.bias": 5}
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet"])

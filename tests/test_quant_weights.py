@@ -212,6 +212,20 @@ def test_a_fingerprint_needs_no_torch(path):
     assert run.stdout.strip() == b"False", run.stderr
 
 
+def test_own_weights_are_no_control_of_qat_from_scratch(path):
+    torch.save(state(), path)
+    experiment = {
+        "dataset": {"name": "digits", "task": "digit"},
+        "model": {"name": "small_cnn", "weights": str(path)},
+        "train": {"epochs": 9, "lr": 0.01},
+    }
+    quant = [{"method": "qat", "init": "scratch"}]
+    sweep = parse_sweep({"name": "own", "seeds": [0], "experiments": [experiment], "quant": quant})
+    fp32, scratch = make_plan(sweep, {sweep.experiments[0].dataset: "0" * 16})
+    assert (scratch.reference_trial_id, scratch.control_trial_id) == (fp32.trial_id, None)
+    assert "fp32 was not trained here" in str(scratch.control_reason)
+
+
 def test_a_trial_with_own_weights_is_only_evaluated(path, tmp_path):
     torch.save(state(), path)
     raw = {

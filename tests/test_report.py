@@ -619,3 +619,19 @@ def test_float_models_that_differ_are_not_pooled() -> None:
     assert {section.model.rpartition("width ")[2] for section in sections} == {"8", "16"}
     for section in sections:
         assert {width[trial["trial_id"]] for trial in section.trials} == {section.model.rpartition("width ")[2]}
+
+
+def test_the_head_says_which_trials_ran_on_another_device_than_what_they_are_compared_with() -> None:
+    rows = rows_from_tables(make_tables(datasets=("digits",), fail_first_qat=False))
+    for row in rows["trials"]:
+        row["device"] = "cuda" if row["method"] in ("fp32", "ptq") else "cpu"
+    notes = [aside.text for aside in Page(render_report(tables_from_rows(rows))).root.find("aside")]
+    n = {method: sum(row["method"] == method for row in rows["trials"]) for method in METHOD_NAMES}
+    assert len(notes) == 2
+    assert f"{n['fp32_ft']} fp32_ft trials on cpu with the reference on cuda: a part of what they differ by" in notes[1]
+    assert f"{n['qat']} qat trials on cpu with the reference on cuda" in notes[1]
+    assert "ptq" not in notes[1]
+    assert "control" not in notes[1]
+    for row in rows["trials"]:
+        row["device"] = "cuda"
+    assert "Devices differ" not in render_report(tables_from_rows(rows))

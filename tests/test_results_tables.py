@@ -294,6 +294,38 @@ def test_a_comparison_with_a_failed_trial_is_rows_with_a_reason(sweep: Sweep) ->
     assert "qat" in Path(report).read_text(encoding="utf-8")
 
 
+def set_device(sweep: Sweep, trial_id: str, device: str | None) -> None:
+    row = next(row for row in sweep.store.read_trials().to_pylist() if row["trial_id"] == trial_id)
+    sweep.store.write_trial({**row, "device": device})
+
+
+def test_pairs_of_two_kinds_of_device_are_flagged_and_no_others(sweep: Sweep) -> None:
+    sweep.add("ft", sweep.logits, method="fp32_ft", reference="ref")
+    for trial_id in ("same", "qat", "unknown"):
+        sweep.add(trial_id, sweep.logits, method="qat", reference="ref", control="ft")
+    for trial_id, device in {"ref": "cpu", "ft": "cuda", "same": "cpu", "qat": "cuda", "unknown": None}.items():
+        set_device(sweep, trial_id, device)
+    tables = sweep.tables()
+    flag = "the devices differ: the trial ran on {}, its {} on {}; "
+    expected = {
+        ("ft", "reference"): flag.format("cuda", "reference", "cpu"),
+        ("same", "control"): flag.format("cpu", "control", "cuda"),
+        ("qat", "reference"): flag.format("cuda", "reference", "cpu"),
+    }
+    for name, n_tables in (("paired_metrics", 7), ("disparity", 7)):
+        pairs = tables[name].dropna(subset="comparison").groupby(["trial_id", "comparison"])
+        assert len(pairs) == n_tables
+        for key, rows in pairs:
+            assert rows["reason"].str.len().min() > 0
+            starts = rows["reason"].str.startswith(expected.get(key, "the devices differ"))
+            assert starts.all() if key in expected else not starts.any()
+    qat = tables["paired_metrics"].query("trial_id == 'qat' and comparison == 'reference'").set_index("group")
+    assert (qat.loc[["red", "grey"], "drop_pp"] == 0).all()  # flagged, not withheld
+    assert qat.loc["blue", "reason"].endswith("; no test images in this group")
+    own = tables["disparity"]
+    assert not own[own["comparison"].isna()]["reason"].str.contains("devices").any()
+
+
 def test_a_group_nobody_announced_is_refused(sweep: Sweep) -> None:
     table, attributes = sweep.store.read_samples("d")
     sweep.store.write_samples("d", table.replace_schema_metadata(), {**attributes, "hair": ["red", "grey"]})

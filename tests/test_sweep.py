@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -193,6 +194,21 @@ def test_ptq_of_the_control_and_qat_from_scratch_are_compared_with_what_they_say
     assert rows["qat"]["control_reason"].startswith("trained from scratch with other steps or selection than fp32")
 
 
+def test_qat_from_scratch_takes_the_same_steps_as_fp32_which_is_its_control(sweep_file: str, tmp_path: Path) -> None:
+    scratch = "quant=[{method='qat', init='scratch', bits=16, act_observer='minmax'}]"
+    overrides = [scratch, "seeds=[0]", "experiments.0.train.epochs=2"]
+    said = run("sweep", sweep_file, *overrides, "--executor", "inline", "--store", str(tmp_path))
+    assert said.exit_code == 0
+    store = Store.open(str(tmp_path))
+    fp32, qat = rows_of(store).values()
+    assert qat["control_trial_id"] == qat["reference_trial_id"] == fp32["trial_id"]
+    logs = [Path(store.log_path(row["trial_id"])).read_text() for row in (fp32, qat)]
+    losses = [[float(loss) for loss in re.findall(r"epoch ./2: train loss (\S+) nats", log)] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # nothing is clipped at 16 bits: the same steps
+    assert len(losses[0]) == 2
+    assert qat["calibrate_s"] > 0 == fp32["calibrate_s"]
+
+
 def test_a_narrower_request_says_what_it_does_not_show(sweep_file: str, tmp_path: Path, undisturbed: Store) -> None:
     shutil.copytree(undisturbed.location, tmp_path / "copy")
     said = run("sweep", sweep_file, "seeds=[0]", "--store", str(tmp_path / "copy"))
@@ -270,6 +286,29 @@ def test_a_gpu_that_is_not_there_is_a_failed_trial_that_says_so(
     errors = {row["method"]: row["error"] for row in rows_of(Store.open(str(tmp_path))).values()}
     assert errors["ptq"] == "RuntimeError: 0.5 GPUs were asked for, but torch sees none here: set `gpu` to 0."
     assert errors["qat"] is None
+
+
+def test_methods_on_different_devices_are_warned_of_before_and_after(
+    sweep_file: str, tmp_path: Path, undisturbed: Store
+) -> None:
+    words = (sweep_file, "seeds=[0]", "--store", str(tmp_path / "store"))
+    warning = "warning: 2 ptq trials on cuda with the reference on cpu: a part of what they differ by"
+    assert "warning" not in run("plan", *words).stdout
+    said = run("plan", *words, "resources.ptq.gpu=0.5").stdout
+    assert warning in said
+    assert said.count("warning") == 1
+    assert len(json.loads(run("plan", *words, "resources.ptq.gpu=1", "--json").stdout)["warnings"]) == 1
+
+    shutil.copytree(undisturbed.location, tmp_path / "store")
+    assert "warning" not in run("plan", *words, "resources.ptq.gpu=1").stdout  # they are finished, on the cpu
+    store = Store.open(str(tmp_path / "store"))
+    for row in rows_of(store).values():
+        if row["method"] == "ptq" and row["seed"] == 0:
+            store.write_trial({**row, "device": "cuda"})
+    said = run("sweep", *words).stdout
+    assert warning in said
+    assert run("report", store.location).stdout.count("warning: ") == 1
+    assert "Devices differ" in Path(store.location, "report.html").read_text()
 
 
 def test_torch_gets_as_many_threads_as_whole_cpus(sweep_file: str, tmp_path: Path) -> None:

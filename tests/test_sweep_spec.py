@@ -9,7 +9,9 @@ import pytest
 
 from orchestrator.problems import RequestError
 from orchestrator.spec import BUILT_IN_FOLDER, built_in_sweeps, load_sweep, parse_sweep
+from quant import PtqSpec, QatSpec
 
+RECIPE = {"epochs": 7, "lr": 0.1}
 QUICKSTART = tomllib.loads((BUILT_IN_FOLDER / "quickstart.toml").read_text())
 
 
@@ -25,6 +27,12 @@ def with_(**changes: object) -> dict:
     return raw
 
 
+def quant_of(blocks: list[dict], *, train: dict | None = None) -> tuple[PtqSpec | QatSpec, ...]:
+    """The quantized trials of one experiment of the quickstart, with other blocks and another training."""
+    raw = with_(quant=blocks, experiments__0__train=train or QUICKSTART["experiments"][0]["train"])
+    return parse_sweep(raw).experiments[0].quant
+
+
 def problems_of(raw: dict) -> str:
     with pytest.raises(RequestError) as caught:
         parse_sweep(raw)
@@ -32,15 +40,16 @@ def problems_of(raw: dict) -> str:
 
 
 def test_the_built_in_sweeps_are_valid() -> None:
-    assert built_in_sweeps() == ["cifar10", "mnist", "quickstart", "utkface"]
+    assert built_in_sweeps() == ["cifar10", "mnist", "quickstart", "reference", "scratch", "utkface"]
     for name in built_in_sweeps():
         assert load_sweep(name, []).head.name == name
 
 
 def test_every_list_is_an_axis_and_blocks_are_added_up() -> None:
     sweep = parse_sweep(QUICKSTART)
-    assert [spec.method for spec in sweep.quant] == ["ptq"] * 9 + ["qat"] * 6
-    assert {(spec.weight_bits, spec.act_bits) for spec in sweep.quant} == {(16, 16), (8, 8), (4, 4)}
+    (experiment,) = sweep.experiments
+    assert [spec.method for spec in experiment.quant] == ["ptq"] * 9 + ["qat"] * 6
+    assert {(spec.weight_bits, spec.act_bits) for spec in experiment.quant} == {(16, 16), (8, 8), (4, 4)}
 
 
 def test_fields_of_an_experiment_are_axes_but_group_by_is_a_list() -> None:
@@ -56,16 +65,37 @@ def test_overrides_reach_every_field_by_path() -> None:
     assert sweep.head.seeds == (7,)
     assert sweep.head.name == "mine"
     assert sweep.experiments[0].dataset.train_size == 200
-    assert {spec.weight_bits for spec in sweep.quant if spec.method == "qat"} == {4}
-    assert {spec.weight_bits for spec in sweep.quant if spec.method == "ptq"} == {3}
+    quant = sweep.experiments[0].quant
+    assert {spec.weight_bits for spec in quant if spec.method == "qat"} == {4}
+    assert {spec.weight_bits for spec in quant if spec.method == "ptq"} == {3}
 
 
 def test_a_setting_without_effect_is_put_back_to_its_default() -> None:
     block = {"method": "ptq", "percentile": 0.99, "act_signed": "always", "scheme": "asymmetric"}
     plain = {"method": "ptq", "scheme": "asymmetric"}
-    first, second = parse_sweep({**QUICKSTART, "quant": [block, plain]}).quant
+    first, second = quant_of([block, plain])
     assert first == second
-    assert parse_sweep({**QUICKSTART, "quant": [{**block, "act_observer": "percentile"}]}).quant[0].percentile == 0.99
+    assert quant_of([{**block, "act_observer": "percentile"}])[0].percentile == 0.99
+
+
+def test_qat_from_scratch_takes_the_course_of_train_wherever_its_block_is_silent() -> None:
+    steps = {"epochs": 4, "lr": 0.1, "schedule": "step", "milestones": [2, 3]}
+    scratch = {"method": "qat", "init": "scratch"}
+    silent, lone, other = quant_of([scratch, {**scratch, "epochs": 9}, {**scratch, "schedule": "cosine"}], train=steps)
+    assert [(s.epochs, s.lr, s.schedule, s.milestones, s.select) for s in (silent, lone, other)] == [  # type: ignore[union-attr]
+        (4, 0.1, "step", (2, 3), "best_val"),
+        (9, 0.1, "step", (2, 3), "best_val"),
+        (4, 0.1, "cosine", (), "best_val"),
+    ]
+
+
+def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
+    raw = with_(experiments__0__train__epochs=[1, 2], quant=[{"method": "qat", "init": ["scratch", "fp32"], **RECIPE}])
+    assert [spec.epochs for e in parse_sweep(raw).experiments for spec in e.quant] == [7, 7, 7, 7]  # type: ignore[union-attr]
+    del raw["quant"][0]["epochs"]
+    assert problems_of(raw).count("`quant.0.epochs` is missing; it must be a whole number at least 1.") == 1
+    raw["quant"][0]["init"] = "scratch"
+    assert [spec.epochs for e in parse_sweep(raw).experiments for spec in e.quant] == [1, 2]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

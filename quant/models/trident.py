@@ -20,7 +20,8 @@ class Trident(nn.Module):
     """6.41 million parameters at its original width of 32 and with 9, 2 and 5 classes.
 
     Runs the head of `task` and returns its logits_NK. With `all_heads` it runs all three and returns a tuple of logits:
-    the task's first, then the others in the order age, gender, ethnicity. `heads` says how many classes each has.
+    the task's first, then the others in the order age, gender, ethnicity. `heads` says how many classes each has;
+    one that does not run may be left out, and has as many as originally.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Trident(nn.Module):
         all_heads: bool = False,
     ):
         super().__init__()
-        heads = _check_heads(HEADS if heads is None else heads, task, n_classes)
+        heads = _check_heads(HEADS if heads is None else heads, task, n_classes, all_heads=all_heads)
         self.returns_all = all_heads
         self.outputs = sorted(heads, key=lambda name: name != task)[: None if all_heads else 1]
         self.CNN = nn.ModuleDict({"CNN": _trunk(in_channels, width)})
@@ -86,14 +87,12 @@ def _pool() -> nn.MaxPool2d:
     return nn.MaxPool2d(3, stride=2, padding=1)
 
 
-def _check_heads(heads: Mapping[str, int], task: str | None, n_classes: int) -> dict[str, int]:
+def _check_heads(heads: Mapping[str, int], task: str | None, n_classes: int, *, all_heads: bool) -> dict[str, int]:
     """Return the classes of trident's heads in their order. Raises ValueError where they do not fit the data."""
-    if missing := sorted(HEADS.keys() - heads.keys()):
+    if all_heads and (missing := sorted(HEADS.keys() - heads.keys())):
         raise ValueError(f"trident has heads {', '.join(HEADS)}; the data set has no {', '.join(missing)}")
     if task is None or task not in HEADS:
         raise ValueError(f"trident has heads {', '.join(HEADS)}; the task of the data set is {task!r}")
-    if heads[task] != n_classes:
-        raise ValueError(
-            f"the head '{task}' of trident has {heads[task]} classes, the task of the data set {n_classes}"
-        )
-    return {name: heads[name] for name in HEADS}
+    if (n := heads.get(task, HEADS[task])) != n_classes:
+        raise ValueError(f"the head '{task}' of trident has {n} classes, the task of the data set {n_classes}")
+    return {**HEADS, **{name: heads[name] for name in HEADS if name in heads}}
