@@ -172,8 +172,9 @@ def _find_dataset_ids(spec: SweepSpec) -> dict[Any, str]:
             problems.append(Problem("", str(error)))
             continue
         ids[dataset_spec] = dataset.dataset_id
-        for model in {experiment.model for experiment in spec.experiments if experiment.dataset == dataset_spec}:
-            problems += find_misfits(model, spec.quant, dataset)
+        for experiment in spec.experiments:
+            if experiment.dataset == dataset_spec:
+                problems += find_misfits(experiment.model, experiment.quant, dataset)
     if problems:
         raise RequestError(problems, "the data")
     return ids

@@ -253,5 +253,4 @@ def test_a_wrong_preprocess_is_refused_before_anything_starts(faces_file: str, p
 
 def test_the_built_in_sweeps_fit_their_data() -> None:
     experiment = load_sweep("quickstart", []).experiments[0]
-    quant = load_sweep("quickstart", []).quant
-    assert find_misfits(experiment.model, quant, load_dataset(experiment.dataset)) == []
+    assert find_misfits(experiment.model, experiment.quant, load_dataset(experiment.dataset)) == []
