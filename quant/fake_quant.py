@@ -144,7 +144,7 @@ class FakeQuantize(nn.Module):
         if not self.enabled or self.mode == "frozen":
             return x
         x = x.float()  # under autocast activations arrive in bfloat16, which would round the grid itself
-        if self.mode == "follow" and self.training:
+        if self.mode == "follow" and self.training and x.numel() > 0:
             self.follow(x)
         return self.quantize(x)
 
@@ -179,7 +179,7 @@ class FakeQuantize(nn.Module):
 
     def _scale_gradient(self, x: Tensor) -> float:
         """LSQ's 1 / sqrt(N qmax), section 2.2: N weights share a scale, or N features of one image."""
-        n = x[0].numel() if self.spec.role == "activation" else x.numel() // self.scale.numel()
+        n = x.shape[1:].numel() if self.spec.role == "activation" else x.numel() // self.scale.numel()
         return 1 / math.sqrt(n * self.quant_max)
 
     def _set_bounds(self) -> None:
