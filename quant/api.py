@@ -24,7 +24,7 @@ from quant.layer_settings import LayerSettings, settings_by_layer
 from quant.modules import JOINS, QUANTIZED, QuantLayer, quant_layers, quantizers, swap
 from quant.non_finite import NonFiniteError, is_finite
 from quant.observers import Seen, activation_range, weight_range
-from quant.qparams import TensorSpec
+from quant.qparams import SMALLEST_SCALE, TensorSpec
 from quant.spec import Fp32FtSpec, PtqSpec, QatSpec, QuantSettings
 from quant.states import device_of, evaluating, require_calibrated
 
@@ -203,6 +203,7 @@ def freeze(model: nn.Module) -> None:
     for quantizer in quantizers(model):
         if quantizer.mode != "frozen":
             quantizer.mode = "fixed"
+            quantizer.scale.clamp_(min=SMALLEST_SCALE)  # the last step may have pushed a learned one below
     for _, layer in quant_layers(model):
         finish_fold(layer)
         if isinstance(layer.weight_quantizer, FakeQuantize) and layer.weight_quantizer.mode == "fixed":
