@@ -18,7 +18,7 @@ from quant.calibration import Calibration, collect
 from quant.describe import LayerReport, describe_layers
 from quant.fake_quant import FakeQuantize
 from quant.fold import attach_batchnorm, finish_fold, fold_batchnorm
-from quant.folded import fold_parameters
+from quant.folded import fold_parameters, starting_weight
 from quant.joins import JoinsInCode
 from quant.layer_settings import LayerSettings, settings_by_layer
 from quant.modules import JOINS, QUANTIZED, QuantLayer, quant_layers, quantizers, swap
@@ -188,7 +188,11 @@ def set_weight_ranges(model: nn.Module) -> None:
             raise NonFiniteError(
                 f"layer '{name}' met a non-finite weight while calibrating; check the weights of the float model"
             )
-        layer.weight_quantizer.set_range(*weight_range(deployed_weight(layer), layer.weight_quantizer.spec))
+        spec = layer.weight_quantizer.spec
+        weight = deployed_weight(layer)
+        if layer.batchnorm is not None and not spec.follows:
+            weight = starting_weight(layer, layer.batchnorm)
+        layer.weight_quantizer.set_range(*weight_range(weight, spec))
 
 
 def deployed_weight(layer: QuantLayer) -> Tensor:

@@ -40,6 +40,7 @@ SEARCHING: Final = ("mse", "kl")  # observers that compare candidate ranges
 MOST_SEARCHED_BITS: Final = (
     10  # above, the smallest and the largest value are the range: a search is coarser than a step
 )
+MOST_BITS_STARTED_BY_MSE: Final = 4  # of a learned scale
 
 
 class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
@@ -235,7 +236,9 @@ class QuantSettings(Spec, frozen=True):
     def normalized(self) -> Self:
         """This spec with every setting that has no effect in it put back to its default."""
         idle: dict[str, Any] = {"act_signed": "auto"} if self.scheme == "asymmetric" and not self.overrides else {}
-        if not self.overrides and self.first_last_bits is None:
+        if self.first_last_bits == self.weight_bits == self.act_bits:
+            idle["first_last_bits"] = None
+        if self._has_one_width():
             idle |= {
                 observer: "minmax"
                 for bits, observer in (("weight_bits", "weight_observer"), ("act_bits", "act_observer"))
@@ -244,6 +247,11 @@ class QuantSettings(Spec, frozen=True):
         if "percentile" not in self._observers():
             idle["percentile"] = QuantSettings.model_fields["percentile"].default
         return self.model_copy(update=idle)
+
+    def _has_one_width(self) -> bool:
+        """Whether `weight_bits` and `act_bits` are those of every layer."""
+        same_ends = self.first_last_bits is None or self.first_last_bits == self.weight_bits == self.act_bits
+        return same_ends and not self.overrides
 
     def _observers(self) -> set[str | None]:
         """Every observer that some layer uses."""
@@ -316,7 +324,7 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
     After epoch `freeze_observers_after` (0: from the start) all ranges stay as they are; None follows to the end.
     `scales = "learned"` trains them (LSQ) from where calibration put them, which at 4 bits and below is by "mse".
     `bn_fold`: "fold" trains with the weights that batch norm will have been folded into, "fold_calibrated" with those
-    of the running statistics, corrected to the batch's (`quant/fold_training.py`).
+    of the running statistics, corrected to the batch's (`quant/folded.py`).
     `init = "scratch"` starts from the initial weights in place of the trained float model.
     """
 
@@ -345,12 +353,23 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
         idle: dict[str, Any] = {}
         if self.scales == "learned":
             idle["freeze_observers_after"] = None
+        if self.weight_observer == "ema" and (self.scales == "learned" or self.freeze_observers_after == 0):
+            idle["weight_observer"] = "minmax"  # the weights are seen once
+        if self.scales == "learned" and self._has_one_width():
+            if self.weight_bits <= MOST_BITS_STARTED_BY_MSE:
+                idle["weight_observer"] = "minmax"
+            if self.act_bits <= MOST_BITS_STARTED_BY_MSE:
+                idle["act_observer"] = "ema"
         if self.bn_fold == "fold_calibrated" and self._folds_are_alike():
             idle["bn_fold"] = "fold"
-        return super().normalized().model_copy(update=idle)
+        return super(QatSpec, self.model_copy(update=idle)).normalized()
 
     def _folds_are_alike(self) -> bool:
-        """Whether both folds train the same: the grid of a channel scales with its weights at every step."""
+        """Whether both folds train the same: the grid of a channel scales with its weights at every step, or batch norm
+        never takes a batch's statistics.
+        """  # fmt: skip
+        if self.freeze_bn_after == 0:
+            return True
         follows = self.scales == "observed" and self.freeze_observers_after is None and self.weight_observer != "ema"
         return follows and self.granularity == "per_channel" and not self.overrides
 
