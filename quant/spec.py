@@ -80,10 +80,16 @@ class ModelSpec(Spec, frozen=True):
     @field_validator("key_map", mode="before")
     @classmethod
     def key_map_is_a_table(cls, key_map: Any) -> Any:
-        """Take a table as sorted pairs, which can be hashed."""
+        """Take a table as pairs, which can be hashed."""
         if not isinstance(key_map, dict | list | tuple):
             raise _misfit("key_map", 'must be a table from old prefix to new prefix, such as {"net." = ""}', here=True)
-        return tuple(sorted(key_map.items())) if isinstance(key_map, dict) else key_map
+        return tuple(key_map.items()) if isinstance(key_map, dict) else key_map
+
+    @field_validator("key_map")
+    @classmethod
+    def order_does_not_matter(cls, key_map: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        """Sort the pairs, so that the order of writing changes no id."""
+        return tuple(sorted(key_map))
 
     @model_validator(mode="before")
     @classmethod
@@ -341,11 +347,12 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
         if self.freeze_observers_after == 0 or self.scales == "learned":
             return self
         fault = "needs a whole pass over fixed weights: set freeze_observers_after = 0 or scales = 'learned'"
-        for _, one in ("", self), *self.overrides:
+        for pattern, one in ("", self), *self.overrides:
+            where = f'overrides."{pattern}".' if pattern else ""
             if one.act_observer in ("percentile", *SEARCHING):
-                raise _misfit("act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema")
+                raise _misfit(f"{where}act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema")
             if one.weight_observer in SEARCHING:
-                raise _misfit("weight_observer", f"is '{one.weight_observer}', which {fault}")
+                raise _misfit(f"{where}weight_observer", f"is '{one.weight_observer}', which {fault}")
         return self
 
     def normalized(self) -> Self:
