@@ -207,7 +207,8 @@ def remember(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, obje
 @pytest.mark.parametrize("method", ["ptq", "qat"])
 @pytest.mark.parametrize("kind", ["add", "concat"])
 def test_all_inputs_of_a_join_are_quantized_on_one_grid(kind, method):
-    spec = (ptq if method == "ptq" else qat)(act_bits=3, quantize_adds=True, act_observer="minmax")
+    fields = {"act_bits": 3, "quantize_adds": True, "act_observer": "minmax", "act_signed": "always"}
+    spec = ptq(**fields) if method == "ptq" else qat(**fields)
     model = prepare(Block(kind=kind), spec, EXAMPLE).model
     calibrate(model, [EXAMPLE])
     join = model.get_submodule("join")
@@ -231,7 +232,7 @@ def test_all_inputs_of_a_join_are_quantized_on_one_grid(kind, method):
     if method == "qat":
         before = join.act_quantizer.scale.clone()
         model.train()(10 * EXAMPLE)
-        assert join.act_quantizer.scale > 5 * before
+        assert join.act_quantizer.scale > 2 * before  # the biases do not grow
 
 
 def test_joins_are_reported_quantized_and_float():
