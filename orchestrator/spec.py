@@ -298,5 +298,5 @@ def _validate(model: type[AnySpec], data: dict[str, Any], path: str, problems: l
         return model.model_validate(data)
     except ValidationError as error:
         also_known = ("experiments", "quant") if model is SweepHead else ("bits",) if model in METHODS.values() else ()
-        problems += describe_errors(error, model, path, also_known=also_known)
+        problems += describe_errors(error, model, path, data, also_known=also_known)
         return None

@@ -18,13 +18,13 @@ from quant.calibration import Calibration, collect
 from quant.describe import LayerReport, describe_layers
 from quant.fake_quant import FakeQuantize
 from quant.fold import attach_batchnorm, finish_fold, fold_batchnorm
-from quant.folded import fold_parameters
+from quant.folded import fold_parameters, starting_weight
 from quant.joins import JoinsInCode
 from quant.layer_settings import LayerSettings, settings_by_layer
 from quant.modules import JOINS, QUANTIZED, QuantLayer, quant_layers, quantizers, swap
 from quant.non_finite import NonFiniteError, is_finite
 from quant.observers import Seen, activation_range, weight_range
-from quant.qparams import TensorSpec
+from quant.qparams import SMALLEST_SCALE, TensorSpec
 from quant.spec import Fp32FtSpec, PtqSpec, QatSpec, QuantSettings
 from quant.states import device_of, evaluating, require_calibrated
 
@@ -188,7 +188,11 @@ def set_weight_ranges(model: nn.Module) -> None:
             raise NonFiniteError(
                 f"layer '{name}' met a non-finite weight while calibrating; check the weights of the float model"
             )
-        layer.weight_quantizer.set_range(*weight_range(deployed_weight(layer), layer.weight_quantizer.spec))
+        spec = layer.weight_quantizer.spec
+        weight = deployed_weight(layer)
+        if layer.batchnorm is not None and not spec.follows:
+            weight = starting_weight(layer, layer.batchnorm)
+        layer.weight_quantizer.set_range(*weight_range(weight, spec))
 
 
 def deployed_weight(layer: QuantLayer) -> Tensor:
@@ -203,6 +207,7 @@ def freeze(model: nn.Module) -> None:
     for quantizer in quantizers(model):
         if quantizer.mode != "frozen":
             quantizer.mode = "fixed"
+            quantizer.scale.clamp_(min=SMALLEST_SCALE)  # the last step may have pushed a learned one below
     for _, layer in quant_layers(model):
         finish_fold(layer)
         if isinstance(layer.weight_quantizer, FakeQuantize) and layer.weight_quantizer.mode == "fixed":

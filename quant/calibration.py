@@ -8,6 +8,7 @@ different workers collected of different batches merge into the calibration of a
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ def collect(model: nn.Module, batches: Iterable[Tensor], *, first_batch: int = 0
         stack.enter_context(bypassed(model))
         for name, module in model.named_modules():
             if isinstance(module, SITES):
-                hook = module.register_forward_pre_hook(_watch(found, name or "(model)"))
+                hook = module.register_forward_pre_hook(_watch(found, name or "(model)"), with_kwargs=True)
                 stack.callback(hook.remove)
         for batch, images_NCHW in enumerate(batches, start=first_batch):
             if len(images_NCHW) == 0:
@@ -60,8 +61,10 @@ def collect(model: nn.Module, batches: Iterable[Tensor], *, first_batch: int = 0
 
 
 def _watch(found: Calibration, name: str):
-    def watch(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        for x in inputs:
+    def watch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for x in (*args, *kwargs.values()):
+            if not isinstance(x, Tensor) or x.numel() == 0:  # an `output_size`; a branch that no image took
+                continue
             low, high = (float(value) for value in extremes(x, None))
             if not (low > -torch.inf and high < torch.inf):  # nan fails both
                 raise NonFiniteError(

@@ -32,7 +32,9 @@ def describe_layers(model: nn.Module) -> list[LayerReport]:
 
     Joins in a module's code, which `quantize_adds` cannot see, come last.
     """
-    reports = [_report(name or "(model)", module, model) for name, module in model.named_modules() if _counts(module)]
+    inside = {layer.batchnorm for _, layer in quant_layers(model)}  # told with their layers
+    modules = [(name or "(model)", module) for name, module in model.named_modules() if module not in inside]
+    reports = [_report(name, module, model) for name, module in modules if _counts(module)]
     return reports + [
         LayerReport(f"{name}: {operation}", operation, "float", _IN_CODE, 0)
         for name, operation in getattr(model, "joins_in_code", [])
@@ -57,7 +59,8 @@ def _report(name: str, module: nn.Module, model: nn.Module) -> LayerReport:
     n_weights = sum(p.numel() for name, p in module.named_parameters(recurse=False) if "bias" not in name)
     if is_swapped and isinstance(module.weight_quantizer, FakeQuantize):
         return LayerReport(name, kind, "quantized", None, n_weights, **_settings_of(module))
-    return LayerReport(name, kind, "float", _why_float(module, model), n_weights)
+    folded = module.folded_batchnorm if is_swapped else None
+    return LayerReport(name, kind, "float", _why_float(module, model), n_weights, folded_batchnorm=folded)
 
 
 def _settings_of(layer: QuantLayer) -> dict[str, Any]:
@@ -97,15 +100,15 @@ def _why_float(module: nn.Module, model: nn.Module) -> str:
         return module.float_because
     if isinstance(module, QuantLayer):
         return "the quantizers are bypassed: this model is a control"
-    if isinstance(module, Add | Concat):
+    if isinstance(module, Add | Concat) and getattr(model, "joins_in_code", None) is None:
         return "`quantize_adds` is false"
     if isinstance(module, BatchNorm):
         return str(module.unfolded_because)
     if kind in QUANTIZED and "weight" not in module._parameters:
         return "its weight is computed from other parameters"
-    if kind in QUANTIZED:
+    if kind in QUANTIZED or kind in (Add, Concat):
         return "not called as a module when the model ran on the example"
-    if base := next((base for base in QUANTIZED if issubclass(kind, base)), None):
+    if base := next((base for base in (*QUANTIZED, Add, Concat) if issubclass(kind, base)), None):
         return f"a subclass of {base.__name__}, whose forward may differ"
     return f"{kind.__name__} has no quantized form"
 

@@ -94,6 +94,7 @@ class _LearnedScale(torch.autograd.Function):
         clamped = levels.clamp(low, high)
         mask = levels.eq_(clamped)
         offset = clamped if zero_point is None else clamped.sub_(zero_point)
+        position.clamp_(low - high - 1, high - low + 1)  # finite also where x / scale is not: inf * 0 would be nan
         # d x_hat / d scale: the rounding error where the value lies on the grid, the level that cuts it off elsewhere
         ctx.save_for_backward(mask, offset - position.mul_(mask))
         ctx.factor, ctx.shape = factor, scale.shape
@@ -148,16 +149,17 @@ class FakeQuantize(nn.Module):
         if not self.enabled or self.mode == "frozen":
             return x
         x = x.float()  # under autocast activations arrive in bfloat16, which would round the grid itself
-        if self.mode == "follow" and self.training:
+        if self.mode == "follow" and self.training and x.numel() > 0:
             self.follow(x)
         return self.quantize(x)
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return `x` on the grid."""
-        grid = self.scale, None if self.spec.symmetric else self.zero_point, self.quant_min, self.quant_max
+        grid = None if self.spec.symmetric else self.zero_point, self.quant_min, self.quant_max
         if self.mode == "learn" and torch.is_grad_enabled():
-            return learned_fake_quantize(x, *grid, scale_gradient=self._scale_gradient(x))
-        return fake_quantize(x, *grid)
+            return learned_fake_quantize(x, self.scale, *grid, scale_gradient=self._scale_gradient(x))
+        scale = self.scale.detach().clamp(min=SMALLEST_SCALE) if self.spec.has_learned_scale else self.scale
+        return fake_quantize(x, scale, *grid)
 
     @torch.no_grad()
     def follow(self, x: Tensor) -> None:
@@ -183,7 +185,7 @@ class FakeQuantize(nn.Module):
 
     def _scale_gradient(self, x: Tensor) -> float:
         """LSQ's 1 / sqrt(N qmax), section 2.2: N weights share a scale, or N features of one image."""
-        n = x[0].numel() if self.spec.role == "activation" else x.numel() // self.scale.numel()
+        n = x.shape[1:].numel() if self.spec.role == "activation" else x.numel() // self.scale.numel()
         return 1 / math.sqrt(n * self.quant_max)
 
     def _set_bounds(self) -> None:

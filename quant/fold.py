@@ -47,11 +47,12 @@ class _Recorder(TorchFunctionMode):
         if not isinstance(layer, QuantLinear) or output.ndim == 2:
             self.made[id(output)] = (layer, output)
 
-    def before_batchnorm(self, batchnorm: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    def before_batchnorm(self, batchnorm: BatchNorm, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         """Hook: pair `batchnorm` with the maker of its input."""
         self.n_calls[batchnorm] += 1
-        if id(inputs[0]) in self.made:
-            self.candidates.append((self.made[id(inputs[0])][0], batchnorm, id(inputs[0])))
+        key = id(args[0] if args else kwargs["input"])
+        if key in self.made:
+            self.candidates.append((self.made[key][0], batchnorm, key))
 
 
 def _name_of(func: Any) -> str:
@@ -73,7 +74,7 @@ def find_bn_pairs(model: nn.Module, example_NCHW: Tensor) -> list[tuple[str, str
         if isinstance(module, QuantLayer):
             hooks.append(module.register_forward_hook(recorder.after_layer))
         elif type(module) in _FOLDABLE:
-            hooks.append(module.register_forward_pre_hook(recorder.before_batchnorm))
+            hooks.append(module.register_forward_pre_hook(recorder.before_batchnorm, with_kwargs=True))
     try:
         with evaluating(model), recorder:
             outputs = model(example_NCHW)

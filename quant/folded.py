@@ -10,8 +10,9 @@ fold_calibrated   The weight is quantized as it will be deployed, folded with th
                   again for *one* convolution, whose output batch norm then normalizes: corrected to batch statistics,
                   those of the quantized layer.
 fold              The weight is folded with the batch's statistics, which takes a convolution with the float weight
-                  first. Where the grid of each channel follows its weights, quantizing commutes with f, both forms are
-                  the same function, and this takes the one convolution too.
+                  first. Where the grid of each channel follows its weights, quantizing commutes with f: the statistics
+                  that fold the weight make no difference to it. There this takes the one convolution too, and so
+                  corrects to the statistics of the quantized layer, not of the float one.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,24 @@ from quant.fake_quant import FakeQuantize
 if TYPE_CHECKING:
     from quant.modules import QuantLayer
 
+_SMALLEST_FACTOR = 2.0**-100  # times a weight of 0.01 it is still far above the smallest scale of 16 bits, 2 ** -126
+
 
 def fold_parameters(layer: "QuantLayer", batchnorm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Return the float32 weight and bias of layer and batch norm (running statistics) in one, through float64."""
     mean, variance = _float64(batchnorm.running_mean, 0), _float64(batchnorm.running_var, 1)
     return _fold(layer, batchnorm, mean, variance)
+
+
+def starting_weight(layer: "QuantLayer", batchnorm: BatchNorm) -> Tensor:
+    """Return the folded weight whose range a grid starts from that does not follow it: a channel of gamma 0 counts as
+    one of gamma 1, since without a range it would be cut off for good as soon as gamma grows.
+    """  # fmt: skip
+    weight, _ = fold_parameters(layer, batchnorm)
+    if not batchnorm.affine:
+        return weight
+    normalized = layer.weight * layer.along_channels((_float64(batchnorm.running_var, 1) + batchnorm.eps).rsqrt())
+    return torch.where(layer.along_channels(batchnorm.weight == 0), normalized.float(), weight)
 
 
 def compute_folded(layer: "QuantLayer", input: Tensor, *args: Any) -> Tensor:
@@ -53,14 +67,15 @@ def _commutes(quantizer: FakeQuantize) -> bool:
 
 
 def _quantize_folded(layer: "QuantLayer", batchnorm: BatchNorm) -> Tensor:
-    """Quantize the weight folded with the running statistics; return it unfolded. A channel of gamma 0 stays float:
-    all that its output counts for are batch norm's statistics and the gradient of gamma.
+    """Quantize the weight folded with the running statistics; return it unfolded. A channel of gamma 0 (or next to it:
+    its folded weights are below every grid) stays float: its output counts only for batch norm's statistics and for the
+    gradient of gamma, without which gamma could never grow.
     """  # fmt: skip
     with torch.no_grad():
         variance = _float64(batchnorm.running_var, 1)
         factor_O = (_float64(batchnorm.weight, 1) / (variance + batchnorm.eps).sqrt()).float()
         factor_O = factor_O.expand(batchnorm.num_features)
-        is_zero_O = factor_O == 0
+        is_zero_O = factor_O.abs() < _SMALLEST_FACTOR
         factor = layer.along_channels(factor_O.masked_fill(is_zero_O, 1))
     quantized = layer.weight_quantizer(layer.weight * layer.along_channels(factor_O)) / factor
     return torch.where(layer.along_channels(is_zero_O), layer.weight, quantized)

@@ -28,7 +28,8 @@ class Histogram:
 
     def add(self, x: Tensor, peak: float) -> None:
         """Count the finite values of `x`, of which `peak` is the largest magnitude."""
-        self._widen_to(math.frexp(peak)[1])
+        if peak > 0:  # frexp(0) says exponent 0, which zeros do not need
+            self._widen_to(math.frexp(peak)[1])
         bins = (x.flatten() * (1 / self.width)).floor_().add_(BINS // 2).to(torch.int16)
         self.counts += torch.bincount(bins, minlength=BINS).cpu()
 

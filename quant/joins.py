@@ -4,10 +4,13 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from quant.modules import Add, Concat
 
-_OPERATIONS = {"add": "add", "add_": "add", "__add__": "add", "__iadd__": "add", "cat": "cat", "concat": "cat"}
+_OPERATIONS = {"add": "add", "add_": "add", "__add__": "add", "__iadd__": "add"} | dict.fromkeys(
+    ("cat", "concat", "concatenate"), "cat"
+)
 
 
 class JoinsInCode(TorchFunctionMode):
@@ -31,9 +34,9 @@ class JoinsInCode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operation = _OPERATIONS.get(getattr(func, "__name__", ""))
-        parts = args[0] if operation == "cat" else args
+        parts = tree_leaves((args, kwargs)) if operation else ()
         if operation and sum(isinstance(part, Tensor) and part.ndim == 4 for part in parts) > 1:
-            module, name = self._inside[-1]
+            module, name = self._inside[-1] if self._inside else (None, "(model)")  # in a hook of the user's
             if not isinstance(module, Add | Concat):
                 self.found.append((name, operation))
         return func(*args, **(kwargs or {}))

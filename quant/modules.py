@@ -50,6 +50,14 @@ class QuantLayer(nn.Module):
         """Shape one value per output channel, or one for all, to multiply the weight."""
         return values_O.reshape(-1, *[1] * (self.weight.ndim - 1))
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        state_dict, prefix = args[:2]
+        is_finished = f"{prefix}bias" in state_dict and f"{prefix}batchnorm.running_mean" not in state_dict
+        if self.batchnorm is not None and is_finished:  # the state of a frozen model: batch norm is in weight and bias
+            self.bias = nn.Parameter(self.weight.new_zeros(self.batchnorm.num_features))
+            self.batchnorm = None
+        super()._load_from_state_dict(*args, **kwargs)
+
 
 class _QuantConv(QuantLayer):
     def compute(self, input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:

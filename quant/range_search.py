@@ -23,7 +23,7 @@ def search_histogram(
     centers, counts = histogram.centers()
     error_of = _squared_error
     if spec.observer == "kl":
-        counts, error_of = _without_zeros(centers, counts), _kl_divergence
+        counts, error_of = _without_zeros(centers, counts, histogram.width), _kl_divergence
 
     def errors(scale: Tensor, zero_point: Tensor) -> Tensor:
         return error_of(centers, counts, _levels(centers, scale, zero_point, spec, unsigned), scale, zero_point)
@@ -74,13 +74,14 @@ def _squared_error(centers: Tensor, counts: Tensor, levels: Tensor, scale: Tenso
     return (counts * _to_real(levels, scale, zero_point).sub_(centers).square_()).sum()
 
 
-def _without_zeros(centers: Tensor, counts: Tensor) -> Tensor:
+def _without_zeros(centers: Tensor, counts: Tensor, width: float) -> Tensor:
     """Give the bin of 0 no more than the next one has: the zeros of a ReLU are exact on every grid, and their spike
     would count for the narrowest (NVIDIA's pytorch-quantization does the same).
     """  # fmt: skip
-    counts = counts.clone()
-    zero, following = (centers > 0).nonzero().squeeze(1)[:2].tolist() if (centers > 0).sum() > 1 else (0, 0)
-    counts[zero] = torch.minimum(counts[zero], counts[following])
+    at = int((centers < 0).sum())  # the first bin from 0 up
+    if at + 1 < len(centers) and centers[at] < width:
+        counts = counts.clone()
+        counts[at] = torch.minimum(counts[at], counts[at + 1])
     return counts
 
 

@@ -41,6 +41,7 @@ SEARCHING: Final = ("mse", "kl")  # observers that compare candidate ranges
 MOST_SEARCHED_BITS: Final = (
     10  # above, the smallest and the largest value are the range: a search is coarser than a step
 )
+MOST_BITS_STARTED_BY_MSE: Final = 4  # of a learned scale
 
 
 class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
@@ -103,10 +104,16 @@ class ModelSpec(Spec, frozen=True):
     @field_validator("key_map", mode="before")
     @classmethod
     def key_map_is_a_table(cls, key_map: Any) -> Any:
-        """Take a table as sorted pairs, which can be hashed."""
+        """Take a table as pairs, which can be hashed."""
         if not isinstance(key_map, dict | list | tuple):
             raise _misfit("key_map", 'must be a table from old prefix to new prefix, such as {"net." = ""}', here=True)
-        return tuple(sorted(key_map.items())) if isinstance(key_map, dict) else key_map
+        return tuple(key_map.items()) if isinstance(key_map, dict) else key_map
+
+    @field_validator("key_map")
+    @classmethod
+    def order_does_not_matter(cls, key_map: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        """Sort the pairs, so that the order of writing changes no id."""
+        return tuple(sorted(key_map))
 
     @model_validator(mode="before")
     @classmethod
@@ -273,7 +280,9 @@ class QuantSettings(Spec, frozen=True):
     def normalized(self) -> Self:
         """This spec with every setting that has no effect in it put back to its default."""
         idle: dict[str, Any] = {"act_signed": "auto"} if self.scheme == "asymmetric" and not self.overrides else {}
-        if not self.overrides and self.first_last_bits is None:
+        if self.first_last_bits == self.weight_bits == self.act_bits:
+            idle["first_last_bits"] = None
+        if self._has_one_width():
             idle |= {
                 observer: "minmax"
                 for bits, observer in (("weight_bits", "weight_observer"), ("act_bits", "act_observer"))
@@ -282,6 +291,11 @@ class QuantSettings(Spec, frozen=True):
         if "percentile" not in self._observers():
             idle["percentile"] = QuantSettings.model_fields["percentile"].default
         return self.model_copy(update=idle)
+
+    def _has_one_width(self) -> bool:
+        """Whether `weight_bits` and `act_bits` are those of every layer."""
+        same_ends = self.first_last_bits is None or self.first_last_bits == self.weight_bits == self.act_bits
+        return same_ends and not self.overrides
 
     def _observers(self) -> set[str | None]:
         """Every observer that some layer uses."""
@@ -372,11 +386,12 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
         if self.freeze_observers_after == 0 or self.scales == "learned":
             return self
         fault = "needs a whole pass over fixed weights: set freeze_observers_after = 0 or scales = 'learned'"
-        for _, one in ("", self), *self.overrides:
+        for pattern, one in ("", self), *self.overrides:
+            where = f'overrides."{pattern}".' if pattern else ""
             if one.act_observer in ("percentile", *SEARCHING):
-                raise _misfit("act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema")
+                raise _misfit(f"{where}act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema")
             if one.weight_observer in SEARCHING:
-                raise _misfit("weight_observer", f"is '{one.weight_observer}', which {fault}")
+                raise _misfit(f"{where}weight_observer", f"is '{one.weight_observer}', which {fault}")
         return self
 
     def normalized(self) -> Self:
@@ -384,12 +399,23 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
         idle: dict[str, Any] = {}
         if self.scales == "learned":
             idle["freeze_observers_after"] = None
+        if self.weight_observer == "ema" and (self.scales == "learned" or self.freeze_observers_after == 0):
+            idle["weight_observer"] = "minmax"  # the weights are seen once
+        if self.scales == "learned" and self._has_one_width():
+            if self.weight_bits <= MOST_BITS_STARTED_BY_MSE:
+                idle["weight_observer"] = "minmax"
+            if self.act_bits <= MOST_BITS_STARTED_BY_MSE:
+                idle["act_observer"] = "ema"
         if self.bn_fold == "fold_calibrated" and self._folds_are_alike():
             idle["bn_fold"] = "fold"
-        return super().normalized().model_copy(update=idle)
+        return super(QatSpec, self.model_copy(update=idle)).normalized()
 
     def _folds_are_alike(self) -> bool:
-        """Whether both folds train the same: the grid of a channel scales with its weights at every step."""
+        """Whether both folds train the same: the grid of a channel scales with its weights at every step, or batch norm
+        never takes a batch's statistics.
+        """  # fmt: skip
+        if self.freeze_bn_after == 0:
+            return True
         follows = self.scales == "observed" and self.freeze_observers_after is None and self.weight_observer != "ema"
         return follows and self.granularity == "per_channel" and not self.overrides
 
