@@ -196,7 +196,8 @@ def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     batches = Batches(bench.dataset, indices, batch_size=settings.calib_batch_size, device=bench.device)
     journal.say(f"calibrates on {len(indices)} training images (up to {settings.calib_images} were asked for)")
     with journal.timed("calibrate_s"):
-        quant.calibrate(model, batches.images())
+        calibration = quant.collect(model, batches.images())
+        quant.calibrate(model, batches.images(), calibration=calibration)
     return model
 
 
