@@ -168,7 +168,7 @@ def calibrate(
     if not found:
         return
     if any(quantizer.mode == "frozen" for quantizer in found):
-        raise ValueError("the weights are on their grids for good: calibrate once, before `freeze`, or prepare again")
+        raise ValueError("the model is frozen; calibrate it before `freeze`, and once if it is corrected")
     if isinstance(batches, Calibration):
         batches, calibration = (), batches
     if needs_corrections(model) and calibration is None and iter(batches) is batches:

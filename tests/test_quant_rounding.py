@@ -328,7 +328,7 @@ def test_what_cannot_be_corrected_is_refused_with_a_remedy():
     with pytest.raises(ValueError, match=r"need images: calibrate\(model, batches, calibration=...\)"):
         calibrate(model, collect(trained_model(), IMAGES))
     calibrate(model, IMAGES)
-    with pytest.raises(ValueError, match="on their grids for good: calibrate once, before `freeze`, or prepare again"):
+    with pytest.raises(ValueError, match="frozen; calibrate it before `freeze`, and once if it is corrected"):
         calibrate(model, IMAGES)
 
 
