@@ -12,7 +12,8 @@ bias correction  bias += E[W x] - E[W~ x^] of every channel (Nagel et al. 2019, 
 The road not taken is all layers at once, from one pass of the float model. Measured on UTKFace (small_cnn, width 32,
 1,024 images, W4 per tensor, n = 1), mean squared error of the logits with 8 and with 4 bits for activations: nearest
 0.19 and 0.39; all at once 0.12 and 0.35 rounded, 0.21 and 0.54 bias-corrected; in order 0.019 and 0.15, 0.14 and 0.31.
-Its price is a pass for each layer up to that layer, so that a fixed number of images is taken, evenly from all batches.
+Its price is a pass for each layer up to that layer, so that a fixed number of images is taken, evenly from all batches:
+256 did as well as 1,024 (0.005 and 0.15, 0.14 and 0.32 with the rounding as it is now).
 """
 
 import copy
