@@ -219,7 +219,8 @@ def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     how = "" if balance == "uniform" else f", balanced by {balance}"
     journal.say(f"calibrates on {len(indices)} training images (up to {n} were asked for{how})")
     with journal.timed("calibrate_s"):
-        quant.calibrate(model, batches.images())
+        calibration = quant.collect(model, batches.images())
+        quant.calibrate(model, batches.images(), calibration=calibration)
     return model
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from quant.calibration import Calibration, collect
+from quant.corrections import correct, needs_corrections, plan_corrections, sample_images
 from quant.describe import LayerReport, describe_layers
 from quant.fake_quant import FakeQuantize
 from quant.fold import attach_batchnorm, finish_fold, fold_batchnorm
@@ -53,6 +54,8 @@ def prepare(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec, example_NCHW
         settings = settings_by_layer(spec, layers, lasts=[name for name in layers if layers[name] in lasts])
         for name, layer in layers.items():
             _add_quantizers(layer, name, settings[name])
+            if isinstance(spec, PtqSpec) and settings[name].float_because is None:
+                plan_corrections(layer, spec)
         if spec.quantize_adds:
             _quantize_joins(prepared, called, spec)
             prepared.joins_in_code = in_code  # pyright: ignore[reportArgumentType]
@@ -150,10 +153,14 @@ def _quantize_joins(model: nn.Module, called: list[nn.Module], spec: QuantSettin
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[Tensor] | Calibration) -> None:
+def calibrate(
+    model: nn.Module, batches: Iterable[Tensor] | Calibration, *, calibration: Calibration | None = None
+) -> None:
     """Set every grid from one pass of the float model, in eval mode, over `batches` of images_NCHW.
 
-    Or from a `Calibration` that `collect` made of the float model, which trials share. Calibrating again starts afresh.
+    Or from a `calibration` that `collect` made of the float model, which trials share. Then `batches` are only read if
+    the rounding or the biases are to be corrected, and may be the `Calibration` itself if not. Without one, corrections
+    read them a second time. Calibrating again starts afresh, but not after a correction, which is for good.
     A control has nothing to calibrate: its batches are not read. Raises ValueError if the model is frozen, if there is
     no image, or if no image reached a layer; NonFiniteError naming the layer.
     """
@@ -161,12 +168,18 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor] | Calibration) -> None
     if not found:
         return
     if any(quantizer.mode == "frozen" for quantizer in found):
-        raise ValueError("the model is frozen; calibrate it before `freeze`")
+        raise ValueError("the model is frozen; calibrate it before `freeze`, and once if it is corrected")
+    if isinstance(batches, Calibration):
+        batches, calibration = (), batches
+    if needs_corrections(model) and calibration is None and iter(batches) is batches:
+        raise ValueError("adaround and bias_correction read `batches` twice: give a list, or `calibration` too")
     set_weight_ranges(model)
-    calibration = batches if isinstance(batches, Calibration) else collect(model, batches)
+    calibration = collect(model, batches) if calibration is None else calibration
     for quantizer in found:
         if quantizer.spec.role == "activation":
             _set_activation_range(quantizer, calibration.layers.get(quantizer.layer))
+    if needs_corrections(model):
+        correct(model, sample_images(batches, len(calibration.batches)))
 
 
 def _set_activation_range(quantizer: FakeQuantize, seen: Seen | None) -> None:

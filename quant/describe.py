@@ -10,7 +10,10 @@ from quant.modules import QUANTIZED, Add, Concat, QuantAdd, QuantConcat, QuantLa
 
 
 class LayerReport(NamedTuple):
-    """A row of the table `layers`: how a layer is quantized, or (`status` "float") the reason why it is not."""
+    """A row of the table `layers`: how a layer is quantized, or (`status` "float") the reason why it is not.
+
+    A quantized layer has a reason where a correction that was asked for is left out.
+    """
 
     # `n_weights` leaves out biases
     layer: str
@@ -58,7 +61,7 @@ def _report(name: str, module: nn.Module, model: nn.Module) -> LayerReport:
     kind = type(module).__name__.removeprefix("Quant") if is_swapped else type(module).__name__
     n_weights = sum(p.numel() for name, p in module.named_parameters(recurse=False) if "bias" not in name)
     if is_swapped and isinstance(module.weight_quantizer, FakeQuantize):
-        return LayerReport(name, kind, "quantized", None, n_weights, **_settings_of(module))
+        return LayerReport(name, kind, "quantized", module.note, n_weights, **_settings_of(module))
     folded = module.folded_batchnorm if is_swapped else None
     return LayerReport(name, kind, "float", _why_float(module, model), n_weights, folded_batchnorm=folded)
 

@@ -161,6 +161,20 @@ class FakeQuantize(nn.Module):
         scale = self.scale.detach().clamp(min=SMALLEST_SCALE) if self.spec.has_learned_scale else self.scale
         return fake_quantize(x, scale, *grid)
 
+    def around(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the grid values below and above `x`; both are the end of the grid where `x` lies beyond it."""
+        below = (x / self.scale).floor_() + (self.zero_point - self.quant_min)
+        return self.from_levels(below), self.from_levels(below + 1)
+
+    def to_levels(self, x: Tensor) -> Tensor:
+        """Return the place of values `x` of the grid, from 0 for its lowest."""
+        return _to_levels(x, self.scale, self.zero_point - self.quant_min)
+
+    def from_levels(self, levels: Tensor) -> Tensor:
+        """Return the values at places of the grid: what `quantize` gives there, bit for bit."""
+        levels = levels.clamp(0, self.quant_max - self.quant_min) + self.quant_min
+        return _to_real(levels, self.scale, None if self.spec.symmetric else self.zero_point)
+
     @torch.no_grad()
     def follow(self, x: Tensor) -> None:
         """Let the range follow `x`."""

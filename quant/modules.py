@@ -21,7 +21,8 @@ from quant.folded import compute_folded
 class QuantLayer(nn.Module):
     """What all swapped layers share. `channel_axis` is the axis of the weight that counts output channels.
 
-    `batchnorm` is there where QAT trains the layer folded with it (`quant/folded.py`).
+    `batchnorm` is there where QAT trains the layer folded with it (`quant/folded.py`). `learns_rounding` and
+    `corrects_bias` say what `quant/corrections.py` does to it, and `note` why something asked for is left out.
     """
 
     channel_axis: ClassVar[int] = 0
@@ -33,6 +34,9 @@ class QuantLayer(nn.Module):
     folds_batch: bool = False
     folded_batchnorm: str | None = None
     float_because: str | None = None
+    learns_rounding: bool = False
+    corrects_bias: bool = False
+    note: str | None = None
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute the layer of the quantized input and the quantized weight."""
