@@ -192,6 +192,9 @@ def _reference_model(bench: Bench) -> torch.nn.Module:
 def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     settings, journal = bench.trial.quant, bench.journal
     assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
+    if not settings.calibrates:
+        return model
+    # Preset iao observes the quantized network: it takes batches, never a calibration shared with other trials.
     indices = bench.dataset.calibration_indices(settings.calib_images, settings.calib_seed)
     batches = Batches(bench.dataset, indices, batch_size=settings.calib_batch_size, device=bench.device)
     journal.say(f"calibrates on {len(indices)} training images (up to {settings.calib_images} were asked for)")

@@ -18,7 +18,9 @@ from quant.calibration import Calibration, collect
 from quant.describe import LayerReport, describe_layers
 from quant.fake_quant import FakeQuantize
 from quant.fold import attach_batchnorm, finish_fold, fold_batchnorm
-from quant.folded import fold_parameters
+from quant.iao import IaoQuantizer
+from quant.iao_calibration import calibrate_iao
+from quant.iao_layers import install_iao
 from quant.joins import JoinsInCode
 from quant.layer_settings import LayerSettings, settings_by_layer
 from quant.modules import JOINS, QUANTIZED, QuantLayer, quant_layers, quantizers, swap
@@ -48,7 +50,10 @@ def prepare(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec, example_NCHW
     prepared, example_NCHW = copy.deepcopy(model), example_NCHW.to(device_of(model))
     called, lasts, in_code = _call(prepared, example_NCHW)
     layers = _swap_layers(prepared, called)
-    if isinstance(spec, QuantSettings):
+    if isinstance(spec, PtqSpec | QatSpec) and spec.preset == "iao":
+        install_iao(prepared, spec, called, example_NCHW)
+        prepared.joins_in_code = [join for join in in_code if join[1] == "add"]  # pyright: ignore
+    elif isinstance(spec, QuantSettings):
         _fold(prepared, spec, example_NCHW)
         settings = settings_by_layer(spec, layers, lasts=[name for name in layers if layers[name] in lasts])
         for name, layer in layers.items():
@@ -122,7 +127,8 @@ def _note_unfolded(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec) -> No
     elif spec.bn_fold == "none":
         reason = "not folded: `bn_fold` is none"
     else:
-        reason = "not folded: its input has other uses, or is not the output of a single call of one layer"
+        kind = "layer" if spec.preset == "none" else "Conv2d"
+        reason = f"not folded: its input has other uses, or is not the output of a single call of one {kind}"
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.unfolded_because = reason  # pyright: ignore
@@ -154,14 +160,18 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor] | Calibration) -> None
     """Set every grid from one pass of the float model, in eval mode, over `batches` of images_NCHW.
 
     Or from a `Calibration` that `collect` made of the float model, which trials share. Calibrating again starts afresh.
-    A control has nothing to calibrate: its batches are not read. Raises ValueError if the model is frozen, if there is
-    no image, or if no image reached a layer; NonFiniteError naming the layer.
+    A control has nothing to calibrate: its batches are not read. For preset iao see `calibrate_iao`.
+    Raises ValueError if the model is frozen, if there is no image, or if no image reached a layer; NonFiniteError
+    naming the layer.
     """
     found = list(quantizers(model))
     if not found:
         return
     if any(quantizer.mode == "frozen" for quantizer in found):
         raise ValueError("the model is frozen; calibrate it before `freeze`")
+    if isinstance(found[0], IaoQuantizer):
+        calibrate_iao(model, batches)
+        return
     set_weight_ranges(model)
     calibration = batches if isinstance(batches, Calibration) else collect(model, batches)
     for quantizer in found:
@@ -193,7 +203,7 @@ def set_weight_ranges(model: nn.Module) -> None:
 
 def deployed_weight(layer: QuantLayer) -> Tensor:
     """The float weight that is quantized when `layer` is deployed: folded where a batch norm goes into it."""
-    return layer.weight if layer.batchnorm is None else fold_parameters(layer, layer.batchnorm)[0]
+    return layer.weight if layer.batchnorm is None else layer.folded()[0]
 
 
 @torch.no_grad()

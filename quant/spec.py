@@ -40,6 +40,17 @@ SEARCHING: Final = ("mse", "kl")  # observers that compare candidate ranges
 MOST_SEARCHED_BITS: Final = (
     10  # above, the smallest and the largest value are the range: a search is coarser than a step
 )
+# The values that the original has of settings where it lacks others. Under preset iao all other settings mean what they
+# say, but for `act_signed` (always signed) and `quantize_adds` (always quantized), which then have no effect.
+IAO_HAS: Final[dict[str, tuple[Any, ...]]] = {
+    "weight_observer": ("minmax", "ema"),
+    "act_observer": ("ema", "percentile", "minmax"),
+    "first_last_bits": (None,),
+    "overrides": ((),),
+    "rounding": ("nearest",),
+    "bias_correction": (False,),
+    "scales": ("observed",),
+}
 
 
 class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
@@ -206,6 +217,8 @@ class QuantSettings(Spec, frozen=True):
     of layer names (`fnmatch`: `*`, `?`) to changed settings; the last pattern that fits wins, `first_last_bits` loses.
     `quantize_adds` also quantizes the inputs of residual additions and concatenations that are modules (`quant.Add`,
     `quant.Concat`), on one grid for all inputs of each.
+    `preset = "iao"` is the original scripts' arithmetic (`quant/iao.py`), choice of modules (`quant/iao_layers.py`) and
+    calibration (`quant/iao_calibration.py`); their PTQ has act_observer = "percentile".
     """
 
     weight_bits: Bits = 8
@@ -219,6 +232,7 @@ class QuantSettings(Spec, frozen=True):
     first_last_bits: Bits | None = None
     overrides: tuple[tuple[str, LayerOverride], ...] = Field(default=(), strict=False)
     quantize_adds: bool = False
+    preset: Literal["none", "iao"] = "none"
     calib_images: int = Field(default=1024, ge=1)
     calib_batch_size: int = Field(default=64, ge=1)
     calib_seed: int = Field(default=0, ge=0)
@@ -232,9 +246,35 @@ class QuantSettings(Spec, frozen=True):
             raise _misfit("overrides", example, here=True)
         return tuple(overrides.items()) if isinstance(overrides, dict) else overrides
 
+    @model_validator(mode="after")
+    def settings_fit_the_preset(self) -> Self:
+        """Raise for a setting that the original has not, and for a percentile that would cut off every negative."""
+        if self.preset == "none":
+            return self
+        for field, has in IAO_HAS.items():
+            value = getattr(self, field, has[0])
+            if value not in has:
+                is_so = f"is '{value}'" if isinstance(value, str) else "is set"
+                remedy = f"take {' or '.join(has)}" if len(has) > 1 else "remove it"
+                raise _misfit(field, f'{is_so}, which preset = "iao" has not: {remedy}, or set preset = "none"')
+        if self.act_observer == "percentile" and self.scheme == "asymmetric":
+            fault = "whose range starts at 0 in preset 'iao': an asymmetric scheme would cut off every negative value"
+            raise _misfit("act_observer", f"is 'percentile', {fault}; set scheme = 'symmetric', or take ema or minmax")
+        return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether calibration images decide anything."""
+        return True
+
     def normalized(self) -> Self:
         """This spec with every setting that has no effect in it put back to its default."""
         idle: dict[str, Any] = {"act_signed": "auto"} if self.scheme == "asymmetric" and not self.overrides else {}
+        if self.preset == "iao":
+            idle = {"act_signed": "always", "quantize_adds": False}
+        if not self.calibrates:
+            calibration = (name for name in QuantSettings.model_fields if name.startswith("calib_"))
+            idle |= {name: QuantSettings.model_fields[name].default for name in calibration}
         if not self.overrides and self.first_last_bits is None:
             idle |= {
                 observer: "minmax"
@@ -317,7 +357,8 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
     `scales = "learned"` trains them (LSQ) from where calibration put them, which at 4 bits and below is by "mse".
     `bn_fold`: "fold" trains with the weights that batch norm will have been folded into, "fold_calibrated" with those
     of the running statistics, corrected to the batch's (`quant/fold_training.py`).
-    `init = "scratch"` starts from the initial weights in place of the trained float model.
+    `init = "scratch"` starts from the initial weights in place of the trained float model. The original's fine-tuning
+    with frozen quantizers (its QAFT) is preset = "iao" with freeze_observers_after = 0 and freeze_bn_after = 0.
     """
 
     method: Literal["qat"]
@@ -330,7 +371,7 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
     @model_validator(mode="after")
     def observers_can_follow_training(self) -> Self:
         """Raise for an observer that needs a whole pass over fixed weights, where the range follows training."""
-        if self.freeze_observers_after == 0 or self.scales == "learned":
+        if self.freeze_observers_after == 0 or self.scales == "learned" or self.preset == "iao":
             return self
         fault = "needs a whole pass over fixed weights: set freeze_observers_after = 0 or scales = 'learned'"
         for _, one in ("", self), *self.overrides:
@@ -339,6 +380,11 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
             if one.weight_observer in SEARCHING:
                 raise _misfit("weight_observer", f"is '{one.weight_observer}', which {fault}")
         return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Not under preset iao, whose observers copy the first batch of training, unless they are frozen by then."""
+        return self.preset == "none" or self.freeze_observers_after == 0
 
     def normalized(self) -> Self:
         """Also without what learned scales make idle, and with one name for two folds that are the same."""
@@ -351,6 +397,8 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
 
     def _folds_are_alike(self) -> bool:
         """Whether both folds train the same: the grid of a channel scales with its weights at every step."""
+        if self.preset == "iao":
+            return False
         follows = self.scales == "observed" and self.freeze_observers_after is None and self.weight_observer != "ema"
         return follows and self.granularity == "per_channel" and not self.overrides
 
