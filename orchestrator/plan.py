@@ -86,7 +86,8 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
         if isinstance(settings, PtqSpec | QatSpec):
             bits = f"W{settings.weight_bits}A{settings.act_bits}"
             start = " from scratch" if isinstance(settings, QatSpec) and settings.init == "scratch" else ""
-            return f"{self.method}{start} {bits} {settings.act_observer} seed {self.seed}"
+            preset = "" if settings.preset == "none" else f" {settings.preset}"
+            return f"{self.method}{preset}{start} {bits} {settings.act_observer} seed {self.seed}"
         return f"{self.method} seed {self.seed}"
 
     def columns(self) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
             "init": "fp32" if self.method == "fp32_ft" else settings.get("init"),
             **{name: settings.get(name) for name in names},
             "bn_fold": settings.get("bn_fold", "none") if quantized else None,
-            "preset": "none" if quantized else None,
+            "preset": settings.get("preset"),
             "seed": self.seed,
             "imbalance": self.dataset.imbalance,
             "config": json.dumps({**self.identity, "dataset": self.dataset.identity()}, sort_keys=True),

@@ -213,13 +213,16 @@ def _reference_model(bench: Bench) -> torch.nn.Module:
 def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     settings, journal = bench.trial.quant, bench.journal
     assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
+    if not settings.calibrates:
+        return model
+    # Preset iao observes the quantized network: it takes batches, never a calibration shared with other trials.
     n, balance = settings.calib_images, settings.calib_balance
     indices = bench.dataset.calibration_indices(n, settings.calib_seed, balance)
     batches = bench.batches(indices, settings.calib_batch_size)
     how = "" if balance == "uniform" else f", balanced by {balance}"
     journal.say(f"calibrates on {len(indices)} training images (up to {n} were asked for{how})")
     with journal.timed("calibrate_s"):
-        calibration = quant.collect(model, batches.images())
+        calibration = None if settings.preset == "iao" else quant.collect(model, batches.images())
         quant.calibrate(model, batches.images(), calibration=calibration)
     return model
 

@@ -19,7 +19,10 @@ from quant.corrections import correct, needs_corrections, plan_corrections, samp
 from quant.describe import LayerReport, describe_layers
 from quant.fake_quant import FakeQuantize
 from quant.fold import attach_batchnorm, finish_fold, fold_batchnorm
-from quant.folded import fold_parameters, starting_weight
+from quant.folded import starting_weight
+from quant.iao import IaoQuantizer
+from quant.iao_calibration import calibrate_iao
+from quant.iao_layers import install_iao
 from quant.joins import JoinsInCode
 from quant.layer_settings import LayerSettings, settings_by_layer
 from quant.modules import JOINS, QUANTIZED, QuantLayer, quant_layers, quantizers, swap
@@ -49,7 +52,10 @@ def prepare(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec, example_NCHW
     prepared, example_NCHW = copy.deepcopy(model), example_NCHW.to(device_of(model))
     called, lasts, in_code = _call(prepared, example_NCHW)
     layers = _swap_layers(prepared, called)
-    if isinstance(spec, QuantSettings):
+    if isinstance(spec, PtqSpec | QatSpec) and spec.preset == "iao":
+        install_iao(prepared, spec, called, example_NCHW)
+        prepared.joins_in_code = [join for join in in_code if join[1] == "add"]  # pyright: ignore
+    elif isinstance(spec, QuantSettings):
         _fold(prepared, spec, example_NCHW)
         settings = settings_by_layer(spec, layers, lasts=[name for name in layers if layers[name] in lasts])
         for name, layer in layers.items():
@@ -125,7 +131,8 @@ def _note_unfolded(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec) -> No
     elif spec.bn_fold == "none":
         reason = "not folded: `bn_fold` is none"
     else:
-        reason = "not folded: its input has other uses, or is not the output of a single call of one layer"
+        kind = "layer" if spec.preset == "none" else "Conv2d"
+        reason = f"not folded: its input has other uses, or is not the output of a single call of one {kind}"
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.unfolded_because = reason  # pyright: ignore
@@ -163,12 +170,16 @@ def calibrate(
     read them a second time. Calibrating again starts afresh, but not after a correction, which is for good.
     A control has nothing to calibrate: its batches are not read. Raises ValueError if the model is frozen, if there is
     no image, or if no image reached a layer; NonFiniteError naming the layer.
+    For preset iao see `calibrate_iao`.
     """
     found = list(quantizers(model))
     if not found:
         return
     if any(quantizer.mode == "frozen" for quantizer in found):
         raise ValueError("the model is frozen; calibrate it before `freeze`, and once if it is corrected")
+    if isinstance(found[0], IaoQuantizer):
+        calibrate_iao(model, batches if calibration is None else calibration)
+        return
     if isinstance(batches, Calibration):
         batches, calibration = (), batches
     if needs_corrections(model) and calibration is None and iter(batches) is batches:
@@ -210,7 +221,7 @@ def set_weight_ranges(model: nn.Module) -> None:
 
 def deployed_weight(layer: QuantLayer) -> Tensor:
     """The float weight that is quantized when `layer` is deployed: folded where a batch norm goes into it."""
-    return layer.weight if layer.batchnorm is None else fold_parameters(layer, layer.batchnorm)[0]
+    return layer.weight if layer.batchnorm is None else layer.folded()[0]
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from quant.fake_quant import FakeQuantize
-from quant.modules import QUANTIZED, Add, Concat, QuantAdd, QuantConcat, QuantLayer, quant_layers, quantizers
+from quant.modules import QUANTIZED, Add, Concat, QuantInput, QuantLayer, quant_layers, quantizers
 
 
 class LayerReport(NamedTuple):
@@ -31,7 +31,8 @@ class LayerReport(NamedTuple):
 
 
 def describe_layers(model: nn.Module) -> list[LayerReport]:
-    """Report every layer that has weights, every batch norm and every join (addition, concatenation), in their order.
+    """Report every layer that has weights, every batch norm and every join (addition, concatenation), in their order;
+    under preset iao also the poolings and activations whose input is quantized.
 
     Joins in a module's code, which `quantize_adds` cannot see, come last.
     """
@@ -51,18 +52,19 @@ def _counts(module: nn.Module) -> bool:
     if isinstance(module, FakeQuantize):
         return False
     has_weights = next(module.parameters(recurse=False), None) is not None
-    return has_weights or isinstance(module, BatchNorm | Add | Concat)
+    return has_weights or isinstance(module, BatchNorm | Add | Concat | QuantInput)
 
 
 def _report(name: str, module: nn.Module, model: nn.Module) -> LayerReport:
-    if isinstance(module, QuantAdd | QuantConcat):
-        return LayerReport(name, type(module).__name__.removeprefix("Quant"), "quantized", None, 0, **_join(module))
-    is_swapped = isinstance(module, QuantLayer)
-    kind = type(module).__name__.removeprefix("Quant") if is_swapped else type(module).__name__
+    kind = type(module).__name__
+    if isinstance(module, QuantLayer | QuantInput):
+        kind = kind.removeprefix("Quant").removeprefix("Iao")
+    if isinstance(module, QuantInput):
+        return LayerReport(name, kind, "quantized", None, 0, **_input(module))
     n_weights = sum(p.numel() for name, p in module.named_parameters(recurse=False) if "bias" not in name)
-    if is_swapped and isinstance(module.weight_quantizer, FakeQuantize):
+    if isinstance(module, QuantLayer) and isinstance(module.weight_quantizer, FakeQuantize):
         return LayerReport(name, kind, "quantized", module.note, n_weights, **_settings_of(module))
-    folded = module.folded_batchnorm if is_swapped else None
+    folded = module.folded_batchnorm if isinstance(module, QuantLayer) else None
     return LayerReport(name, kind, "float", _why_float(module, model), n_weights, folded_batchnorm=folded)
 
 
@@ -80,7 +82,7 @@ def _settings_of(layer: QuantLayer) -> dict[str, Any]:
     }
 
 
-def _join(module: QuantAdd | QuantConcat) -> dict[str, Any]:
+def _input(module: QuantInput) -> dict[str, Any]:
     spec = module.act_quantizer.spec
     scheme = "symmetric" if spec.symmetric else "asymmetric"
     return {"act_bits": spec.bits, "scheme": scheme, "act_grid": _describe_grid(module.act_quantizer)}
@@ -99,8 +101,8 @@ def _why_float(module: nn.Module, model: nn.Module) -> str:
     kind = type(module)
     if next(quant_layers(model), None) is None:
         return "this is the float model"
-    if isinstance(module, QuantLayer) and module.float_because is not None:
-        return module.float_because
+    if (reason := getattr(module, "float_because", None)) is not None:
+        return reason
     if isinstance(module, QuantLayer):
         return "the quantizers are bypassed: this model is a control"
     if isinstance(module, Add | Concat) and getattr(model, "joins_in_code", None) is None:

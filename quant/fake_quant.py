@@ -7,7 +7,7 @@ divides, as ONNX does. Working in place on its own temporaries makes it faster t
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +123,7 @@ class FakeQuantize(nn.Module):
         >>> quantizer(x)
     """
 
+    copies_first_batch: ClassVar[bool] = False  # whether training can start without a range
     scale: Tensor
     zero_point: Tensor
     unsigned: Tensor
@@ -188,10 +189,13 @@ class FakeQuantize(nn.Module):
             self._set_bounds()
         self.min_val.copy_(low)
         self.max_val.copy_(high)
-        grid = {"quant_min": self.quant_min, "quant_max": self.quant_max, "symmetric": self.spec.symmetric}
-        scale, zero_point = choose_qparams(self.min_val, self.max_val, **grid)
+        scale, zero_point = self._choose_qparams()
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
+
+    def _choose_qparams(self) -> tuple[Tensor, Tensor]:
+        grid = {"quant_min": self.quant_min, "quant_max": self.quant_max, "symmetric": self.spec.symmetric}
+        return choose_qparams(self.min_val, self.max_val, **grid)
 
     def is_calibrated(self) -> bool:
         """Whether the grid has been set."""

@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from quant.folded import fold_parameters
 from quant.modules import QuantLayer, QuantLinear
 from quant.states import evaluating
 
@@ -104,9 +103,11 @@ def fold_batchnorm(model: nn.Module, example_NCHW: Tensor) -> None:
         finish_fold(layer)
 
 
-def attach_batchnorm(model: nn.Module, example_NCHW: Tensor, *, folds_batch: bool) -> None:
-    """Move every batch norm of a safe pair of a swapped `model` into its layer, to be trained folded."""
-    for layer, batchnorm in _take_out(model, example_NCHW):
+def attach_batchnorm(
+    model: nn.Module, example_NCHW: Tensor, *, folds_batch: bool, kind: type[QuantLayer] = QuantLayer
+) -> None:
+    """Move every batch norm of a safe pair of a swapped `model` into its layer, of `kind`, to be trained folded."""
+    for layer, batchnorm in _take_out(model, example_NCHW, kind):
         layer.batchnorm, layer.folds_batch = batchnorm, folds_batch
 
 
@@ -115,19 +116,22 @@ def finish_fold(layer: QuantLayer) -> None:
     """Give `layer` the weight and bias of itself and its batch norm in one; without a batch norm nothing happens."""
     if layer.batchnorm is None:
         return
-    weight, bias = fold_parameters(layer, layer.batchnorm)
+    weight, bias = layer.folded()
     needs_grad = layer.weight.requires_grad
     layer.weight, layer.bias = nn.Parameter(weight, needs_grad), nn.Parameter(bias, needs_grad)
     layer.batchnorm = None  # pyright: ignore[reportArgumentType]
 
 
-def _take_out(model: nn.Module, example_NCHW: Tensor) -> list[tuple[QuantLayer, BatchNorm]]:
-    """Replace the batch norm of every safe pair by an identity; return the pairs."""
+def _take_out(
+    model: nn.Module, example_NCHW: Tensor, kind: type[QuantLayer] = QuantLayer
+) -> list[tuple[QuantLayer, BatchNorm]]:
+    """Replace the batch norm of every safe pair with a layer of `kind` by an identity; return the pairs."""
     pairs = []
     for layer_name, batchnorm_name in find_bn_pairs(model, example_NCHW):
         layer, batchnorm = model.get_submodule(layer_name), model.get_submodule(batchnorm_name)
-        assert isinstance(layer, QuantLayer)
         assert isinstance(batchnorm, BatchNorm)
+        if not isinstance(layer, kind):
+            continue
         layer.folded_batchnorm = batchnorm_name
         all_names = [name for name, module in model.named_modules(remove_duplicate=False) if module is batchnorm]
         for name in all_names:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from quant.fake_quant import FakeQuantize
-from quant.folded import compute_folded
+from quant.folded import compute_folded, fold_parameters
 
 
 class QuantLayer(nn.Module):
@@ -32,6 +32,7 @@ class QuantLayer(nn.Module):
     bias: Tensor | None
     batchnorm: BatchNorm | None
     folds_batch: bool = False
+    catches_up: ClassVar[bool] = True  # whether evaluation takes the range of the weights as the last step left them
     folded_batchnorm: str | None = None
     float_because: str | None = None
     learns_rounding: bool = False
@@ -49,6 +50,11 @@ class QuantLayer(nn.Module):
     def compute(self, input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
         """Compute the layer with this weight and this bias."""
         raise NotImplementedError
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the layer and its batch norm (running statistics) in one."""
+        assert self.batchnorm is not None
+        return fold_parameters(self, self.batchnorm)
 
     def along_channels(self, values_O: Tensor) -> Tensor:
         """Shape one value per output channel, or one for all, to multiply the weight."""
@@ -130,20 +136,22 @@ class Concat(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-class QuantAdd(Add):
-    """An addition whose inputs are quantized, both on one grid."""
+class QuantInput(nn.Module):
+    """What the quantized forms of modules without weights share: only their input is quantized."""
 
     act_quantizer: FakeQuantize
+
+
+class QuantAdd(QuantInput, Add):
+    """An addition whose inputs are quantized, both on one grid."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the sum of the quantized inputs."""
         return self.act_quantizer(a) + self.act_quantizer(b)
 
 
-class QuantConcat(Concat):
+class QuantConcat(QuantInput, Concat):
     """A concatenation whose inputs are quantized, all on one grid."""
-
-    act_quantizer: FakeQuantize
 
     def forward(self, *parts: Tensor) -> Tensor:
         """Return the quantized parts side by side."""

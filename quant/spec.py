@@ -42,6 +42,17 @@ MOST_SEARCHED_BITS: Final = (
     10  # above, the smallest and the largest value are the range: a search is coarser than a step
 )
 MOST_BITS_STARTED_BY_MSE: Final = 4  # of a learned scale
+# The values that the original has of settings where it lacks others. Under preset iao all other settings mean what they
+# say, but for `act_signed` (always signed) and `quantize_adds` (always quantized), which then have no effect.
+IAO_HAS: Final[dict[str, tuple[Any, ...]]] = {
+    "weight_observer": ("minmax", "ema"),
+    "act_observer": ("ema", "percentile", "minmax"),
+    "first_last_bits": (None,),
+    "overrides": ((),),
+    "rounding": ("nearest",),
+    "bias_correction": (False,),
+    "scales": ("observed",),
+}
 
 
 class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
@@ -250,6 +261,8 @@ class QuantSettings(Spec, frozen=True):
     `quantize_adds` also quantizes the inputs of residual additions and concatenations that are modules (`quant.Add`,
     `quant.Concat`), on one grid for all inputs of each.
     `calib_balance` is "uniform", or a grouping of the data set, whose groups then give equally many images.
+    `preset = "iao"` is the original scripts' arithmetic (`quant/iao.py`), choice of modules (`quant/iao_layers.py`) and
+    calibration (`quant/iao_calibration.py`); their PTQ has act_observer = "percentile".
     """
 
     weight_bits: Bits = 8
@@ -263,6 +276,7 @@ class QuantSettings(Spec, frozen=True):
     first_last_bits: Bits | None = None
     overrides: tuple[tuple[str, LayerOverride], ...] = Field(default=(), strict=False)
     quantize_adds: bool = False
+    preset: Literal["none", "iao"] = "none"
     calib_images: int = Field(default=1024, ge=1)
     calib_batch_size: int = Field(default=64, ge=1)
     calib_seed: int = Field(default=0, ge=0)
@@ -277,9 +291,35 @@ class QuantSettings(Spec, frozen=True):
             raise _misfit("overrides", example, here=True)
         return tuple(overrides.items()) if isinstance(overrides, dict) else overrides
 
+    @model_validator(mode="after")
+    def settings_fit_the_preset(self) -> Self:
+        """Raise for a setting that the original has not, and for a percentile that would cut off every negative."""
+        if self.preset == "none":
+            return self
+        for field, has in IAO_HAS.items():
+            value = getattr(self, field, has[0])
+            if value not in has:
+                is_so = f"is '{value}'" if isinstance(value, str) else "is set"
+                remedy = f"take {' or '.join(has)}" if len(has) > 1 else "remove it"
+                raise _misfit(field, f'{is_so}, which preset = "iao" has not: {remedy}, or set preset = "none"')
+        if self.act_observer == "percentile" and self.scheme == "asymmetric":
+            fault = "whose range starts at 0 in preset 'iao': an asymmetric scheme would cut off every negative value"
+            raise _misfit("act_observer", f"is 'percentile', {fault}; set scheme = 'symmetric', or take ema or minmax")
+        return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether calibration images decide anything."""
+        return True
+
     def normalized(self) -> Self:
         """This spec with every setting that has no effect in it put back to its default."""
         idle: dict[str, Any] = {"act_signed": "auto"} if self.scheme == "asymmetric" and not self.overrides else {}
+        if self.preset == "iao":
+            idle = {"act_signed": "always", "quantize_adds": False}
+        if not self.calibrates:
+            calibration = (name for name in QuantSettings.model_fields if name.startswith("calib_"))
+            idle |= {name: QuantSettings.model_fields[name].default for name in calibration}
         if self.first_last_bits == self.weight_bits == self.act_bits:
             idle["first_last_bits"] = None
         if self._has_one_width():
@@ -371,6 +411,8 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
     of the running statistics, corrected to the batch's (`quant/folded.py`).
     `init = "scratch"` starts from the initial weights in place of the trained float model; a sweep file may then leave
     the recipe to `train`.
+    The original's fine-tuning with frozen quantizers (its QAFT) is preset = "iao" with freeze_observers_after = 0 and
+    freeze_bn_after = 0.
     """
 
     method: Literal["qat"]
@@ -383,7 +425,7 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
     @model_validator(mode="after")
     def observers_can_follow_training(self) -> Self:
         """Raise for an observer that needs a whole pass over fixed weights, where the range follows training."""
-        if self.freeze_observers_after == 0 or self.scales == "learned":
+        if self.freeze_observers_after == 0 or self.scales == "learned" or self.preset == "iao":
             return self
         fault = "needs a whole pass over fixed weights: set freeze_observers_after = 0 or scales = 'learned'"
         for pattern, one in ("", self), *self.overrides:
@@ -393,6 +435,11 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
             if one.weight_observer in SEARCHING:
                 raise _misfit(f"{where}weight_observer", f"is '{one.weight_observer}', which {fault}")
         return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Not under preset iao, whose observers copy the first batch of training, unless they are frozen by then."""
+        return self.preset == "none" or self.freeze_observers_after == 0
 
     def normalized(self) -> Self:
         """Also without what learned scales make idle, and with one name for two folds that are the same."""
@@ -414,6 +461,8 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
         """Whether both folds train the same: the grid of a channel scales with its weights at every step, or batch norm
         never takes a batch's statistics.
         """  # fmt: skip
+        if self.preset == "iao":
+            return False
         if self.freeze_bn_after == 0:
             return True
         follows = self.scales == "observed" and self.freeze_observers_after is None and self.weight_observer != "ema"

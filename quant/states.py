@@ -37,10 +37,11 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def require_calibrated(model: nn.Module) -> None:
-    """Raise ValueError for the first quantizer that has no grid yet."""
+def require_calibrated(model: nn.Module, *, to_train: bool = False) -> None:
+    """Raise ValueError for the first quantizer that has no grid yet; `to_train`: and gets none from the first batch."""
     for quantizer in quantizers(model):
-        if quantizer.mode != "frozen" and not quantizer.is_calibrated():
+        gets_one = to_train and quantizer.copies_first_batch and quantizer.mode == "follow"
+        if quantizer.mode != "frozen" and not gets_one and not quantizer.is_calibrated():
             raise ValueError(
                 f"layer '{quantizer.layer}' has no {quantizer.spec.role} range yet; call `calibrate` first"
             )

@@ -89,7 +89,7 @@ def _check_can_be_trained(model: nn.Module, train: Batches, val: Batches) -> Non
             raise ValueError(f"`{name}` has no batches; give the split at least one image")
     if any(quantizer.mode == "frozen" for quantizer in quantizers(model)):
         raise ValueError("the model is frozen; train it before `freeze`")
-    require_calibrated(model)
+    require_calibrated(model, to_train=True)
 
 
 @contextmanager
@@ -153,7 +153,9 @@ def _catch_up_with_weights(model: nn.Module) -> None:
         quantizer = layer.weight_quantizer
         if not isinstance(quantizer, FakeQuantize) or not (quantizer.enabled and quantizer.mode == "follow"):
             continue
-        if quantizer.spec.observer != "ema" and is_finite(layer.weight):  # if it is not, validation tells
+        if (
+            layer.catches_up and quantizer.spec.observer != "ema" and is_finite(layer.weight)
+        ):  # if it is not, validation tells
             quantizer.follow(deployed_weight(layer))
 
 
