@@ -44,7 +44,7 @@ RUNTIMES = _schema(
 LAYERS = _schema(
     trial_id=_STR, layer=_STR, kind=_STR, status=_STR, reason=_STR, n_weights=pa.int64(),
     weight_bits=_I8, act_bits=_I8, scheme=_STR, granularity=_STR, act_grid=_STR, folded_batchnorm=_STR,
-    sqnr_db=_F64,
+    weight_sqnr_db=_F64, sqnr_db=_F64,
 )  # fmt: skip
 MECHANISM = _schema(
     trial_id=_STR, grouping=_STR, group=_STR, statistic=_STR, value=_F64, standard_error=_F64, split=_STR, reason=_STR,
