@@ -19,12 +19,14 @@ import torch
 import quant
 from datasets import Batches, DatasetSpec, GroupedDataset, load_dataset
 from orchestrator.manifest import find_code_version
+from orchestrator.memory import Memory
 from orchestrator.plan import PlannedTrial, Status
 from orchestrator.spec import Resources
 from results import Store, make_predictions
 
 EVALUATION_BATCH_SIZE = 256
-MAX_REFERENCES = 4  # a worker keeps the logits of so many reference models
+LOGITS: Memory[np.ndarray] = Memory(4)  # of reference models, by what `_reference_key` says
+CALIBRATIONS: Memory[quant.Calibration] = Memory(4)  # of reference models, by that and the images
 
 
 class Built(NamedTuple):
@@ -191,13 +193,37 @@ def _reference_model(bench: Bench) -> torch.nn.Module:
 
 def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     settings, journal = bench.trial.quant, bench.journal
+    batches = _calibration_batches(bench)
+    assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
+    journal.say(f"calibrates on {len(batches.indices)} training images (up to {settings.calib_images} were asked for)")
+    with journal.timed("calibrate_s"):
+        quant.calibrate(model, _shared_calibration(bench) or batches.images())
+    return model
+
+
+def _calibration_batches(bench: Bench) -> Batches:
+    settings = bench.trial.quant
     assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
     indices = bench.dataset.calibration_indices(settings.calib_images, settings.calib_seed)
-    batches = Batches(bench.dataset, indices, batch_size=settings.calib_batch_size, device=bench.device)
-    journal.say(f"calibrates on {len(indices)} training images (up to {settings.calib_images} were asked for)")
-    with journal.timed("calibrate_s"):
-        quant.calibrate(model, batches.images())
-    return model
+    return Batches(bench.dataset, indices, batch_size=settings.calib_batch_size, device=bench.device)
+
+
+def _shared_calibration(bench: Bench) -> quant.Calibration | None:
+    """What the reference model's layers met, collected once for all trials in a row that ask for the same images.
+
+    It is the float model's, so it is the same for every setting of the quantization. None for a trial that calibrates
+    on its own: from scratch it starts from other weights than the reference's.
+    """
+    settings = bench.trial.quant
+    assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
+    if isinstance(settings, quant.QatSpec) and settings.init == "scratch":
+        return None
+    images = settings.calib_images, settings.calib_batch_size, settings.calib_seed
+
+    def collect() -> quant.Calibration:
+        return quant.collect(_reference_model(bench), _calibration_batches(bench).images())
+
+    return CALIBRATIONS.get((*_reference_key(bench), *images), collect)
 
 
 def _recipe(bench: Bench) -> quant.TrainSpec:
@@ -226,15 +252,12 @@ def _predict(model: torch.nn.Module, dataset: GroupedDataset, device: str) -> np
 
 def _reference_logits(bench: Bench) -> np.ndarray:
     """Logits of the reference, computed once for all trials in a row that a worker compares with it."""
-    key = (bench.trial.reference_trial_id, bench.device, bench.store.location)
-    if key not in _REFERENCES:
-        while len(_REFERENCES) >= MAX_REFERENCES:
-            del _REFERENCES[next(iter(_REFERENCES))]
-        _REFERENCES[key] = _predict(_reference_model(bench), bench.dataset, bench.device)
-    return _REFERENCES[key]
+    return LOGITS.get(_reference_key(bench), lambda: _predict(_reference_model(bench), bench.dataset, bench.device))
 
 
-_REFERENCES: dict[tuple[str | None, str, str], np.ndarray] = {}
+def _reference_key(bench: Bench) -> tuple[object, ...]:
+    """What decides what the reference computes here, to the last bit."""
+    return bench.trial.reference_trial_id, bench.store.location, bench.device, torch.get_num_threads()
 
 
 @lru_cache(maxsize=2)
