@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 
 from datasets import DatasetSpec
-from orchestrator.spec import Experiment, SweepSpec
+from orchestrator.spec import Analysis, Experiment, SweepSpec
 from quant import (
     ENGINE_VERSION,
     Fp32FtSpec,
@@ -30,7 +30,10 @@ CRASHED = "WorkerDied"  # how the error of a trial begins that took its worker d
 
 
 class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
-    """One trial: what to do, what it needs (trials earlier in the plan) and what it is compared with."""
+    """One trial: what to do, what it needs (trials earlier in the plan) and what it is compared with.
+
+    `analysis` is what else to measure: it changes no result, and is no part of the identity.
+    """
 
     dataset: DatasetSpec
     dataset_id: str
@@ -43,6 +46,7 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
     reference_trial_id: str | None = None
     control_trial_id: str | None = None
     control_reason: str | None = None
+    analysis: tuple[Analysis, ...] = ()
 
     @property
     def method(self) -> str:
@@ -128,6 +132,7 @@ def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple
                 "dataset_id": dataset_ids[experiment.dataset],
                 "weights_id": weights_ids[experiment.model],
                 "seed": seed,
+                "analysis": sweep.head.analysis,
             }
             for trial in _trials_of(experiment, identity, sweep.quant):
                 trials.setdefault(trial.trial_id, trial)
