@@ -85,12 +85,11 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def label(self) -> str:
-        """A short name for people: "qat W4A4 ema seed 1"."""
-        settings = self.quant
+        """A name for people: "qat W4A4 ema scales=learned seed 1 (config 07e97f)". The id tells all else apart."""
+        settings, words = self.quant, [self.method]
         if isinstance(settings, PtqSpec | QatSpec):
-            bits = f"W{settings.weight_bits}A{settings.act_bits}"
-            return f"{self.method} {bits} {settings.act_observer} seed {self.seed}"
-        return f"{self.method} seed {self.seed}"
+            words += [f"W{settings.weight_bits}A{settings.act_bits}", settings.act_observer, *_others(settings)]
+        return f"{' '.join(words)} seed {self.seed} (config {self.config_id[:6]})"
 
     def columns(self) -> dict[str, Any]:
         """The columns of the table `trials` that are known before the trial has run."""
@@ -117,6 +116,15 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
             "imbalance": self.dataset.imbalance,
             "config": json.dumps({**self.identity, "dataset": self.dataset.identity()}, sort_keys=True),
         }
+
+
+def _others(settings: PtqSpec | QatSpec) -> list[str]:
+    """Every setting that is not the usual one and stands nowhere else in a label; of overrides only the patterns."""
+    said = {"method", "weight_bits", "act_bits", "act_observer", "epochs", "lr"}
+    others = settings.model_dump(exclude_defaults=True, exclude=said)
+    if settings.overrides:
+        others["overrides"] = ",".join(pattern for pattern, _ in settings.overrides)
+    return [f"{name}={str(value).replace(' ', '')}" for name, value in others.items()]
 
 
 def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple[PlannedTrial, ...]:
