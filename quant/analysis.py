@@ -151,7 +151,7 @@ def _compare_weights(model: nn.Module, twin: nn.Module, name: str) -> Power | No
 
 
 def _add_noise(report: LayerReport, weight: Power | None, outputs: dict[str, Power] | None) -> LayerReport:
-    columns, reasons = {}, []
+    columns, reasons = {}, [report.reason] if report.reason else []
     if weight is not None:
         columns["weight_sqnr_db"] = _to_db(weight, "weight_sqnr_db", reasons)
     if outputs is None:
