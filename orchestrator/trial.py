@@ -199,8 +199,8 @@ def _reference_model(bench: Bench) -> torch.nn.Module:
 
 def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     settings, journal = bench.trial.quant, bench.journal
-    batches = _calibration_batches(bench)
     assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
+    batches = _calibration_batches(bench)
     journal.say(f"calibrates on {len(batches.indices)} training images (up to {settings.calib_images} were asked for)")
     with journal.timed("calibrate_s"):
         quant.calibrate(model, _shared_calibration(bench) or batches.images())
