@@ -18,6 +18,7 @@ from quant.spec import (
 )
 
 if TYPE_CHECKING:
+    from quant.analysis import describe_noise, float_twin, predict_each_layer
     from quant.api import Prepared, calibrate, freeze, prepare
     from quant.calibration import Calibration, collect
     from quant.describe import LayerReport, count_bytes, describe_layers
@@ -54,18 +55,22 @@ __all__ = [
     "collect",
     "count_bytes",
     "describe_layers",
+    "describe_noise",
     "fingerprint_weights",
     "fit",
+    "float_twin",
     "freeze",
     "load_quantizer_state",
     "load_weights",
     "predict",
+    "predict_each_layer",
     "prepare",
     "quantizer_state_to_bytes",
     "weights_to_bytes",
 ]
 
 _HOMES = {
+    "analysis": ("describe_noise", "float_twin", "predict_each_layer"),
     "api": ("Prepared", "calibrate", "freeze", "prepare"),
     "calibration": ("Calibration", "collect"),
     "describe": ("LayerReport", "count_bytes", "describe_layers"),

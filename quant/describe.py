@@ -27,6 +27,7 @@ class LayerReport(NamedTuple):
     granularity: str | None = None
     act_grid: str | None = None
     folded_batchnorm: str | None = None
+    weight_sqnr_db: float | None = None  # this and the next: `quant.describe_noise`
     sqnr_db: float | None = None
 
 

@@ -253,6 +253,9 @@ class LayerOverride(Spec, frozen=True):
         return self.model_dump(exclude_none=True, exclude={"quantize"})
 
 
+PatternOverride = Annotated[tuple[str, LayerOverride], Field(strict=False)]  # JSON, which workers get, has no tuples
+
+
 class QuantSettings(Spec, frozen=True):
     """The settings that PTQ and QAT share. Source of the grid: `quant/qparams.py`.
 
@@ -274,7 +277,7 @@ class QuantSettings(Spec, frozen=True):
     act_signed: Literal["auto", "always"] = "auto"
     percentile: float = Field(default=0.9999, gt=0.5, lt=1)
     first_last_bits: Bits | None = None
-    overrides: tuple[tuple[str, LayerOverride], ...] = Field(default=(), strict=False)
+    overrides: tuple[PatternOverride, ...] = Field(default=(), strict=False)
     quantize_adds: bool = False
     preset: Literal["none", "iao"] = "none"
     calib_images: int = Field(default=1024, ge=1)

@@ -9,6 +9,9 @@ import pytest
 from orchestrator.plan import PlannedTrial, find_state, make_plan
 from orchestrator.schedule import BUNDLE_S, BundleQueue
 from orchestrator.spec import ResourcesByMethod, load_sweep, parse_sweep
+from results.facts import name_configurations, read_facts
+from results.schema import TRIALS
+from results.store import table_of
 
 
 def plan_of(*overrides: str, name: str = "quickstart") -> tuple[PlannedTrial, ...]:
@@ -144,7 +147,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("label", GOLDEN)
 def test_ids_are_those_of_yesterday(label: str) -> None:
-    trial = next(trial for trial in plan_of() if trial.label == label)
+    trial = next(trial for trial in plan_of() if trial.label.startswith(f"{label} ("))
     assert (trial.trial_id, trial.config_id) == GOLDEN[label]
 
 
@@ -265,5 +268,46 @@ def test_bundles_given_back_are_handed_out_again() -> None:
 
 @pytest.mark.parametrize("method", ["ptq", "qat"])
 def test_labels_name_method_bits_observer_and_seed(method: str) -> None:
-    labels = [trial.label for trial in plan_of() if trial.method == method]
-    assert f"{method} W8A8 ema seed 2" in labels
+    labels = {trial.label: trial for trial in plan_of() if trial.method == method}
+    (label,) = [label for label in labels if label.startswith(f"{method} W8A8 ema seed 2 ")]
+    assert label.endswith(f" (config {labels[label].config_id[:6]})")
+
+
+# The same 4 bits, each with one more setting: what people read must tell them apart.
+VARIANTS = (
+    "quant.0={method='ptq', bits=4, rounding=['nearest', 'adaround'], bias_correction=[false, true]}",
+    "quant.1={method='qat', bits=4, epochs=2, lr=0.01, scales=['observed', 'learned'], freeze_bn_after=[0, 1]}",
+    "quant.2={method='ptq', bits=4, first_last_bits=8, quantize_adds=[false, true], overrides={'conv*'={bits=8}}}",
+    "quant.3={method='qat', bits=4, epochs=2, lr=0.01, freeze_observers_after=[0, 1], bn_fold=['fold', 'none']}",
+    "quant.4={method='ptq', bits=4, overrides={'fc'={quantize=false}}, calib_images=[64, 128]}",
+    "experiments.0.train.lr=[0.003, 0.01]",
+)
+
+
+def plan_of_variants() -> tuple[PlannedTrial, ...]:
+    return plan_of("quant=[{}, {}, {}, {}, {}]", *VARIANTS, "seeds=[0]")
+
+
+def test_labels_and_configs_tell_every_configuration_apart() -> None:
+    plan = plan_of_variants()
+    assert len({trial.label for trial in plan}) == len({trial.columns()["config"] for trial in plan}) == len(plan)
+    said = " ".join(trial.label for trial in plan)
+    for words in (
+        "minmax rounding=adaround bias_correction=True seed",
+        "ema freeze_bn_after=0 scales=learned seed",
+        "minmax first_last_bits=8 overrides=conv* quantize_adds=True seed",
+        "ema freeze_observers_after=1 seed",
+        "minmax overrides=fc calib_images=64 seed",
+    ):
+        assert words in said, words
+
+
+def test_the_page_names_every_configuration_differently_and_in_words() -> None:
+    rows = table_of((trial.columns() for trial in plan_of_variants()), TRIALS)
+    trials = read_facts({"trials": rows}).trials
+    for model in {trial["float_model"] for trial in trials}:
+        same = [trial for trial in trials if trial["float_model"] == model]
+        names = name_configurations(same)
+        assert len(set(names.values())) == len(names) == len(same)
+        assert not [name for name in names.values() if name.endswith(")")]  # none needs its id to be told apart
+        assert [name for name in names.values() if "overrides conv*, act bits 8, weight bits 8" in name]

@@ -330,7 +330,7 @@ def test_layers_are_described_with_their_grids():
     assert list(reports) == ["features.block1.conv", "features.block2.conv", "features.block3.conv", "classifier"]
     first, last = reports["features.block1.conv"], reports["classifier"]
     assert first[:6] == ("features.block1.conv", "Conv2d", "quantized", None, 144, 4)
-    assert first[6:] == (4, "symmetric", "per_channel", "signed -8..7", "features.block1.bn", None)
+    assert first[6:] == (4, "symmetric", "per_channel", "signed -8..7", "features.block1.bn", None, None)
     assert (last.kind, last.act_grid, last.folded_batchnorm) == ("Linear", "unsigned 0..15", None)
 
 
