@@ -40,7 +40,7 @@ def problems_of(raw: dict) -> str:
 
 
 def test_the_built_in_sweeps_are_valid() -> None:
-    assert built_in_sweeps() == ["cifar10", "mnist", "quickstart", "reference", "scratch", "utkface"]
+    assert built_in_sweeps() == ["cifar10", "mnist", "quickstart", "reference", "schemes", "scratch", "utkface"]
     for name in built_in_sweeps():
         assert load_sweep(name, []).head.name == name
 
