@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 
 from datasets import DatasetSpec
-from orchestrator.spec import Experiment, SweepSpec
+from orchestrator.spec import Analysis, Experiment, SweepSpec
 from quant import (
     ENGINE_VERSION,
     Fp32FtSpec,
@@ -30,7 +30,10 @@ CRASHED = "WorkerDied"  # how the error of a trial begins that took its worker d
 
 
 class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
-    """One trial: what to do, what it needs (trials earlier in the plan) and what it is compared with."""
+    """One trial: what to do, what it needs (trials earlier in the plan) and what it is compared with.
+
+    `analysis` is what else to measure: it changes no result, and is no part of the identity.
+    """
 
     dataset: DatasetSpec
     dataset_id: str
@@ -43,6 +46,7 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
     reference_trial_id: str | None = None
     control_trial_id: str | None = None
     control_reason: str | None = None
+    analysis: tuple[Analysis, ...] = ()
 
     @property
     def method(self) -> str:
@@ -81,13 +85,11 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def label(self) -> str:
-        """A short name for people: "qat W4A4 ema seed 1"."""
-        settings = self.quant
+        """A name for people: "qat W4A4 ema scales=learned seed 1 (config 07e97f)". The id tells all else apart."""
+        settings, words = self.quant, [self.method]
         if isinstance(settings, PtqSpec | QatSpec):
-            bits = f"W{settings.weight_bits}A{settings.act_bits}"
-            start = " from scratch" if isinstance(settings, QatSpec) and settings.init == "scratch" else ""
-            return f"{self.method}{start} {bits} {settings.act_observer} seed {self.seed}"
-        return f"{self.method} seed {self.seed}"
+            words += [f"W{settings.weight_bits}A{settings.act_bits}", settings.act_observer, *_others(settings)]
+        return f"{' '.join(words)} seed {self.seed} (config {self.config_id[:6]})"
 
     def columns(self) -> dict[str, Any]:
         """The columns of the table `trials` that are known before the trial has run."""
@@ -109,11 +111,20 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
             "init": "fp32" if self.method == "fp32_ft" else settings.get("init"),
             **{name: settings.get(name) for name in names},
             "bn_fold": settings.get("bn_fold", "none") if quantized else None,
-            "preset": "none" if quantized else None,
+            "preset": settings.get("preset"),
             "seed": self.seed,
             "imbalance": self.dataset.imbalance,
             "config": json.dumps({**self.identity, "dataset": self.dataset.identity()}, sort_keys=True),
         }
+
+
+def _others(settings: PtqSpec | QatSpec) -> list[str]:
+    """Every setting that is not the usual one and stands nowhere else in a label; of overrides only the patterns."""
+    said = {"method", "weight_bits", "act_bits", "act_observer", "epochs", "lr"}
+    others = settings.model_dump(exclude_defaults=True, exclude=said)
+    if settings.overrides:
+        others["overrides"] = ",".join(pattern for pattern, _ in settings.overrides)
+    return [f"{name}={str(value).replace(' ', '')}" for name, value in others.items()]
 
 
 def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple[PlannedTrial, ...]:
@@ -129,6 +140,7 @@ def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple
                 "dataset_id": dataset_ids[experiment.dataset],
                 "weights_id": weights_ids[experiment.model],
                 "seed": seed,
+                "analysis": sweep.head.analysis,
             }
             for trial in _trials_of(experiment, identity):
                 trials.setdefault(trial.trial_id, trial)

@@ -1,8 +1,9 @@
 """Everything that is wrong with a sweep file, said at once, each with its path, the value and the remedy."""
 
 import difflib
+import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeGuard, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -35,18 +36,21 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
 
 
 def describe_errors(
-    error: ValidationError, model: type[BaseModel], path: str, *, also_known: Iterable[str] = ()
+    error: ValidationError, model: type[BaseModel], path: str, data: Any, *, also_known: Iterable[str] = ()
 ) -> list[Problem]:
-    """Translate pydantic's errors on `model`, whose data stands at `path`; `also_known`: shorthand keys."""
-    return [_describe(details, model, path, also_known) for details in error.errors()]
+    """Translate pydantic's errors on `model` for `data`, which stands at `path`; `also_known`: shorthand keys."""
+    return [_describe(details, model, path, data, also_known) for details in error.errors()]
 
 
-def _describe(details: ErrorDetails, model: type[BaseModel], path: str, also_known: Iterable[str]) -> Problem:
+def _describe(
+    details: ErrorDetails, model: type[BaseModel], path: str, data: Any, also_known: Iterable[str]
+) -> Problem:
     context: dict[str, Any] = details.get("ctx", {})
-    location = [str(step) for step in details["loc"]] + ([context["field"]] if "field" in context else [])
+    added = [context["field"]] if "field" in context else []
+    location = [*_as_written(details["loc"], data), *added]
     where = ".".join([path, *location] if path else location)
     value = context.get("value", details["input"])
-    fields = [step for step in location if not step.isdigit()]
+    fields = [step for step in details["loc"] if isinstance(step, str)] + added
     field = fields[-1] if fields else ""
     model = _owner(model, fields)
     match details["type"]:
@@ -82,17 +86,37 @@ _KINDS = {
 }
 
 
+_SHORTHANDS = {"weight_bits": "bits", "act_bits": "bits"}
+
+
+def _as_written(steps: Iterable[int | str], data: Any) -> list[str]:
+    """Return the steps into `data` as a file writes them: by the keys of a table that was read as pairs."""
+    written, place, rest = [], data, list(steps)
+    while rest:
+        step = rest.pop(0)
+        if isinstance(place, dict) and isinstance(step, int):
+            step = list(place)[step]
+            rest = rest[1:]  # 0 for the key, 1 for the value
+        elif isinstance(place, dict) and isinstance(step, str) and step not in place:
+            step = _SHORTHANDS[step] if _SHORTHANDS.get(step) in place else step
+        is_bare = isinstance(step, int) or re.fullmatch(r"[\w-]+", step)
+        written.append(str(step) if is_bare else f'"{step}"')
+        place = place.get(step) if isinstance(place, dict) else None
+    return written
+
+
 def _owner(model: type[BaseModel], fields: list[str]) -> type[BaseModel]:
     """The model that holds the last field: tables may hold tables."""
     for field in fields[:-1]:
-        inner = model.model_fields[field].annotation
-        if _is_model(inner):
-            model = inner
+        model = _inner_model(model.model_fields[field].annotation) or model
     return model
 
 
-def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation, also in one such as `tuple[tuple[str, Model], ...]`."""
+    if isinstance(annotation, type) and not get_origin(annotation):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((model for part in get_args(annotation) if (model := _inner_model(part))), None)
 
 
 def _kind(value: object) -> str:
@@ -102,12 +126,16 @@ def _kind(value: object) -> str:
 def _rule(model: type[BaseModel], field: str) -> str:
     """Say what a field takes, from its annotation: "a whole number in 2..16", "a list of texts"."""
     annotation, metadata = model.model_fields[field].annotation, model.model_fields[field].metadata
+    if _inner_model(annotation):
+        return "a table"
     if get_origin(annotation) is tuple:
         kinds = {"int": "whole numbers from 0 up", "float": "numbers"}
         return f"a list of {next((kinds[kind] for kind in kinds if kind in str(annotation)), 'texts')}"
-    if _is_model(annotation):
-        return "a table"
-    kinds = [_KINDS[kind] for kind in (annotation, *get_args(annotation)) if kind in _KINDS]
+    parts = [annotation, *get_args(annotation)]
+    if bounded := next((part for part in parts if get_origin(part) is Annotated), None):  # such as `Bits | None`
+        kind, info = get_args(bounded)
+        parts, metadata = [kind], info.metadata
+    kinds = [_KINDS[kind] for kind in parts if kind in _KINDS]
     bounds = {type(item).__name__: getattr(item, type(item).__name__.lower(), None) for item in metadata}
     return " ".join([kinds[0] if kinds else "a text", *_range(bounds)])
 

@@ -33,7 +33,7 @@ class ProgressLines:
             self.say(self.line(f"{self.queue.trials[trial_id].label}, {text}", n_running=n_running))
 
     def line(self, label: str, *, n_running: int) -> str:
-        """Return "[12/51] 24 s, 2 running, 0 failed, about 50 s left: qat W8A8 ema seed 1"."""
+        """Return "[12/51] 24 s, 2 running, 0 failed, about 50 s left: qat W8A8 ema seed 1 (config 07e97f)"."""
         n_done = self.n_before + self.n_ok + self.n_failed
         elapsed_s = time.monotonic() - self.started
         left_s = self.queue.remaining_s() / self.queue.n_slots

@@ -19,6 +19,7 @@ from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 BUILT_IN_FOLDER = Path(__file__).parent / "sweeps"
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
+Analysis = Literal["sqnr", "sensitivity"]
 METHODS: dict[str, type[PtqSpec] | type[QatSpec]] = {"ptq": PtqSpec, "qat": QatSpec}
 _ANY_TRAIN = TrainSpec(epochs=1, lr=0.1)  # quant blocks are checked even where no experiment is valid
 
@@ -65,6 +66,7 @@ class SweepHead(_Frozen, frozen=True):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] = Field(strict=False)
     runtimes: tuple[Literal["torch"], ...] = Field(default=("torch",), strict=False)
+    analysis: tuple[Analysis, ...] = Field(default=(), strict=False)
     resources: ResourcesByMethod = ResourcesByMethod()
     retry: Retry = Retry()
 
@@ -298,5 +300,5 @@ def _validate(model: type[AnySpec], data: dict[str, Any], path: str, problems: l
         return model.model_validate(data)
     except ValidationError as error:
         also_known = ("experiments", "quant") if model is SweepHead else ("bits",) if model in METHODS.values() else ()
-        problems += describe_errors(error, model, path, also_known=also_known)
+        problems += describe_errors(error, model, path, data, also_known=also_known)
         return None

@@ -13,25 +13,32 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 import quant
 from datasets import Batches, DatasetSpec, GroupedDataset, find_target, load_dataset
+from orchestrator.analysis import write_layers, write_sensitivity
+from orchestrator.evaluation import list_evaluated, score, write_samples
 from orchestrator.manifest import find_code_version
+from orchestrator.memory import Memory
 from orchestrator.plan import PlannedTrial, Status
 from orchestrator.spec import Resources
 from results import Store, make_predictions
 
 EVALUATION_BATCH_SIZE = 256
-MAX_REFERENCES = 4  # a worker keeps the logits of so many reference models
+LOGITS: Memory[np.ndarray] = Memory(4)  # of reference models, by what `_reference_key` says
+CALIBRATIONS: Memory[quant.Calibration] = Memory(4)  # of reference models, by that and the images
 
 
 class Built(NamedTuple):
-    """A model ready to predict, and the epoch whose weights it holds (null where nothing was trained)."""
+    """A model ready to predict, and the epoch whose weights it holds (null where nothing was trained).
+
+    A quantized model comes with its twin: the same weights without quantizers.
+    """
 
     model: torch.nn.Module
     selected_epoch: int | None = None
+    twin: torch.nn.Module | None = None
 
 
 class Journal:
@@ -124,12 +131,12 @@ def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -
     if quant.fingerprint_weights(trial.model) != trial.weights_id:
         raise ValueError(f"{trial.model.weights} changed since the plan was made: run the sweep again.")
     bench = Bench(trial, dataset, store, journal, device)
-    _write_samples(dataset, store)
+    write_samples(dataset, store)
     built = BUILDERS[trial.method](bench)
     with journal.timed("evaluate_s"):
         logits_NK = _predict(bench, built.model)
     reference_NK = _reference_logits(bench) if trial.reference_trial_id else None
-    indices, splits_N = _evaluated(dataset)
+    indices, splits_N = list_evaluated(dataset)
     predictions = make_predictions(
         logits_NK,
         dataset.labels_N[indices],
@@ -141,10 +148,9 @@ def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -
         keep_logits=trial.method in ("fp32", "fp32_ft"),
     )
     store.write_predictions(trial.trial_id, "torch", predictions)
-    layers = [{**layer._asdict(), "trial_id": trial.trial_id} for layer in quant.describe_layers(built.model)]
-    store.write_layers(trial.trial_id, layers)
+    _analyse(bench, built, reference_NK)
     return {
-        **_score(predictions, dataset),
+        **score(predictions, dataset),
         "selected_epoch": built.selected_epoch,
         "device": bench.device,
         "size_bytes": quant.count_bytes(built.model),
@@ -167,16 +173,18 @@ def _build_fp32_ft(bench: Bench) -> Built:
 
 
 def _build_ptq(bench: Bench) -> Built:
-    model = _calibrate(bench, _prepare(bench))
-    quant.freeze(model)
+    model = _prepare(bench)
+    twin = quant.float_twin(model)
+    quant.freeze(_calibrate(bench, model))
     bench.store.write_stage(bench.trial.trial_id, quant.quantizer_state_to_bytes(model))
-    return Built(model)
+    return Built(model, twin=twin)
 
 
 def _build_qat(bench: Bench) -> Built:
     built = _fit(bench, _calibrate(bench, _prepare(bench)), _recipe(bench))
+    twin = quant.float_twin(built.model)
     quant.freeze(built.model)
-    return built
+    return built._replace(twin=twin)
 
 
 BUILDERS: dict[str, Callable[[Bench], Built]] = {
@@ -193,7 +201,7 @@ def _prepare(bench: Bench) -> torch.nn.Module:
     assert not isinstance(settings, quant.Fp32Spec)
     from_scratch = isinstance(settings, quant.QatSpec) and settings.init == "scratch"
     model = _network(bench, bench.trial.model.architecture) if from_scratch else _reference_model(bench)
-    return quant.prepare(model, settings, next(bench.batches(bench.dataset.splits["train"], 2).images()))
+    return quant.prepare(model, settings, next(bench.batches(bench.dataset.splits["train"], 2).images())).model
 
 
 def _network(bench: Bench, spec: quant.ModelSpec) -> torch.nn.Module:
@@ -213,14 +221,41 @@ def _reference_model(bench: Bench) -> torch.nn.Module:
 def _calibrate(bench: Bench, model: torch.nn.Module) -> torch.nn.Module:
     settings, journal = bench.trial.quant, bench.journal
     assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
+    if not settings.calibrates:
+        return model
+    batches = _calibration_batches(bench)
     n, balance = settings.calib_images, settings.calib_balance
-    indices = bench.dataset.calibration_indices(n, settings.calib_seed, balance)
-    batches = bench.batches(indices, settings.calib_batch_size)
     how = "" if balance == "uniform" else f", balanced by {balance}"
-    journal.say(f"calibrates on {len(indices)} training images (up to {n} were asked for{how})")
+    journal.say(f"calibrates on {len(batches.indices)} training images (up to {n} were asked for{how})")
     with journal.timed("calibrate_s"):
-        quant.calibrate(model, batches.images())
+        quant.calibrate(model, batches.images(), calibration=_shared_calibration(bench))
     return model
+
+
+def _calibration_batches(bench: Bench) -> Batches:
+    settings = bench.trial.quant
+    assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
+    indices = bench.dataset.calibration_indices(settings.calib_images, settings.calib_seed, settings.calib_balance)
+    return bench.batches(indices, settings.calib_batch_size)
+
+
+def _shared_calibration(bench: Bench) -> quant.Calibration | None:
+    """What the reference model's layers met, collected once for all trials in a row that ask for the same images.
+
+    It is the float model's, so it is the same for every setting of the quantization. None for a trial that calibrates
+    on its own: from scratch it starts from other weights than the reference's, and preset iao observes the quantized
+    network.
+    """
+    settings = bench.trial.quant
+    assert isinstance(settings, quant.PtqSpec | quant.QatSpec)
+    if settings.preset == "iao" or (isinstance(settings, quant.QatSpec) and settings.init == "scratch"):
+        return None
+    images = settings.calib_images, settings.calib_batch_size, settings.calib_seed, settings.calib_balance
+
+    def collect() -> quant.Calibration:
+        return quant.collect(_reference_model(bench), _calibration_batches(bench).images())
+
+    return CALIBRATIONS.get((*_reference_key(bench), *images), collect)
 
 
 def _recipe(bench: Bench) -> quant.TrainSpec:
@@ -242,63 +277,41 @@ def _fit(bench: Bench, model: torch.nn.Module, spec: quant.TrainSpec) -> Built:
 
 
 def _predict(bench: Bench, model: torch.nn.Module) -> np.ndarray:
-    indices, _ = _evaluated(bench.dataset)
+    indices, _ = list_evaluated(bench.dataset)
     return quant.predict(model, bench.batches(indices, EVALUATION_BATCH_SIZE).images()).numpy()
+
+
+def _analyse(bench: Bench, built: Built, reference_NK: np.ndarray | None) -> None:
+    """Write the report of every layer, and of a quantized model what `analysis` asks for."""
+    trial, twin = bench.trial, built.twin
+    images = _calibration_batches(bench).images if twin is not None and "sqnr" in trial.analysis else None
+    write_layers(bench.store, trial.trial_id, built.model, twin=twin, images=images)
+    if twin is None or "sensitivity" not in trial.analysis:
+        return
+    bench.journal.say("quantizes each layer alone")
+    indices, splits_N = list_evaluated(bench.dataset)
+    val_N = splits_N == "val"
+    write_sensitivity(
+        bench.store,
+        trial.trial_id,
+        built.model,
+        twin=twin,
+        images=bench.batches(bench.dataset.splits["val"], EVALUATION_BATCH_SIZE).images,
+        sample_ids_N=indices[val_N],
+        twin_logits_NK=reference_NK[val_N] if reference_NK is not None and trial.method == "ptq" else None,
+    )
 
 
 def _reference_logits(bench: Bench) -> np.ndarray:
     """Logits of the reference, computed once for all trials in a row that a worker compares with it."""
-    key = (bench.trial.reference_trial_id, bench.device, bench.store.location)
-    if key not in _REFERENCES:
-        while len(_REFERENCES) >= MAX_REFERENCES:
-            del _REFERENCES[next(iter(_REFERENCES))]
-        _REFERENCES[key] = _predict(bench, _reference_model(bench))
-    return _REFERENCES[key]
+    return LOGITS.get(_reference_key(bench), lambda: _predict(bench, _reference_model(bench)))
 
 
-_REFERENCES: dict[tuple[str | None, str, str], np.ndarray] = {}
+def _reference_key(bench: Bench) -> tuple[object, ...]:
+    """What decides what the reference computes here, to the last bit."""
+    return bench.trial.reference_trial_id, bench.store.location, bench.device, torch.get_num_threads()
 
 
 @lru_cache(maxsize=2)
 def _load(spec: DatasetSpec) -> GroupedDataset:
     return load_dataset(spec)
-
-
-def _evaluated(dataset: GroupedDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the val and test images, and the split of each."""
-    parts = [(dataset.splits[name], name) for name in ("val", "test")]
-    return np.concatenate([part for part, _ in parts]), np.concatenate([[name] * len(part) for part, name in parts])
-
-
-def _score(predictions: pa.Table, dataset: GroupedDataset) -> dict[str, Any]:
-    """Accuracy, mean recall and loss on the test images."""
-    test = predictions.to_pandas().query("split == 'test'")
-    labels_N = dataset.labels_N[test["sample_id"]]
-    right_N = test["predicted"].to_numpy() == labels_N
-    n_K = np.bincount(labels_N, minlength=len(dataset.class_names))
-    right_K = np.bincount(labels_N, weights=right_N, minlength=len(dataset.class_names))
-    return {
-        "n_test": len(test),
-        "accuracy": right_N.mean(),
-        "macro_accuracy": (right_K[n_K > 0] / n_K[n_K > 0]).mean(),
-        "loss_nats": test["loss_nats"].astype(np.float64).mean(),
-    }
-
-
-def _write_samples(dataset: GroupedDataset, store: Store) -> None:
-    """Write who the images are, once for each data set: two writers would write the same bytes."""
-    if store.has_samples(dataset.dataset_id):
-        return
-    parts = [(name, dataset.splits[name]) for name in ("train", "val", "test")]
-    indices = np.concatenate([part for _, part in parts])
-    columns = {
-        "dataset_id": pa.repeat(dataset.dataset_id, len(indices)),
-        "sample_id": indices,
-        "split": np.concatenate([[name] * len(part) for name, part in parts]),
-        "label": dataset.labels_N[indices],
-        "source": pa.nulls(len(indices), pa.string()),
-    }
-    others = {name: value for name, value in dataset.attributes.items() if name != "label"}
-    columns |= {name: np.array(column.names)[column.codes_N[indices]] for name, column in others.items()}
-    attributes = {name: list(column.names) for name, column in dataset.attributes.items()}
-    store.write_samples(dataset.dataset_id, pa.table(columns), attributes)

@@ -9,6 +9,7 @@ from quant.spec import (
     MULTI_HEAD,
     Fp32FtSpec,
     Fp32Spec,
+    LayerOverride,
     MethodSpec,
     ModelSpec,
     PtqSpec,
@@ -17,9 +18,12 @@ from quant.spec import (
 )
 
 if TYPE_CHECKING:
-    from quant.api import calibrate, freeze, prepare
+    from quant.analysis import describe_noise, float_twin, predict_each_layer
+    from quant.api import Prepared, calibrate, freeze, prepare
+    from quant.calibration import Calibration, collect
     from quant.describe import LayerReport, count_bytes, describe_layers
     from quant.models import build_model
+    from quant.modules import Add, Concat
     from quant.non_finite import DivergedError, NonFiniteError
     from quant.prediction import predict
     from quant.states import load_quantizer_state, load_weights, quantizer_state_to_bytes, weights_to_bytes
@@ -29,37 +33,49 @@ __all__ = [
     "ENGINE_VERSION",
     "MODELS",
     "MULTI_HEAD",
+    "Add",
     "Batches",
+    "Calibration",
+    "Concat",
     "DivergedError",
     "FitResult",
     "Fp32FtSpec",
     "Fp32Spec",
+    "LayerOverride",
     "LayerReport",
     "MethodSpec",
     "ModelSpec",
     "NonFiniteError",
+    "Prepared",
     "PtqSpec",
     "QatSpec",
     "TrainSpec",
     "build_model",
     "calibrate",
+    "collect",
     "count_bytes",
     "describe_layers",
+    "describe_noise",
     "fingerprint_weights",
     "fit",
+    "float_twin",
     "freeze",
     "load_quantizer_state",
     "load_weights",
     "predict",
+    "predict_each_layer",
     "prepare",
     "quantizer_state_to_bytes",
     "weights_to_bytes",
 ]
 
 _HOMES = {
-    "api": ("calibrate", "freeze", "prepare"),
+    "analysis": ("describe_noise", "float_twin", "predict_each_layer"),
+    "api": ("Prepared", "calibrate", "freeze", "prepare"),
+    "calibration": ("Calibration", "collect"),
     "describe": ("LayerReport", "count_bytes", "describe_layers"),
     "models": ("build_model",),
+    "modules": ("Add", "Concat"),
     "non_finite": ("DivergedError", "NonFiniteError"),
     "states": ("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),
     "prediction": ("predict",),

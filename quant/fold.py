@@ -1,4 +1,4 @@
-"""Fold batch norm into the convolution or linear layer before it.
+"""Which batch norm can be folded into the convolution or linear layer before it, and the fold itself.
 
 Pairs are found by running the model once: hooks say which layer made which tensor, a batch norm is paired with the
 maker of its input by tensor identity, and a TorchFunctionMode counts every use of that tensor. Symbolic tracing would
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from quant.modules import QuantConvTranspose2d, QuantLayer, QuantLinear
+from quant.modules import QuantLayer, QuantLinear
 from quant.states import evaluating
 
 _READS_NO_VALUES = {"shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda", "dim", "size", "numel"}
@@ -46,11 +46,12 @@ class _Recorder(TorchFunctionMode):
         if not isinstance(layer, QuantLinear) or output.ndim == 2:
             self.made[id(output)] = (layer, output)
 
-    def before_batchnorm(self, batchnorm: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    def before_batchnorm(self, batchnorm: BatchNorm, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         """Hook: pair `batchnorm` with the maker of its input."""
         self.n_calls[batchnorm] += 1
-        if id(inputs[0]) in self.made:
-            self.candidates.append((self.made[id(inputs[0])][0], batchnorm, id(inputs[0])))
+        key = id(args[0] if args else kwargs["input"])
+        if key in self.made:
+            self.candidates.append((self.made[key][0], batchnorm, key))
 
 
 def _name_of(func: Any) -> str:
@@ -72,7 +73,7 @@ def find_bn_pairs(model: nn.Module, example_NCHW: Tensor) -> list[tuple[str, str
         if isinstance(module, QuantLayer):
             hooks.append(module.register_forward_hook(recorder.after_layer))
         elif type(module) in _FOLDABLE:
-            hooks.append(module.register_forward_pre_hook(recorder.before_batchnorm))
+            hooks.append(module.register_forward_pre_hook(recorder.before_batchnorm, with_kwargs=True))
     try:
         with evaluating(model), recorder:
             outputs = model(example_NCHW)
@@ -94,43 +95,46 @@ def _safe_pairs(model: nn.Module, recorder: _Recorder) -> list[tuple[str, str]]:
     ]
 
 
+@torch.no_grad()
 def fold_batchnorm(model: nn.Module, example_NCHW: Tensor) -> None:
-    """Fold every safe pair of a swapped `model`, in place; the batch norms become identities."""
+    """Fold every safe pair of a swapped `model`, in place, for good; the batch norms become identities."""
+    for layer, batchnorm in _take_out(model, example_NCHW):
+        layer.batchnorm = batchnorm
+        finish_fold(layer)
+
+
+def attach_batchnorm(
+    model: nn.Module, example_NCHW: Tensor, *, folds_batch: bool, kind: type[QuantLayer] = QuantLayer
+) -> None:
+    """Move every batch norm of a safe pair of a swapped `model` into its layer, of `kind`, to be trained folded."""
+    for layer, batchnorm in _take_out(model, example_NCHW, kind):
+        layer.batchnorm, layer.folds_batch = batchnorm, folds_batch
+
+
+@torch.no_grad()
+def finish_fold(layer: QuantLayer) -> None:
+    """Give `layer` the weight and bias of itself and its batch norm in one; without a batch norm nothing happens."""
+    if layer.batchnorm is None:
+        return
+    weight, bias = layer.folded()
+    needs_grad = layer.weight.requires_grad
+    layer.weight, layer.bias = nn.Parameter(weight, needs_grad), nn.Parameter(bias, needs_grad)
+    layer.batchnorm = None  # pyright: ignore[reportArgumentType]
+
+
+def _take_out(
+    model: nn.Module, example_NCHW: Tensor, kind: type[QuantLayer] = QuantLayer
+) -> list[tuple[QuantLayer, BatchNorm]]:
+    """Replace the batch norm of every safe pair with a layer of `kind` by an identity; return the pairs."""
+    pairs = []
     for layer_name, batchnorm_name in find_bn_pairs(model, example_NCHW):
         layer, batchnorm = model.get_submodule(layer_name), model.get_submodule(batchnorm_name)
-        assert isinstance(layer, QuantLayer)
         assert isinstance(batchnorm, BatchNorm)
-        fold_pair(layer, batchnorm)
+        if not isinstance(layer, kind):
+            continue
         layer.folded_batchnorm = batchnorm_name
         all_names = [name for name, module in model.named_modules(remove_duplicate=False) if module is batchnorm]
         for name in all_names:
             model.set_submodule(name, nn.Identity())
-
-
-@torch.no_grad()
-def fold_pair(layer: QuantLayer, batchnorm: BatchNorm) -> None:
-    """Give `layer` the weight and bias that compute layer and batch norm (eval mode) in one, through float64.
-
-    weight' = weight * gamma / sqrt(var + eps) and bias' = (bias - mean) * gamma / sqrt(var + eps) + beta (Jacob et al.
-    2018, section 3.2). Nothing is divided by gamma, so gamma = 0 is an ordinary value.
-    """
-    mean, variance = _float64(batchnorm.running_mean, 0), _float64(batchnorm.running_var, 1)
-    factor = _float64(batchnorm.weight, 1) / (variance + batchnorm.eps).sqrt()
-    bias = (_float64(layer.bias, 0) - mean) * factor + _float64(batchnorm.bias, 0)
-    layer.weight.copy_(layer.weight * _along_channels(factor, layer))
-    layer.bias = nn.Parameter(bias.float().to(layer.weight.device), requires_grad=layer.weight.requires_grad)
-
-
-def _float64(tensor: Tensor | None, default: float) -> Tensor:
-    return torch.tensor(default, dtype=torch.float64) if tensor is None else tensor.double()
-
-
-def _along_channels(factor_O: Tensor, layer: QuantLayer) -> Tensor:
-    """Shape one factor per output channel to multiply the layer's weight."""
-    kernel = [1] * (layer.weight.ndim - 2)
-    if isinstance(layer, QuantConvTranspose2d):  # (in, out / groups, H, W): each group of inputs has its own outputs
-        per_group = factor_O.reshape(layer.groups, -1)
-        return per_group.repeat_interleave(layer.in_channels // layer.groups, dim=0).reshape(
-            *layer.weight.shape[:2], *kernel
-        )
-    return factor_O.reshape(-1, 1, *kernel)
+        pairs.append((layer, batchnorm))
+    return pairs

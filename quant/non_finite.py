@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from quant.fake_quant import FakeQuantize
+
 
 class NonFiniteError(ValueError):
     """A tensor holds nan or inf; the message names the first layer concerned."""
@@ -48,6 +50,8 @@ def find_non_finite(model: nn.Module, images_NCHW: Tensor) -> str:
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether a reader would call it a layer: weights of its own, or no parts (a ReLU). Quantizers are not."""
+    if isinstance(module, FakeQuantize):
+        return False
     has_weights = next(module.parameters(recurse=False), None) is not None
     has_parts = next(module.children(), None) is not None
     return has_weights or not (has_parts or isinstance(module, nn.Identity))

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quant.modules import quantizers
 from quant.spec import TrainSpec
 from quant.states import device_of
 
@@ -17,18 +19,40 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
-    """Return the optimizer over every parameter. Quantizers have none, so QAT and its control decay the same ones.
+    """Return the optimizer over every parameter. Learned scales are not decayed, so QAT and its control decay the same.
 
     Adam's decay is L2 in the gradient, AdamW's is decoupled (Loshchilov and Hutter 2019).
     """
-    arguments = {"lr": spec.lr, "weight_decay": spec.weight_decay, "fused": True}
+    groups = _parameter_groups(model, spec)
     match spec.optimizer:
         case "adam":
-            return torch.optim.Adam(model.parameters(), **arguments)
+            return torch.optim.Adam(groups, lr=spec.lr, fused=True)
         case "adamw":
-            return torch.optim.AdamW(model.parameters(), **arguments)
+            return torch.optim.AdamW(groups, lr=spec.lr, fused=True)
         case "sgd":
-            return torch.optim.SGD(model.parameters(), momentum=SGD_MOMENTUM, **arguments)
+            return torch.optim.SGD(groups, lr=spec.lr, momentum=SGD_MOMENTUM, fused=True)
+
+
+def _parameter_groups(model: nn.Module, spec: TrainSpec) -> list[dict[str, Any]]:
+    """Weights in one group, every learned scale in its own.
+
+    A step of Adam is about `lr` whatever the gradient, and a scale may be far smaller than that: its `lr` is taken
+    relative to where the scale starts. SGD steps by the gradient, which LSQ's factor keeps in proportion.
+    """
+    scales = [quantizer.scale for quantizer in quantizers(model) if quantizer.mode == "learn"]
+    of_scales = {id(scale) for scale in scales}
+    weights = [parameter for parameter in model.parameters() if id(parameter) not in of_scales]
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": spec.weight_decay, "lr_factor": 1.0}]
+    for scale in scales:
+        factor = 1.0 if spec.optimizer == "sgd" else float(scale.detach().mean())
+        groups.append({"params": [scale], "weight_decay": 0.0, "lr_factor": factor})
+    return groups
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of the weights to `lr`, and those of learned scales in proportion."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
 
 
 def learning_rate(spec: TrainSpec, step: int, n_steps: int) -> float:

@@ -6,12 +6,12 @@ integers up to 2^24 are exact.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
-from quant.spec import QuantSettings
+from quant.spec import MOST_BITS_STARTED_BY_MSE, MOST_SEARCHED_BITS, SEARCHING, QatSpec, QuantSettings
 
 # The smallest normal float32. A larger floor (torch.ao uses 1.2e-7) would already distort 16-bit weights of a channel
 # whose peak is below 0.004; a smaller one would be denormal, which accelerators flush to zero.
@@ -20,7 +20,10 @@ SMALLEST_SCALE: Final = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What one quantizer is asked for. `axis` is the channel axis, None for one grid over the whole tensor."""
+    """What one quantizer is asked for. `axis` is the channel axis, None for one grid over the whole tensor.
+
+    `follows`: the range follows the values in training, until epoch `follows_until` where that is a number.
+    """
 
     role: Literal["weight", "activation"]
     bits: int
@@ -29,6 +32,9 @@ class TensorSpec:
     percentile: float
     axis: int | None = None
     may_be_unsigned: bool = False
+    follows: bool = False
+    follows_until: int | None = None
+    has_learned_scale: bool = False
 
     @staticmethod
     def of_weight(settings: QuantSettings, channel_axis: int) -> "TensorSpec":
@@ -37,9 +43,10 @@ class TensorSpec:
             role="weight",
             bits=settings.weight_bits,
             symmetric=settings.scheme == "symmetric",
-            observer=settings.weight_observer,
+            observer=_observer(settings, settings.weight_observer, settings.weight_bits),
             percentile=settings.percentile,
             axis=channel_axis if settings.granularity == "per_channel" else None,
+            **_training(settings),
         )
 
     @staticmethod
@@ -50,9 +57,10 @@ class TensorSpec:
             role="activation",
             bits=settings.act_bits,
             symmetric=symmetric,
-            observer=settings.act_observer,
+            observer=_observer(settings, settings.act_observer, settings.act_bits),
             percentile=settings.percentile,
             may_be_unsigned=symmetric and settings.act_signed == "auto",
+            **_training(settings),
         )
 
     def grid(self, *, unsigned: bool) -> tuple[int, int]:
@@ -65,6 +73,21 @@ class TensorSpec:
             return 0, 2**self.bits - 1
         highest = 2 ** (self.bits - 1) - 1
         return (-highest, highest) if self.role == "weight" else (-highest - 1, highest)
+
+
+def _observer(settings: QuantSettings, observer: str, bits: int) -> str:
+    """The observer that counts: no search above 10 bits, and a learned scale of few bits starts from one (LSQ+)."""
+    if isinstance(settings, QatSpec) and settings.scales == "learned" and bits <= MOST_BITS_STARTED_BY_MSE:
+        return "mse"
+    return "minmax" if observer in SEARCHING and bits > MOST_SEARCHED_BITS else observer
+
+
+def _training(settings: QuantSettings) -> dict[str, Any]:
+    if not isinstance(settings, QatSpec):
+        return {}
+    if settings.scales == "learned":
+        return {"has_learned_scale": True}
+    return {"follows": settings.freeze_observers_after != 0, "follows_until": settings.freeze_observers_after}
 
 
 def choose_qparams(

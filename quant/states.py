@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quant.fake_quant import FakeQuantize
-from quant.modules import quantizers
+from quant.modules import QuantLayer, quant_layers, quantizers
 
 _CUDNN_CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -37,10 +37,11 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def require_calibrated(model: nn.Module) -> None:
-    """Raise ValueError for the first quantizer that has no grid yet."""
+def require_calibrated(model: nn.Module, *, to_train: bool = False) -> None:
+    """Raise ValueError for the first quantizer that has no grid yet; `to_train`: and gets none from the first batch."""
     for quantizer in quantizers(model):
-        if quantizer.mode in ("follow", "fixed") and not quantizer.is_calibrated():
+        gets_one = to_train and quantizer.copies_first_batch and quantizer.mode == "follow"
+        if quantizer.mode != "frozen" and not gets_one and not quantizer.is_calibrated():
             raise ValueError(
                 f"layer '{quantizer.layer}' has no {quantizer.spec.role} range yet; call `calibrate` first"
             )
@@ -57,16 +58,20 @@ def load_weights(model: nn.Module, data: bytes) -> None:
 
 
 def quantizer_state_to_bytes(model: nn.Module) -> bytes:
-    """Return only the grids: what a PTQ model is, given its float model."""
-    return _to_bytes(_grids(model))
+    """Return what a PTQ model is, given its float model: the grids, learned roundings and corrected biases."""
+    return _to_bytes(_grids(model) | {key: _correction(layer, part) for key, layer, part in _corrections(model)})
 
 
+@torch.no_grad()
 def load_quantizer_state(model: nn.Module, data: bytes) -> None:
     """Load `quantizer_state_to_bytes` into a model prepared alike, in place of calibrating it."""
     state = _from_bytes(data)
-    if differing := sorted(state.keys() ^ _grids(model).keys()):
+    corrections = _corrections(model)
+    if differing := sorted(state.keys() ^ {*_grids(model), *(key for key, _, _ in corrections)}):
         raise ValueError(f"these grids belong to another model: '{differing[0]}' is only on one side; prepare it alike")
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict({key: state.pop(key) for key in _grids(model)}, strict=False)
+    for key, layer, part in corrections:
+        _set_correction(layer, part, state[key].to(device_of(model)))
 
 
 def _grids(model: nn.Module) -> dict[str, Tensor]:
@@ -76,6 +81,32 @@ def _grids(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, FakeQuantize)
         for key in ("scale", "zero_point", "unsigned")
     }
+
+
+def _corrections(model: nn.Module) -> list[tuple[str, QuantLayer, str]]:
+    """Return (key, layer, part) of every corrected weight, as its place on the grid, and of every corrected bias."""
+    layers = list(quant_layers(model))
+    return [(f"{name}.levels", layer, "levels") for name, layer in layers if layer.learns_rounding] + [
+        (f"{name}.bias", layer, "bias") for name, layer in layers if layer.corrects_bias
+    ]
+
+
+def _correction(layer: QuantLayer, part: str) -> Tensor:
+    if part == "bias":
+        assert layer.bias is not None
+        return layer.bias
+    assert isinstance(layer.weight_quantizer, FakeQuantize)
+    levels = layer.weight_quantizer.to_levels(layer.weight)
+    return levels.to(torch.uint8 if layer.weight_quantizer.spec.bits <= 8 else torch.int32)
+
+
+def _set_correction(layer: QuantLayer, part: str, value: Tensor) -> None:
+    assert isinstance(layer.weight_quantizer, FakeQuantize)
+    old = getattr(layer, "bias" if part == "bias" else "weight")
+    if part == "levels":
+        value = layer.weight_quantizer.from_levels(value.float())
+        layer.weight_quantizer.mode = "frozen"
+    setattr(layer, "bias" if part == "bias" else "weight", nn.Parameter(value, old.requires_grad))
 
 
 def _to_bytes(state: dict[str, Tensor]) -> bytes:

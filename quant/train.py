@@ -13,11 +13,13 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from quant.api import deployed_weight
 from quant.fake_quant import FakeQuantize
 from quant.modules import quant_layers, quantizers
 from quant.non_finite import DivergedError, NonFiniteError, find_non_finite, is_finite
-from quant.optimization import Loss, learning_rate, make_optimizer, training_loss
+from quant.optimization import Loss, learning_rate, make_optimizer, set_learning_rate, training_loss
 from quant.prediction import predict
 from quant.spec import TrainSpec
 from quant.states import device_of, require_calibrated
@@ -87,7 +89,7 @@ def _check_can_be_trained(model: nn.Module, train: Batches, val: Batches) -> Non
             raise ValueError(f"`{name}` has no batches; give the split at least one image")
     if any(quantizer.mode == "frozen" for quantizer in quantizers(model)):
         raise ValueError("the model is frozen; train it before `freeze`")
-    require_calibrated(model)
+    require_calibrated(model, to_train=True)
 
 
 @contextmanager
@@ -115,10 +117,10 @@ def _train_epoch(
     order: torch.Generator,
 ) -> float:
     """Take one step per batch and return the mean loss in nats."""
-    model.train()
+    _start_epoch(model, spec, epoch)
     device, n_steps, total_nats, step = device_of(model), spec.epochs * len(train), 0.0, 0
     for step, (images_NCHW, labels) in enumerate(train.epoch(order), start=1):
-        optimizer.param_groups[0]["lr"] = learning_rate(spec, (epoch - 1) * len(train) + step - 1, n_steps)
+        set_learning_rate(optimizer, learning_rate(spec, (epoch - 1) * len(train) + step - 1, n_steps))
         images_NCHW = images_NCHW.to(device)
         loss = loss_of(images_NCHW, labels.to(device))
         loss_nats = loss.item()
@@ -132,16 +134,29 @@ def _train_epoch(
     return total_nats / step
 
 
+def _start_epoch(model: nn.Module, spec: TrainSpec, epoch: int) -> None:
+    """Put `model` in training mode, but for what has been frozen by now."""
+    model.train()
+    if spec.freeze_bn_after is not None and epoch > spec.freeze_bn_after:
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.eval()
+    for quantizer in quantizers(model):
+        if quantizer.spec.follows_until is not None and epoch > quantizer.spec.follows_until:
+            quantizer.mode = "fixed"
+
+
 @torch.no_grad()
 def _catch_up_with_weights(model: nn.Module) -> None:
     """Take the range of the weights as the last step left them; a forward pass saw them only before it."""
     for _, layer in quant_layers(model):
         quantizer = layer.weight_quantizer
-        if not isinstance(quantizer, FakeQuantize) or quantizer.mode != "follow" or quantizer.observer.has_memory:
+        if not isinstance(quantizer, FakeQuantize) or not (quantizer.enabled and quantizer.mode == "follow"):
             continue
-        if is_finite(layer.weight):  # if not, validation tells
-            quantizer.observe(layer.weight)
-            quantizer.update_grid()
+        if (
+            layer.catches_up and quantizer.spec.observer != "ema" and is_finite(layer.weight)
+        ):  # if it is not, validation tells
+            quantizer.follow(deployed_weight(layer))
 
 
 def _validate(model: nn.Module, val: Batches, spec: TrainSpec, epoch: int) -> float:

@@ -131,11 +131,18 @@ def _flatten(config: str | None) -> dict[str, str]:
     known = {"method", "weight_bits", "act_bits", *SETTINGS}
     sections = json.loads(config or "{}")
     return {
-        f"{section} {key}": str(value)
+        f"{section} {key}": _say_value(value)
         for section in ("model", "train", "quant")
         for key, value in sections.get(section, {}).items()
         if section != "quant" or key not in known
     }
+
+
+def _say_value(value: Any) -> str:
+    """Return a setting's value in words: overrides become "conv1, weight_bits 8, fc, quantize False"."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_say_value(inner)}" for key, inner in value.items())
+    return ", ".join(map(_say_value, value)) if isinstance(value, list) else str(value)
 
 
 def _read_groups(tables: Tables) -> dict[tuple[str, str], list[Group]]:

@@ -25,13 +25,21 @@ class Grouping(NamedTuple):
 
 
 class TestSet(NamedTuple):
-    """What the statistics of a data set's trials share. Images are in the order of their sample_id."""
+    """What the statistics of a data set's trials share. Images are in the order of their sample_id.
+
+    `val_ids_N` are the images of the val split, whose groups the groupings also know.
+    """
 
     dataset_id: str
     sample_ids_N: np.ndarray
     labels_N: np.ndarray
     n_classes: int
     groupings: tuple[Grouping, ...]
+    val_ids_N: np.ndarray
+
+    def grouping(self, name: str) -> Grouping:
+        """The grouping of this name."""
+        return next(grouping for grouping in self.groupings if grouping.name == name)
 
 
 def make_test_set(
@@ -49,6 +57,7 @@ def make_test_set(
         samples["label"].to_numpy()[test].astype(np.int64),
         len(attributes["label"]),
         tuple(_make_grouping(name, codes_by_attribute, attributes, splits) for name in wanted),
+        samples["sample_id"].to_numpy()[splits == "val"],
     )
 
 

@@ -44,7 +44,14 @@ RUNTIMES = _schema(
 LAYERS = _schema(
     trial_id=_STR, layer=_STR, kind=_STR, status=_STR, reason=_STR, n_weights=pa.int64(),
     weight_bits=_I8, act_bits=_I8, scheme=_STR, granularity=_STR, act_grid=_STR, folded_batchnorm=_STR,
-    sqnr_db=_F64,
+    weight_sqnr_db=_F64, sqnr_db=_F64,
+)  # fmt: skip
+LAYER_PREDICTIONS = _schema(  # of val images, with this layer alone quantized, and with none
+    trial_id=_STR, layer=_STR, sample_id=_I32, predicted=_I16, float_predicted=_I16,
+)  # fmt: skip
+SENSITIVITY = _schema(  # first letter the network without quantizers, second the one with this layer quantized
+    trial_id=_STR, layer=_STR, split=_STR, grouping=_STR, group=_STR,
+    n=_I32, n_rr=_I32, n_rw=_I32, n_wr=_I32, n_ww=_I32, n_flip=_I32, drop_pp=_F64, reason=_STR,
 )  # fmt: skip
 MECHANISM = _schema(
     trial_id=_STR, grouping=_STR, group=_STR, statistic=_STR, value=_F64, standard_error=_F64, split=_STR, reason=_STR,
@@ -76,6 +83,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "predictions": PREDICTIONS,
     "runtimes": RUNTIMES,
     "layers": LAYERS,
+    "sensitivity": SENSITIVITY,
     "mechanism": MECHANISM,
     "group_metrics": GROUP_METRICS,
     "paired_metrics": PAIRED_METRICS,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from results.schema import LAYERS, PREDICTIONS, SAMPLES, SCHEMA_VERSION, TABLES, TRIALS
+from results.schema import LAYER_PREDICTIONS, LAYERS, PREDICTIONS, SAMPLES, SCHEMA_VERSION, TABLES, TRIALS
 
 
 class StoreError(ValueError):
@@ -141,6 +141,16 @@ class Store:
     def read_layers(self, trial_id: str) -> pa.Table:
         """Return what was done to each layer."""
         return self._read_parquet(f"layers/{trial_id}.parquet")
+
+    def write_layer_predictions(self, trial_id: str, tables: Iterable[pa.Table]) -> None:
+        """Keep what the network predicts of the val images with each layer alone quantized: a table for each layer."""
+        tables = [LAYER_PREDICTIONS.empty_table(), *(conform(table, LAYER_PREDICTIONS) for table in tables)]
+        self._write_parquet(f"layers/{trial_id}.sensitivity.parquet", pa.concat_tables(tables))
+
+    def read_layer_predictions(self, trial_id: str) -> pa.Table | None:
+        """Return what `write_layer_predictions` kept, or None for a trial that did not measure it."""
+        path = f"layers/{trial_id}.sensitivity.parquet"
+        return self._read_parquet(path) if self._exists(path) else None
 
     def write_log(self, trial_id: str, text: str) -> None:
         """Keep what a trial said."""

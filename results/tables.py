@@ -28,9 +28,11 @@ from results.schema import (
     PROVENANCE,
     RUNTIMES,
     SAMPLES,
+    SENSITIVITY,
     TRIALS,
     VERDICTS,
 )
+from results.sensitivity_tables import add_sensitivity
 from results.store import Store, table_of
 
 _ById = dict[str, dict[str, Any]]
@@ -77,7 +79,8 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
         "groups": _groups(test_sets),
         "samples": _join_samples(table for table, _, _ in samples.values()),
         "runtimes": _runtimes(ok),
-        "layers": pa.concat_tables([LAYERS.empty_table(), *(store.read_layers(row["trial_id"]) for row in ok)]),
+        "layers": _join_layers(store.read_layers(row["trial_id"]) for row in ok),
+        "sensitivity": _sensitivity(store, ok, test_sets),
         "mechanism": MECHANISM.empty_table(),
         "verdicts": VERDICTS.empty_table(),
         "provenance": _provenance(
@@ -165,6 +168,19 @@ def _groups(test_sets: dict[str, TestSet]) -> pa.Table:
 def _join_samples(tables: Iterable[pa.Table]) -> pa.Table:
     parts = [table.replace_schema_metadata(SAMPLES.metadata) for table in tables]
     return pa.concat_tables([SAMPLES.empty_table(), *parts], promote_options="default")
+
+
+def _join_layers(tables: Iterable[pa.Table]) -> pa.Table:
+    """Concatenate; a column that a table does not have is null, since an earlier version may have written it."""
+    return pa.concat_tables([LAYERS.empty_table(), *tables], promote_options="default")
+
+
+def _sensitivity(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet]) -> pa.Table:
+    rows = Rows(SENSITIVITY)
+    for row in ok:
+        if row["method"] in ("ptq", "qat"):
+            add_sensitivity(store, row["trial_id"], test_sets[row["dataset_id"]], rows)
+    return rows.table()
 
 
 def _runtimes(ok: list[dict[str, Any]]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread, a private home for data, and real data where it must be."""
+"""What every test shares: one torch thread, one seed, a private home for data, and real data where it must be."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,12 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("quantfair", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("quantfair")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Give layers that a test makes the same weights in every run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from orchestrator import trial as trial_module
 from orchestrator.combinations import find_misfits
 from orchestrator.plan import PlannedTrial
 from orchestrator.spec import load_sweep
-from quant import Fp32Spec, ModelSpec, PtqSpec, TrainSpec, build_model, predict
+from quant import Calibration, Fp32Spec, ModelSpec, PtqSpec, TrainSpec, build_model, predict
 from results import Store
 
 FACES = """
@@ -143,13 +143,13 @@ def test_a_balanced_trial_calibrates_on_equally_many_images_of_every_group(
     faces_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
-    calibrate = trial_module.quant.calibrate
+    collect = trial_module.quant.collect
 
-    def spy(model: torch.nn.Module, images: object) -> None:
-        seen.append(torch.cat(list(images)))  # type: ignore[call-overload]
-        calibrate(model, [seen[-1]])
+    def spy(model: torch.nn.Module, images: Iterable[torch.Tensor]) -> Calibration:
+        seen.append(torch.cat(list(images)))
+        return collect(model, [seen[-1]])
 
-    monkeypatch.setattr(trial_module.quant, "calibrate", spy)
+    monkeypatch.setattr(trial_module.quant, "collect", spy)
     said, _ = sweep(faces_file, "quant=[{method='ptq', calib_images=10, calib_balance='ethnicity'}]")
     assert said.exit_code == 0, said
     dataset = load_dataset(DatasetSpec(name="utkface", task="gender", group_by=("ethnicity",), test_share=0.3))
@@ -184,19 +184,19 @@ def test_training_calibration_and_evaluation_see_preprocessed_images(
     faces_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, torch.Tensor] = {}
-    fit, calibrate = trial_module.quant.fit, trial_module.quant.calibrate
+    fit, collect = trial_module.quant.fit, trial_module.quant.collect
 
     def spy_on_fit(model: torch.nn.Module, spec: TrainSpec, **batches: Any) -> Any:
         seen["train"] = torch.cat([images for images, _ in batches["train"].epoch()])
         seen["val"] = torch.cat([images for images, _ in batches["val"].epoch()])
         return fit(model, spec, **batches)
 
-    def spy_on_calibrate(model: torch.nn.Module, images: Iterable[torch.Tensor]) -> None:
+    def spy_on_collect(model: torch.nn.Module, images: Iterable[torch.Tensor]) -> Calibration:
         seen["calib"] = torch.cat(list(images))
-        calibrate(model, [seen["calib"]])
+        return collect(model, [seen["calib"]])
 
     monkeypatch.setattr(trial_module.quant, "fit", spy_on_fit)
-    monkeypatch.setattr(trial_module.quant, "calibrate", spy_on_calibrate)
+    monkeypatch.setattr(trial_module.quant, "collect", spy_on_collect)
     said, store = sweep(faces_file, PREPROCESS, "quant=[{method='ptq', bits=8}]")
     assert said.exit_code == 0, said
 

@@ -124,7 +124,9 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
 
 
 def lines_of_epochs(said: str) -> list[str]:
-    return [line for line in said.splitlines() if re.search(r"fp32 seed 0, epoch \d+/\d+: train loss", line)]
+    return [
+        line for line in said.splitlines() if re.search(r"fp32 seed 0 \(config \w+\), epoch \d+/\d+: train loss", line)
+    ]
 
 
 LONG = ("seeds=[0]", "quant=[]", "experiments.0.train.epochs=%d")
@@ -136,7 +138,9 @@ def test_inline_a_long_training_is_heard_of_epoch_by_epoch(tmp_path: Path, monke
     file.write_text(SWEEP)
     words = (str(file), *LONG[:2], LONG[2] % 5, "--store", str(tmp_path / "store"))
     lines = lines_of_epochs(run("sweep", *words, "--executor", "inline").stdout)
-    start = r"\[0/1\] +\d+ s, 1 running, 0 failed, about \d+ s left: fp32 seed 0, epoch {}/5: train loss .*"
+    start = (
+        r"\[0/1\] +\d+ s, 1 running, 0 failed, about \d+ s left: fp32 seed 0 \(config \w+\), epoch {}/5: train loss .*"
+    )
     assert len(lines) == 5
     assert all(re.fullmatch(start.format(number), line) for number, line in enumerate(lines, start=1))
 

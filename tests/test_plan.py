@@ -9,6 +9,9 @@ import pytest
 from orchestrator.plan import PlannedTrial, find_state, make_plan
 from orchestrator.schedule import BUNDLE_S, BundleQueue
 from orchestrator.spec import ResourcesByMethod, load_sweep, parse_sweep
+from results.facts import name_configurations, read_facts
+from results.schema import TRIALS
+from results.store import table_of
 
 
 def plan_of(*overrides: str, name: str = "quickstart") -> tuple[PlannedTrial, ...]:
@@ -91,7 +94,7 @@ def test_qat_from_scratch_has_one_id_whether_its_course_is_said_or_left_to_train
         for course in ("", ", epochs=15, lr=0.003, select='best_val'", ", select='last'")
     )
     assert silent.trial_id == said.trial_id != other.trial_id
-    assert silent.label == "qat from scratch W8A8 ema seed 0"
+    assert silent.label.startswith("qat W8A8 ema select=best_val init=scratch seed 0 (config ")
 
 
 def test_the_sweep_scratch_has_both_starts_each_with_its_own_control() -> None:
@@ -133,18 +136,18 @@ def test_equal_trials_of_two_blocks_are_one() -> None:
 
 # A promise: these may change only when a result would, and then ENGINE_VERSION is raised by hand.
 GOLDEN = {
-    "fp32 seed 0": ("d2837bbb151539b9", "6d4dfdc01049e336"),
-    "fp32_ft seed 0": ("cfdd0e7229d1f87c", "beca8238a881ff4e"),
-    "ptq W8A8 minmax seed 0": ("8f0a1712257a8e2e", "3bfdb2ea30548023"),
-    "ptq W4A4 percentile seed 0": ("193a86d53d36e4f8", "37a7471156e616c0"),
-    "qat W16A16 minmax seed 0": ("6c199d426e6f91f8", "b84b86906ec291b4"),
-    "qat W4A4 ema seed 0": ("a346f2089f5c372e", "07e97fd765a47a62"),
+    "fp32 seed 0": ("c8c711fd46138e4a", "0d36b4c5ad2a2d72"),
+    "fp32_ft seed 0": ("4254cf83dde952a4", "181dd57f1932e166"),
+    "ptq W8A8 minmax seed 0": ("02f85d70484ba2bd", "156056a6f369039f"),
+    "ptq W4A4 percentile seed 0": ("157bc51b6b43602c", "2057a2f5de606e58"),
+    "qat W16A16 minmax seed 0": ("595cb974dcba016e", "46df998d6123aa5a"),
+    "qat W4A4 ema seed 0": ("af178e64848792ae", "58a8e27d0de94dd1"),
 }
 
 
 @pytest.mark.parametrize("label", GOLDEN)
 def test_ids_are_those_of_yesterday(label: str) -> None:
-    trial = next(trial for trial in plan_of() if trial.label == label)
+    trial = next(trial for trial in plan_of() if trial.label.startswith(f"{label} ("))
     assert (trial.trial_id, trial.config_id) == GOLDEN[label]
 
 
@@ -265,5 +268,46 @@ def test_bundles_given_back_are_handed_out_again() -> None:
 
 @pytest.mark.parametrize("method", ["ptq", "qat"])
 def test_labels_name_method_bits_observer_and_seed(method: str) -> None:
-    labels = [trial.label for trial in plan_of() if trial.method == method]
-    assert f"{method} W8A8 ema seed 2" in labels
+    labels = {trial.label: trial for trial in plan_of() if trial.method == method}
+    (label,) = [label for label in labels if label.startswith(f"{method} W8A8 ema seed 2 ")]
+    assert label.endswith(f" (config {labels[label].config_id[:6]})")
+
+
+# The same 4 bits, each with one more setting: what people read must tell them apart.
+VARIANTS = (
+    "quant.0={method='ptq', bits=4, rounding=['nearest', 'adaround'], bias_correction=[false, true]}",
+    "quant.1={method='qat', bits=4, epochs=2, lr=0.01, scales=['observed', 'learned'], freeze_bn_after=[0, 1]}",
+    "quant.2={method='ptq', bits=4, first_last_bits=8, quantize_adds=[false, true], overrides={'conv*'={bits=8}}}",
+    "quant.3={method='qat', bits=4, epochs=2, lr=0.01, freeze_observers_after=[0, 1], bn_fold=['fold', 'none']}",
+    "quant.4={method='ptq', bits=4, overrides={'fc'={quantize=false}}, calib_images=[64, 128]}",
+    "experiments.0.train.lr=[0.003, 0.01]",
+)
+
+
+def plan_of_variants() -> tuple[PlannedTrial, ...]:
+    return plan_of("quant=[{}, {}, {}, {}, {}]", *VARIANTS, "seeds=[0]")
+
+
+def test_labels_and_configs_tell_every_configuration_apart() -> None:
+    plan = plan_of_variants()
+    assert len({trial.label for trial in plan}) == len({trial.columns()["config"] for trial in plan}) == len(plan)
+    said = " ".join(trial.label for trial in plan)
+    for words in (
+        "minmax rounding=adaround bias_correction=True seed",
+        "ema freeze_bn_after=0 scales=learned seed",
+        "minmax first_last_bits=8 overrides=conv* quantize_adds=True seed",
+        "ema freeze_observers_after=1 seed",
+        "minmax overrides=fc calib_images=64 seed",
+    ):
+        assert words in said, words
+
+
+def test_the_page_names_every_configuration_differently_and_in_words() -> None:
+    rows = table_of((trial.columns() for trial in plan_of_variants()), TRIALS)
+    trials = read_facts({"trials": rows}).trials
+    for model in {trial["float_model"] for trial in trials}:
+        same = [trial for trial in trials if trial["float_model"] == model]
+        names = name_configurations(same)
+        assert len(set(names.values())) == len(names) == len(same)
+        assert not [name for name in names.values() if name.endswith(")")]  # none needs its id to be told apart
+        assert [name for name in names.values() if "overrides conv*, act bits 8, weight bits 8" in name]

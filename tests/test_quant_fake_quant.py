@@ -5,6 +5,7 @@ by 1 / scale, which may fall on the other side of it.
 """
 
 import copy
+import dataclasses
 import pickle
 from typing import Any
 
@@ -14,13 +15,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant import NonFiniteError
-from quant.fake_quant import FakeQuantize, fake_quantize
+from quant.fake_quant import MODES, FakeQuantize, fake_quantize
+from quant.observers import Seen, activation_range, weight_range
 from quant.qparams import TensorSpec, choose_qparams
+from quant.spec import SEARCHING
 
 BITS = [2, 3, 4, 6, 8, 12, 16]
 SCHEMES = ["symmetric", "asymmetric"]
 ROLES = ["weight", "activation"]
+OBSERVERS = ["minmax", "ema", "percentile", "mse", "kl"]
 
 
 def make_spec(role: Any = "activation", bits=8, scheme="symmetric", **changes) -> TensorSpec:
@@ -158,18 +161,22 @@ def test_scaling_by_a_power_of_two_scales_the_result(x, spec, exponent):
     assert torch.equal(quantize(x * 2.0**exponent, spec), quantize(x, spec) * 2.0**exponent)
 
 
-def calibrated(spec, x, **kwargs) -> FakeQuantize:
-    quantizer = FakeQuantize(spec, layer="conv1", **kwargs).eval()
-    quantizer.observe(x)
-    quantizer.decide_sign()
-    quantizer.update_grid()
+def calibrated(spec, x) -> FakeQuantize:
+    quantizer = FakeQuantize(spec, layer="conv1").eval()
+    if spec.role == "weight":
+        quantizer.set_range(*weight_range(x, spec))
+        return quantizer
+    seen = Seen()
+    seen.add(x, 0, float(x.min()), float(x.max()))
+    unsigned = spec.may_be_unsigned and seen.smallest() >= 0
+    quantizer.set_range(*activation_range(seen, spec, unsigned=unsigned), unsigned=unsigned)
     return quantizer
 
 
 def test_sign_is_decided_by_the_calibrated_minimum_and_kept():
     auto, always = make_spec(may_be_unsigned=True), make_spec()
     positive = torch.tensor([0.0, 5.1])
-    quantizer = calibrated(auto, positive, mode="follow")
+    quantizer = calibrated(dataclasses.replace(auto, follows=True), positive)
     assert (quantizer.quant_min, quantizer.quant_max) == (0, 255)
     assert quantizer.scale == pytest.approx(5.1 / 255)
     assert calibrated(auto, -positive).quant_min == -128
@@ -191,9 +198,10 @@ def test_modes():
     expected, scale = quantizer(x), quantizer.scale.clone()
     assert expected.tolist() == [-1, 0, 1]
 
-    for mode in ("bypass", "frozen"):
-        quantizer.mode = mode
-        assert quantizer(wider) is wider
+    quantizer.enabled = False
+    assert quantizer(wider) is wider
+    quantizer.enabled, quantizer.mode = True, "frozen"
+    assert quantizer(wider) is wider
     quantizer.mode = "fixed"
     quantizer.train()(wider)
     assert quantizer.scale == scale
@@ -202,46 +210,36 @@ def test_modes():
     assert quantizer.scale == scale
     quantizer.train()(wider)
     assert quantizer.scale == 2 * scale
-    quantizer.mode = "calibrate"
-    quantizer.eval()
-    assert quantizer(4 * x).tolist() == [-4, 4 * torch.tensor(0.3), 4]
-    assert quantizer.scale == 2 * scale
-    assert quantizer.observer.max_val == 4
 
 
-@pytest.mark.parametrize("observer", ["minmax", "ema", "percentile"])
+@pytest.mark.parametrize("observer", OBSERVERS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_state_dict_pickle_and_deepcopy_carry_the_whole_state(scheme, observer):
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0)).abs()
-    spec = make_spec(scheme=scheme, observer=observer, may_be_unsigned=scheme == "symmetric")
+    spec = make_spec(scheme=scheme, observer=observer, may_be_unsigned=scheme == "symmetric", follows=True)
     quantizer = calibrated(spec, x)
     fresh = FakeQuantize(spec, layer="conv1").eval()
     fresh.load_state_dict(quantizer.state_dict())
     for twin in (fresh, copy.deepcopy(quantizer), pickle.loads(pickle.dumps(quantizer))):
         assert torch.equal(twin(x), quantizer(x))
         assert (twin.quant_min, twin.quant_max) == (0, 255)
-        twin.observe(3 * x)
-        twin.update_grid()
-    quantizer.observe(3 * x)
-    quantizer.update_grid()
+        twin.follow(3 * x)
+    quantizer.follow(3 * x)
     assert fresh.scale == quantizer.scale
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("observer", ["minmax", "ema", "percentile"])
-def test_non_finite_values_are_refused_while_observing(observer, role, value):
-    spec = make_spec(role=role, observer=observer)
-    quantizer = FakeQuantize(spec, layer="conv1").eval()
-    message = f"layer 'conv1' met a non-finite {role} while calibrating; check the weights"
-    with pytest.raises(NonFiniteError, match=message):
-        quantizer.observe(torch.tensor([1.0, value, 2.0]))
+@pytest.mark.parametrize("mode", MODES)
+def test_a_state_dict_carries_the_mode(mode):
+    quantizer, fresh = (calibrated(make_spec(), torch.ones(3)) for _ in range(2))
+    quantizer.mode = mode
+    fresh.load_state_dict(quantizer.state_dict())
+    assert fresh.mode == mode
 
 
 @pytest.mark.parametrize("bits", [2, 8, 16])
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("observer", ["minmax", "ema", "percentile"])
+@pytest.mark.parametrize("observer", OBSERVERS)
 @pytest.mark.parametrize(
     "x",
     [torch.zeros(9), torch.full((9,), 1e-40), -torch.arange(1.0, 10), torch.arange(1.0, 10), torch.full((9,), 3e37)],
@@ -252,6 +250,8 @@ def test_degenerate_tensors_stay_finite_and_near(x, observer, scheme, role, bits
     quantizer = calibrated(spec, x)
     actual = quantizer(x)
     assert actual.isfinite().all()
+    if observer in SEARCHING:
+        return  # which of nine values are worth cutting off is not for this test
     cut = 1e-3 if observer == "percentile" else 0  # the quantile of nine values lies that far inside
     assert ((actual - x).abs() <= 1.01 * quantizer.scale + cut * x.abs()).all()
 

@@ -219,7 +219,7 @@ def test_searching_leaves_the_model_as_it_was():
 
 @pytest.mark.parametrize(("bn_fold", "reason"), [("fold", "its input has other uses"), ("none", "`bn_fold` is none")])
 def test_a_batchnorm_left_alone_is_reported_with_the_reason(bn_fold, reason):
-    prepared = prepare(Net(two_consumers).eval(), PtqSpec(method="ptq", bn_fold=bn_fold), IMAGES)
+    prepared = prepare(Net(two_consumers).eval(), PtqSpec(method="ptq", bn_fold=bn_fold), IMAGES).model
     reports = {report.layer: report for report in describe_layers(prepared)}
     assert reports["bn"].status == "float"
     assert reason in (reports["bn"].reason or "")

@@ -232,11 +232,14 @@ def test_every_layer_that_runs_is_quantized_and_every_batch_norm_folded(
     narrow = {"nin": 48, "nin_gc": 64, "resnet18": 16, "trident": 8}[name]
     model = shake_batchnorm(build(name, channels=image[0], classes=classes, width=narrow))
     images = random_images(4, *image)
-    quantized = prepare(model, PtqSpec(method="ptq", weight_bits=16, act_bits=16), images[:2])
+    spec = PtqSpec(method="ptq", weight_bits=16, act_bits=16, quantize_adds=True)
+    quantized = prepare(model, spec, images[:2]).model
     calibrate(quantized, [images])
     freeze(quantized)
     report = describe_layers(quantized)
-    assert sum(layer.status == "quantized" for layer in report) == n_layers
+    n_adds = {"resnet18": 8}.get(name, 0)
+    assert sum(layer.status == "quantized" for layer in report) == n_layers + n_adds
+    assert sum(layer.kind == "Add" for layer in report) == n_adds
     assert sum(layer.folded_batchnorm is not None for layer in report) == n_folded
     left = [layer for layer in report if layer.status == "float"]
     assert all(layer.reason == "not called as a module when the model ran on the example" for layer in left)
@@ -247,7 +250,7 @@ def test_every_layer_that_runs_is_quantized_and_every_batch_norm_folded(
 
 def test_with_all_heads_every_layer_of_trident_is_quantized():
     model, images = build("trident", channels=1, classes=2, width=8, heads="all"), random_images(4, 1, 48)
-    quantized = prepare(model, PtqSpec(method="ptq", weight_bits=16, act_bits=16), images[:2])
+    quantized = prepare(model, PtqSpec(method="ptq", weight_bits=16, act_bits=16), images[:2]).model
     calibrate(quantized, [images])
     assert [layer.status for layer in describe_layers(quantized)] == ["quantized"] * (6 + 3 * 6)
     with torch.no_grad():

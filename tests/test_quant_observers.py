@@ -4,19 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from quant.observers import OBSERVERS, Histogram, Observer, extremes, upper_quantile
+from quant.observers import Seen, activation_range, extremes, follow, upper_quantile, weight_range
 from quant.qparams import TensorSpec
 
 
-def make(role: Any, name: str, *, percentile=0.99, axis=None, shape=()) -> Observer:
-    spec = TensorSpec(role=role, bits=8, symmetric=True, observer=name, percentile=percentile, axis=axis)
-    return OBSERVERS[role, name](spec, shape)
+def make_spec(role: Any, observer: str, *, percentile=0.99, axis=None, bits=8, **changes) -> TensorSpec:
+    fields = {"role": role, "bits": bits, "symmetric": True, "observer": observer, "percentile": percentile}
+    return TensorSpec(**{**fields, "axis": axis, **changes})
 
 
-def observe(observer: Observer, *tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    for x in tensors:
-        observer.observe(x, *extremes(x, observer.spec.axis))
-    return observer.range()
+def see(*tensors: torch.Tensor) -> Seen:
+    seen = Seen()
+    for batch, x in enumerate(tensors):
+        seen.add(x, batch, float(x.min()), float(x.max()))
+    return seen
+
+
+def range_of(spec: TensorSpec, *tensors: torch.Tensor, unsigned=False) -> tuple[torch.Tensor, torch.Tensor]:
+    return activation_range(see(*tensors), spec, unsigned=unsigned)
 
 
 def batches(seed: int, n: int = 5) -> list[torch.Tensor]:
@@ -37,39 +42,33 @@ def test_extremes_are_those_of_numpy(axis):
 
 def test_activation_minmax_is_the_range_of_everything():
     data = batches(1)
-    low, high = observe(make("activation", "minmax"), *reversed(data))
+    low, high = range_of(make_spec("activation", "minmax"), *reversed(data))
     everything = torch.cat(data)
     assert (low, high) == (everything.min(), everything.max())
 
 
-def test_weight_minmax_is_the_range_of_the_last_tensor():
-    wide, narrow = torch.tensor([-3.0, 4.0]), torch.tensor([-1.0, 2.0])
-    assert observe(make("weight", "minmax"), wide, narrow) == (-1, 2)
-
-
-@pytest.mark.parametrize("role", ["weight", "activation"])
-def test_ema_copies_the_first_batch_and_moves_a_tenth_afterwards(role):
+def test_ema_copies_the_first_batch_and_moves_a_tenth_afterwards():
     data = [torch.tensor([-1.0, 5.0]), torch.tensor([-2.0, 1.0]), torch.tensor([-4.0, 3.0])]
-    observer = make(role, "ema")
-    assert observe(observer, data[0]) == (-1, 5)
-    low, high = observe(observer, *data[1:])
+    spec = make_spec("activation", "ema")
+    assert range_of(spec, data[0]) == (-1, 5)
+    low, high = range_of(spec, *data)
     assert low.item() == pytest.approx((-1 * 0.9 + -2 * 0.1) * 0.9 + -4 * 0.1)
     assert high.item() == pytest.approx((5 * 0.9 + 1 * 0.1) * 0.9 + 3 * 0.1)
+    before = range_of(spec, *data[:2])
+    assert follow(before, data[2], spec) == (low, high)  # training goes on as calibration would
 
 
 @pytest.mark.parametrize("percentile", [0.6, 0.99, 0.9999])
 @pytest.mark.parametrize("relu", [False, True])
 def test_activation_percentile_is_within_one_bin_of_numpy_over_all_data(percentile, relu):
     data = [x.relu() if relu else x for x in batches(2)]
-    observer = make("activation", "percentile", percentile=percentile)
-    low, high = observe(observer, *data)
+    low, high = range_of(make_spec("activation", "percentile", percentile=percentile), *data)
     everything = torch.cat(data).numpy().astype(np.float64)
-    assert isinstance(observer, Histogram)
-    bin_width = observer.width.item()
-    assert bin_width <= np.abs(everything).max() / 2048
-    assert abs(low.item() - np.quantile(everything, 1 - percentile)) <= bin_width
-    assert abs(high.item() - np.quantile(everything, percentile)) <= bin_width
-    assert observer.counts.sum() == everything.size
+    histogram = see(*data).histogram
+    assert histogram.width <= np.abs(everything).max() / 4096
+    assert abs(low.item() - np.quantile(everything, 1 - percentile)) <= histogram.width
+    assert abs(high.item() - np.quantile(everything, percentile)) <= histogram.width
+    assert histogram.counts.sum() == everything.size
     if relu:
         assert low.item() >= 0
 
@@ -77,31 +76,18 @@ def test_activation_percentile_is_within_one_bin_of_numpy_over_all_data(percenti
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_activation_percentile_of_few_values_interpolates_as_numpy_does(n):
     x = torch.randn(n, generator=torch.Generator().manual_seed(n))
-    observer = make("activation", "percentile", percentile=0.9)
-    low, high = observe(observer, x)
-    assert isinstance(observer, Histogram)
-    assert low.item() == pytest.approx(np.quantile(x.numpy(), 0.1), abs=observer.width.item())
-    assert high.item() == pytest.approx(np.quantile(x.numpy(), 0.9), abs=observer.width.item())
-
-
-def test_histogram_after_doubling_equals_a_histogram_of_the_final_width():
-    small, large = batches(3, 1)[0] / 1000, batches(4, 1)[0] * 1000
-    grown, direct = (make("activation", "percentile") for _ in range(2))
-    observe(grown, torch.zeros(4), small, large)
-    observe(direct, large, torch.zeros(4), small)
-    assert isinstance(grown, Histogram)
-    assert isinstance(direct, Histogram)
-    assert grown.width == direct.width
-    assert torch.equal(grown.counts, direct.counts)
+    low, high = range_of(make_spec("activation", "percentile", percentile=0.9), x)
+    width = see(x).histogram.width
+    assert low.item() == pytest.approx(np.quantile(x.numpy(), 0.1), abs=width)
+    assert high.item() == pytest.approx(np.quantile(x.numpy(), 0.9), abs=width)
 
 
 @pytest.mark.parametrize("percentile", [0.51, 0.9, 0.9999])
 @pytest.mark.parametrize("axis", [None, 0, 1])
-def test_weight_percentile_is_the_quantile_of_numpy_for_the_last_tensor(percentile, axis):
-    first, weight_OIHW = torch.full((6, 5, 3, 3), 100.0), torch.randn(6, 5, 3, 3)
+def test_weight_percentile_is_the_quantile_of_numpy(percentile, axis):
+    weight_OIHW = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    low, high = weight_range(weight_OIHW, make_spec("weight", "percentile", percentile=percentile, axis=axis))
     shape = () if axis is None else tuple(n if dim == axis else 1 for dim, n in enumerate(weight_OIHW.shape))
-    observer = make("weight", "percentile", percentile=percentile, axis=axis, shape=shape)
-    low, high = observe(observer, first, weight_OIHW)
     assert low.shape == high.shape == shape
     others = tuple(dim for dim in range(4) if dim != axis) if axis is not None else None
     for actual, q in ((low, 1 - percentile), (high, percentile)):
@@ -113,25 +99,7 @@ def test_upper_quantile_of_a_single_value_is_that_value():
     assert upper_quantile(torch.tensor([[7.0], [8.0]]), 0.9).tolist() == [7, 8]
 
 
-@pytest.mark.parametrize(("role", "name"), OBSERVERS)
-def test_reset_forgets_everything(role, name):
-    used, fresh = make(role, name), make(role, name)
-    observe(used, *batches(5))
-    used.reset()
-    for key, value in fresh.state_dict().items():
-        assert torch.equal(used.state_dict()[key], value), key
-    expected = observe(fresh, *batches(6, 2))
-    assert observe(used, *batches(6, 2)) == expected
-
-
-@pytest.mark.parametrize(("role", "name"), OBSERVERS)
-def test_every_observation_is_counted(role, name):
-    observer = make(role, name)
-    observe(observer, *batches(7, 3))
-    assert observer.n_observed == 3
-
-
 def test_histogram_holds_a_largest_value_that_is_a_power_of_two():
-    observer = make("activation", "percentile", percentile=0.9999)
-    low, high = observe(observer, torch.tensor([-2.0, 0.5, 2.0]), torch.tensor([4.0]))
+    spec = make_spec("activation", "percentile", percentile=0.9999)
+    low, high = range_of(spec, torch.tensor([-2.0, 0.5, 2.0]), torch.tensor([4.0]))
     assert (low, high) == (pytest.approx(-2, abs=4e-3), pytest.approx(4, abs=4e-3))

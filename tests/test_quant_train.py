@@ -50,7 +50,7 @@ def accuracy(model):
 
 
 def calibrated(spec, model=None):
-    prepared = prepare(model or trained_model(), spec, EXAMPLE)
+    prepared = prepare(model or trained_model(), spec, EXAMPLE).model
     calibrate(prepared, images_of(TRAIN))
     return prepared
 
@@ -76,21 +76,24 @@ def test_small_cnn_learns_the_digits():
 
 
 def test_the_control_is_plain_fine_tuning_bit_for_bit():
-    control, plain = prepare(trained_model(), QAT.control(), EXAMPLE).eval(), copy.deepcopy(trained_model())
+    control, plain = prepare(trained_model(), QAT.control(), EXAMPLE).model.eval(), copy.deepcopy(trained_model())
     train(control, QAT.control(), seed=5)
     train_plainly(plain, QAT, seed=5)
     assert same_state(control, plain)
     assert not same_state(control, trained_model())
 
 
-def test_qat_with_quantizers_bypassed_is_the_control_bit_for_bit():
-    control, bypassed = prepare(trained_model(), QAT.control(), EXAMPLE), calibrated(QAT)
+@pytest.mark.parametrize("scales", ["observed", "learned"])
+@pytest.mark.parametrize("bn_fold", ["none", "fold", "fold_calibrated"])
+def test_qat_with_quantizers_bypassed_is_the_control_bit_for_bit(bn_fold, scales):
+    spec = QAT.model_copy(update={"bn_fold": bn_fold, "scales": scales})
+    control, bypassed = prepare(trained_model(), QAT.control(), EXAMPLE).model, calibrated(spec)
     grids = [(quantizer, quantizer.scale.clone()) for quantizer in quantizers(bypassed)]
     for quantizer, _ in grids:
-        quantizer.mode = "bypass"
+        quantizer.enabled = False
     train(control, QAT.control())
     train(bypassed, QAT)
-    trained = bypassed.state_dict()
+    trained = {key.replace("conv.batchnorm.", "bn."): value for key, value in bypassed.state_dict().items()}
     assert all(torch.equal(trained[key], value) for key, value in control.state_dict().items())
     assert all(torch.equal(quantizer.scale, scale) for quantizer, scale in grids)
 
@@ -224,7 +227,7 @@ def with_broken_block2(model: nn.Module) -> nn.Module:
 def test_divergence_names_epoch_step_layer_and_remedy(spec):
     model = untrained_model()
     if spec is not SPEC:
-        model = prepare(model, spec, EXAMPLE)
+        model = prepare(model, spec, EXAMPLE).model
         calibrate(model, images_of(TRAIN))
     message = (
         r"loss became nan at epoch 1, step 1 \(first non-finite output in layer 'features.block2.conv'\); "
@@ -323,7 +326,7 @@ def test_fit_refuses_a_frozen_model_and_an_uncalibrated_one():
     with pytest.raises(ValueError, match="the model is frozen; train it before `freeze`"):
         train(frozen)
     with pytest.raises(ValueError, match=r"has no activation range yet; call `calibrate` first"):
-        train(prepare(trained_model(), QAT, EXAMPLE), QAT)
+        train(prepare(trained_model(), QAT, EXAMPLE).model, QAT)
 
 
 OPTIMIZERS = {
@@ -394,14 +397,14 @@ INHERITED = [
 @pytest.mark.parametrize("settings", INHERITED, ids=str)
 def test_the_control_inherits_the_training_and_stays_bit_for_bit_with_bypassed_qat(settings):
     spec = SPEC.model_copy(update=settings)
-    control, bypassed = prepare(trained_model(), QAT.control(), EXAMPLE), calibrated(QAT)
+    control, bypassed = prepare(trained_model(), QAT.control(), EXAMPLE).model, calibrated(QAT)
     for quantizer in quantizers(bypassed):
-        quantizer.mode = "bypass"
+        quantizer.enabled = False
     train(control, spec.with_recipe(QAT.control()))
     train(bypassed, spec.with_recipe(QAT))
     trained = bypassed.state_dict()
     assert all(torch.equal(trained[key], value) for key, value in control.state_dict().items())
-    default = prepare(trained_model(), QAT.control(), EXAMPLE)
+    default = prepare(trained_model(), QAT.control(), EXAMPLE).model
     train(default, QAT.control())
     assert not same_state(control, default)
 

@@ -177,6 +177,15 @@ def test_an_axis_more_runs_only_the_new_trials(sweep_file: str, undisturbed: Sto
     assert counts == {"planned": 9, "ok": 6, "failed": 0, "blocked": 0, "to_run": 3}
 
 
+def test_preset_iao_is_an_axis_of_its_own(sweep_file: str, tmp_path: Path) -> None:
+    presets = ['quant.0.preset=["none", "iao"]', "quant.1.preset=iao", "seeds=[0]"]
+    said = run("sweep", sweep_file, *presets, "--executor", "inline", "--store", str(tmp_path))
+    assert said.exit_code == 0, said
+    found = [(row["method"], row["preset"]) for row in rows_of(Store.open(str(tmp_path))).values()]
+    expected = [("fp32", None), ("fp32_ft", None), ("qat", "iao"), *[("ptq", "iao"), ("ptq", "none")] * 2]
+    assert sorted(found, key=str) == sorted(expected, key=str)
+
+
 def test_ptq_of_the_control_and_qat_from_scratch_are_compared_with_what_they_say(
     sweep_file: str, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ def problems_of(raw: dict) -> str:
 
 
 def test_the_built_in_sweeps_are_valid() -> None:
-    assert built_in_sweeps() == ["cifar10", "mnist", "quickstart", "reference", "scratch", "utkface"]
+    assert built_in_sweeps() == ["cifar10", "mnist", "quickstart", "reference", "schemes", "scratch", "utkface"]
     for name in built_in_sweeps():
         assert load_sweep(name, []).head.name == name
 
@@ -110,9 +110,14 @@ def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
         ({"quant__0__weight_bits": 8}, "`quant.0.bits` sets weight_bits and act_bits; remove it or weight_bits."),
         (
             {"quant__0__act_observer": "minmx"},
-            "`quant.0.act_observer` must be one of minmax, ema, percentile, got 'minmx'. Did you mean 'minmax'?",
+            "`quant.0.act_observer` must be one of minmax, ema, percentile, mse, kl, got 'minmx'. "
+            "Did you mean 'minmax'?",
         ),
-        ({"quant__1__act_observer": "percentile"}, "`quant.1.act_observer` must be one of minmax, ema"),
+        (
+            {"quant__1__act_observer": "percentile"},
+            "`quant.1.act_observer` is 'percentile', which needs a whole pass over fixed weights: "
+            "set freeze_observers_after = 0",
+        ),
         ({"quant__1__method": "qatt"}, "`quant.1.method` must be ptq or qat, got 'qatt'. Did you mean 'qat'?"),
         ({"quant__1__epochs": 0}, "`quant.1.epochs` must be a whole number at least 1, got 0."),
         ({"quant__1__lr": -0.1}, "`quant.1.lr` must be a number above 0, got -0.1."),
@@ -138,6 +143,44 @@ def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
             {"quant__0__base": "fp32_ft"},
             '`quant.0.epochs` is missing: base = "fp32_ft" needs the recipe of its control.',
         ),
+        (
+            {"quant__0__overrides": {"classifier": {"bitz": 8}}},
+            "`quant.0.overrides.classifier.bitz` is not a known key. Did you mean 'bits'? Known here: quantize, ",
+        ),
+        (
+            {"quant__0__overrides": {"*": {}, "features.*": {"bits": 17}}},
+            '1 problem in the sweep:\n  `quant.0.overrides."features.*".bits` must be a whole number in 2..16, got 17.',
+        ),
+        (
+            {"quant__0__overrides": {"0": {"act_bits": "8"}}},
+            "`quant.0.overrides.0.act_bits` must be a whole number in 2..16, got '8' (a text).",
+        ),
+        (
+            {"quant__0__overrides": {"fc": {"bits": 4, "act_bits": 4}}},
+            "`quant.0.overrides.fc.bits` sets weight_bits and act_bits; remove it or those.",
+        ),
+        (
+            {"quant__0__overrides": {"fc": {"quantize": "no"}}},
+            "`quant.0.overrides.fc.quantize` must be true or false, got 'no' (a text).",
+        ),
+        (
+            {"quant__0__overrides": {"fc": {"scheme": "symetric"}}},
+            "`quant.0.overrides.fc.scheme` must be one of symmetric, asymmetric, got 'symetric'. "
+            "Did you mean 'symmetric'?",
+        ),
+        ({"quant__0__overrides": {"fc": 8}}, "`quant.0.overrides.fc` must be a table, got 8 (a whole number)."),
+        ({"quant__0__overrides": 8}, "`quant.0.overrides` must be a table from layer pattern to settings, such as"),
+        ({"quant__0__overrides": [8]}, "`quant.0.overrides.0` must be a table, got 8 (a whole number)."),
+        (
+            {"quant__1__overrides": {"fc": {}, "features.*": {"act_observer": "kl"}}},
+            "`quant.1.overrides.\"features.*\".act_observer` is 'kl', which needs a whole pass over fixed weights",
+        ),
+        (
+            {"quant__1__overrides": {"fc": {"weight_observer": "mse"}}},
+            "`quant.1.overrides.\"fc\".weight_observer` is 'mse', which needs a whole pass over fixed weights",
+        ),
+        ({"quant__0__first_last_bits": 1}, "`quant.0.first_last_bits` must be a whole number in 2..16, got 1."),
+        ({"quant__0__quantize_adds": 1}, "`quant.0.quantize_adds` must be true or false, got 1 (a whole number)."),
         ({"quant__0__lr": 0.1}, '`quant.0.lr` has no effect with base = "fp32": remove it, or set base = "fp32_ft".'),
         (
             {"experiments__0__train": {"epochs": 1, "lr": 0.1, "augment": ["flip"]}},

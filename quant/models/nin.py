@@ -6,6 +6,8 @@ them to it; the mean over everything takes any image from 8 x 8 on. Parameters a
 `.bn`; positions 3 and 7 are poolings.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -41,11 +43,11 @@ class _Block(nn.Module):
 class _NetworkInNetwork(nn.Module):
     name: str
 
-    def __init__(self, in_channels: int, stages: list[list[_Conv]], pooling: nn.Module):
+    def __init__(self, in_channels: int, stages: list[list[_Conv]], pooling: Callable[[], nn.Module]):
         super().__init__()
         layers: list[nn.Module] = []
         for stage in stages:
-            layers += [pooling] if layers else []
+            layers += [pooling()] if layers else []  # two, since preset iao quantizes the input of each
             for spec in stage:
                 layers.append(_Block(in_channels, spec))
                 in_channels = spec.out_channels
@@ -71,7 +73,7 @@ class Nin(_NetworkInNetwork):
             [_Conv(full, 5), _Conv(full, 1), _Conv(full, 1)],
             [_Conv(full, 3), _Conv(full, 1), _Conv(n_classes, 1)],
         ]
-        super().__init__(in_channels, stages, nn.MaxPool2d(3, stride=2, padding=1))
+        super().__init__(in_channels, stages, partial(nn.MaxPool2d, 3, stride=2, padding=1))
 
 
 class NinGc(_NetworkInNetwork):
@@ -91,4 +93,4 @@ class NinGc(_NetworkInNetwork):
             ],
             [_Conv(four, 3, groups=32, shuffle=4), _Conv(four, 1, groups=8, shuffle=32), _Conv(n_classes, 1)],
         ]
-        super().__init__(in_channels, stages, nn.MaxPool2d(2))
+        super().__init__(in_channels, stages, partial(nn.MaxPool2d, 2))

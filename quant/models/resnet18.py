@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from quant.models.layers import check_sides, initialize
+from quant.modules import Add
 
 SMALLEST_SIDE = 9  # three strides of 2 leave 2 x 2, so that batch norm has statistics even in a batch of one
 
@@ -37,10 +38,11 @@ class _Residual(nn.Module):
         self.residual_function = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
         changes = stride > 1 or in_channels != out_channels
         self.shortcut = nn.Sequential(*(_conv_bn(in_channels, out_channels, 1, stride) if changes else []))
+        self.add = Add()
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        return self.relu(self.residual_function(images_NCHW) + self.shortcut(images_NCHW))
+        return self.relu(self.add(self.residual_function(images_NCHW), self.shortcut(images_NCHW)))
 
 
 def _stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant.models.layers import check_sides, initialize
@@ -59,11 +60,12 @@ class _Head(nn.Module):
         self.conv1, self.conv2 = _conv(4 * width, 8 * width), _conv(8 * width, 16 * width)
         self.fc1, self.fc2 = nn.Linear(16 * width * 4, 8 * width), nn.Linear(8 * width, 4 * width)
         self.fc3, self.fc4 = nn.Linear(4 * width, 2 * width), nn.Linear(2 * width, n_classes)
-        self.pool, self.relu = _pool(), nn.ReLU(inplace=True)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, features_NCHW: Tensor) -> Tensor:
         for conv in (self.conv1, self.conv2):
-            features_NCHW = self.relu(self.pool(conv(features_NCHW)))
+            # A function, as in the original: preset iao quantizes the input of modules only.
+            features_NCHW = self.relu(F.max_pool2d(conv(features_NCHW), 3, stride=2, padding=1))
         features_ND = features_NCHW.flatten(1)
         for linear in (self.fc1, self.fc2, self.fc3):
             features_ND = self.relu(linear(features_ND))
@@ -74,17 +76,13 @@ def _trunk(in_channels: int, width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for out_channels in (width, 2 * width, 4 * width):
         layers += [_conv(in_channels, out_channels), nn.ReLU(inplace=True), _conv(out_channels, out_channels)]
-        layers += [_pool(), nn.ReLU(inplace=True)]
+        layers += [nn.MaxPool2d(3, stride=2, padding=1), nn.ReLU(inplace=True)]
         in_channels = out_channels
     return nn.Sequential(*layers)
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
-
-
-def _pool() -> nn.MaxPool2d:
-    return nn.MaxPool2d(3, stride=2, padding=1)
 
 
 def _check_heads(heads: Mapping[str, int], task: str | None, n_classes: int, *, all_heads: bool) -> dict[str, int]:
