@@ -3,19 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 from quant.fingerprint import fingerprint_weights
+from quant.model_spec import MODELS, MULTI_HEAD, ModelSpec
 from quant.spec import (
     ENGINE_VERSION,
-    MODELS,
-    MULTI_HEAD,
     Fp32FtSpec,
     Fp32Spec,
     LayerOverride,
     MethodSpec,
-    ModelSpec,
     PtqSpec,
     QatSpec,
-    TrainSpec,
 )
+from quant.training_spec import TrainSpec
 
 if TYPE_CHECKING:
     from quant.analysis import describe_noise, float_twin, predict_each_layer

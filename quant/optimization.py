@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant.modules import quantizers
-from quant.spec import TrainSpec
 from quant.states import device_of
+from quant.training_spec import TrainSpec
 
 SGD_MOMENTUM = 0.9
 

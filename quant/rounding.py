@@ -9,8 +9,8 @@ regularizer, Adam), and then by series of turns of single weights. The paper tak
 
 Measured at W4A8 per tensor, the last three layers of a small_cnn of width 32 on UTKFace, 256 images, n = 1, error
 relative to rounding to nearest: relaxation of 1,000 and of 4,000 steps 0.14, 0.21, 0.024 and 0.13, 0.19, 0.016; single
-turns from nearest 0.15, 0.24, 0.020; 200 steps and series, as here, 0.11, 0.19, 0.008, in 0.6 s of one thread of a
-2-core Intel Xeon, where 4,000 steps take 12 s (torch 2.14.1).
+turns from nearest 0.15, 0.24, 0.020; 200 steps and series, as here, 0.11, 0.19, 0.008, in 0.6 s of processor time on
+one thread of a 2-core Intel Xeon, torch 2.14.1; 4,000 steps took 12 s by the clock of that machine, which was loaded.
 
 Letters: M output positions over all images, G groups, O outputs of a group, I inputs of one output.
 """

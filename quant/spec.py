@@ -4,35 +4,18 @@ A spec goes into `quant.prepare` and, through its canonical JSON, into the ident
 effect in a combination is put back to its default by `normalized`, so that equal experiments have equal ids.
 """
 
-import re
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from quant.base_spec import Spec, misfit
+from quant.training_spec import Epoch, Recipe, Schedule, Selection, check_milestones
 
 # Part of every trial's identity. Raise it by hand in the change that changes a golden result, and only then.
 ENGINE_VERSION: Final = 2
 
-# name -> class, loaded by `quant.build_model`
-MODELS: dict[str, str] = {
-    "small_cnn": "quant.models.small_cnn:SmallCnn",
-    "nin": "quant.models.nin:Nin",
-    "nin_gc": "quant.models.nin:NinGc",
-    "resnet18": "quant.models.resnet18:ResNet18",
-    "trident": "quant.models.trident:Trident",
-}
-# channels of the first layer, as the networks were published
-WIDTHS: dict[str, int] = {"small_cnn": 16, "nin": 192, "nin_gc": 256, "resnet18": 64, "trident": 32}
-# the heads of a network that has several, in their order: tasks of the data set
-MULTI_HEAD: dict[str, tuple[str, ...]] = {"trident": ("age", "gender", "ethnicity")}
-ELSEWHERE: Final = {"torchvision:NAME": r"torchvision:\w+", "package.module:factory": r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"}
-
 Bits = Annotated[int, Field(ge=2, le=16)]
-Pair = Annotated[tuple[str, str], Field(strict=False)]
-Epoch = Annotated[int, Field(ge=1)]
-Schedule = Literal["constant", "step", "cosine"]
-Selection = Literal["last", "best_val"]
 Scheme = Literal["symmetric", "asymmetric"]
 Granularity = Literal["per_channel", "per_tensor"]
 WeightObserver = Literal["minmax", "ema", "percentile", "mse"]
@@ -55,177 +38,6 @@ IAO_HAS: Final[dict[str, tuple[Any, ...]]] = {
 }
 
 
-class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
-    """A frozen value: unknown keys and wrong types are errors, and nothing is converted silently."""
-
-
-class Preprocess(Spec, frozen=True):
-    """What is done to images before a network, for weights that were trained so; what is left out follows the data.
-
-    `resize` is the new height and width, bilinear with antialiasing. `mean` and `std` hold a number for each channel,
-    for pixels in [0, 1], in place of those of the training split.
-    """
-
-    resize: int | None = Field(default=None, ge=4, le=1024)
-    mean: tuple[float, ...] = Field(default=(), strict=False)
-    std: tuple[float, ...] = Field(default=(), strict=False)
-
-    @model_validator(mode="after")
-    def statistics_are_possible(self) -> Self:
-        """Raise for a std that is not above 0, and for means and stds of different numbers of channels."""
-        if not all(value > 0 for value in self.std):
-            raise _misfit("std", f"must hold numbers above 0, got {list(self.std)}")
-        if self.mean and self.std and len(self.mean) != len(self.std):
-            raise _misfit("std", f"must have as many numbers as mean, {len(self.mean)}, got {len(self.std)}")
-        return self
-
-
-class ModelSpec(Spec, frozen=True):
-    """A network by name: one of `MODELS`, `torchvision:NAME`, or `package.module:factory`, and where its weights are.
-
-    `width` is the number of channels of the first layer, and all other layers scale with it; None is the original's.
-    `heads` says which heads of a multi-head network run and are trained. `weights` is a file, or `torchvision:NAME`, in
-    place of training; `key_map` pairs a prefix of the file's keys with the prefix that the network has in its place.
-    `preprocess` is what its images go through.
-    """
-
-    name: str
-    width: int | None = Field(default=None, ge=1)
-    heads: Literal["task", "all"] = "task"
-    weights: str | None = None
-    key_map: tuple[Pair, ...] = Field(default=(), strict=False)
-    preprocess: Preprocess = Preprocess()
-
-    @field_validator("name")
-    @classmethod
-    def name_is_known(cls, name: str) -> str:
-        """Raise pydantic's own `literal_error` for a model that is in neither `MODELS` nor `ELSEWHERE`."""
-        if name not in MODELS and not any(re.fullmatch(pattern, name) for pattern in ELSEWHERE.values()):
-            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, [*MODELS, *ELSEWHERE]))})
-        return name
-
-    @field_validator("weights")
-    @classmethod
-    def weights_are_absolute(cls, weights: str | None) -> str | None:
-        """Make a path absolute: a worker runs in another folder than the one where the sweep was started."""
-        if weights is None or weights.startswith("torchvision:"):
-            return weights
-        return str(Path(weights).expanduser().absolute())
-
-    @field_validator("key_map", mode="before")
-    @classmethod
-    def key_map_is_a_table(cls, key_map: Any) -> Any:
-        """Take a table as pairs, which can be hashed."""
-        if not isinstance(key_map, dict | list | tuple):
-            raise _misfit("key_map", 'must be a table from old prefix to new prefix, such as {"net." = ""}', here=True)
-        return tuple(key_map.items()) if isinstance(key_map, dict) else key_map
-
-    @field_validator("key_map")
-    @classmethod
-    def order_does_not_matter(cls, key_map: tuple[Pair, ...]) -> tuple[Pair, ...]:
-        """Sort the pairs, so that the order of writing changes no id."""
-        return tuple(sorted(key_map))
-
-    @model_validator(mode="before")
-    @classmethod
-    def original_width_is_left_out(cls, data: Any) -> Any:
-        """Forget a width that is the original's, so that writing it down changes no id."""
-        is_original = isinstance(data, dict) and (data.get("name"), data.get("width")) in list(WIDTHS.items())
-        return {key: value for key, value in data.items() if key != "width"} if is_original else data
-
-    @model_validator(mode="after")
-    def settings_fit_the_network(self) -> Self:
-        """Raise where a setting would have no effect on this network."""
-        if self.width is not None and self.name not in MODELS:
-            raise _misfit("width", f"is not a setting of {self.name}; remove it")
-        if self.heads == "all" and self.name not in MULTI_HEAD:
-            raise _misfit(
-                "heads", f"is 'all', but {self.name} has one head; only {' and '.join(MULTI_HEAD)} has several"
-            )
-        if self.has_torchvision_weights and not self.name.startswith("torchvision:"):
-            raise _misfit("weights", f"is '{self.weights}', which only torchvision's models have, and not {self.name}")
-        if self.key_map and (self.weights is None or self.has_torchvision_weights):
-            raise _misfit("key_map", "renames the keys of a file, but `weights` names none")
-        return self
-
-    @property
-    def trained_heads(self) -> tuple[str, ...]:
-        """Every head where all are trained; nothing where only the task's is, or where there is only one."""
-        return MULTI_HEAD[self.name] if self.heads == "all" else ()
-
-    @property
-    def has_torchvision_weights(self) -> bool:
-        """Whether the weights are torchvision's own."""
-        return self.weights is not None and self.weights.startswith("torchvision:")
-
-    @property
-    def architecture(self) -> "ModelSpec":
-        """The same network without the file of its weights."""
-        return self.model_copy(update={"weights": None, "key_map": ()})
-
-
-def _misfit(field: str, message: str, *, here: bool = False) -> PydanticCustomError:
-    """Return the error of a setting that does not fit; `here` where pydantic knows the field already."""
-    return PydanticCustomError("misfit", "{message}", {"message": message, **({} if here else {"field": field})})
-
-
-class Recipe(Spec, frozen=True):
-    """A course of training: what a QAT trial and its control share. Everything else comes from the `TrainSpec`.
-
-    `schedule`: "constant"; "step", a tenth from each epoch in `milestones` (from 1) on; "cosine" over all steps.
-    After epoch `freeze_bn_after` (0: from the start) batch norm normalizes with its running statistics.
-    """
-
-    epochs: int = Field(ge=1)
-    lr: float = Field(gt=0)
-    schedule: Schedule = "cosine"
-    milestones: tuple[Epoch, ...] = Field(default=(), strict=False)
-    select: Selection = "last"
-    freeze_bn_after: int | None = Field(default=None, ge=0)
-
-    @model_validator(mode="after")
-    def milestones_fit_the_schedule(self) -> Self:
-        """Raise for milestones that do not rise, and for steps without milestones or the other way round."""
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise _misfit("milestones", f"must rise, got {list(self.milestones)}")
-        if self.milestones and self.schedule != "step":
-            raise _misfit("milestones", f"belongs to the schedule 'step', and this one is '{self.schedule}'")
-        if self.schedule == "step" and not self.milestones:
-            raise _misfit("milestones", "is missing: the schedule 'step' needs the epochs at which `lr` drops")
-        return self
-
-
-class TrainSpec(Recipe, frozen=True):
-    """How the float model is trained. A fine-tuning recipe replaces the fields of `Recipe` and inherits the others.
-
-    `precision = "bf16"` trains with bfloat16 convolutions and float32 quantizers; evaluation is always float32.
-    `augment` is for the data side: the engine takes the batches as they come.
-    """
-
-    batch_size: int = Field(default=64, ge=2)
-    select: Selection = "best_val"
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    weight_decay: float = Field(default=0, ge=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
-    augment: tuple[Literal["crop", "flip"], ...] = Field(default=(), strict=False)
-
-    @field_validator("augment")
-    @classmethod
-    def order_does_not_matter(cls, augment: tuple[str, ...]) -> tuple[str, ...]:
-        """Sort the names, so that the order of writing changes no id."""
-        return tuple(sorted(set(augment)))
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """The course alone, as plain values: what a QAT from scratch does too unless its block says otherwise."""
-        return self.model_dump(include=set(Recipe.model_fields))
-
-    def with_recipe(self, recipe: Recipe) -> "TrainSpec":
-        """This spec with the course of `recipe`: how a QAT trial and its control are trained."""
-        return self.model_copy(update={name: getattr(recipe, name) for name in Recipe.model_fields})
-
-
 class LayerOverride(Spec, frozen=True):
     """What one pattern of layer names changes; `bits` sets both bits. `quantize = false` leaves the layer in float."""
 
@@ -245,7 +57,7 @@ class LayerOverride(Spec, frozen=True):
             return data
         rest = {key: value for key, value in data.items() if key != "bits"}
         if rest.keys() & {"weight_bits", "act_bits"}:
-            raise _misfit("bits", "sets weight_bits and act_bits; remove it or those")
+            raise misfit("bits", "sets weight_bits and act_bits; remove it or those")
         return {**rest, "weight_bits": data["bits"], "act_bits": data["bits"]}
 
     def changes(self) -> dict[str, Any]:
@@ -291,7 +103,7 @@ class QuantSettings(Spec, frozen=True):
         """Take a table as pairs, in its order, which decides; pairs can be hashed."""
         if not isinstance(overrides, dict | list | tuple):
             example = 'must be a table from layer pattern to settings, such as {"classifier" = {bits = 8}}'
-            raise _misfit("overrides", example, here=True)
+            raise misfit("overrides", example, here=True)
         return tuple(overrides.items()) if isinstance(overrides, dict) else overrides
 
     @model_validator(mode="after")
@@ -304,10 +116,10 @@ class QuantSettings(Spec, frozen=True):
             if value not in has:
                 is_so = f"is '{value}'" if isinstance(value, str) else "is set"
                 remedy = f"take {' or '.join(has)}" if len(has) > 1 else "remove it"
-                raise _misfit(field, f'{is_so}, which preset = "iao" has not: {remedy}, or set preset = "none"')
+                raise misfit(field, f'{is_so}, which preset = "iao" has not: {remedy}, or set preset = "none"')
         if self.act_observer == "percentile" and self.scheme == "asymmetric":
             fault = "whose range starts at 0 in preset 'iao': an asymmetric scheme would cut off every negative value"
-            raise _misfit("act_observer", f"is 'percentile', {fault}; set scheme = 'symmetric', or take ema or minmax")
+            raise misfit("act_observer", f"is 'percentile', {fault}; set scheme = 'symmetric', or take ema or minmax")
         return self
 
     @property
@@ -387,6 +199,8 @@ class PtqSpec(QuantSettings, frozen=True):
                 if self.base == "fp32":
                     message = 'has no effect with base = "fp32": remove it, or set base = "fp32_ft"'
                 raise PydanticCustomError("misfit", "{message}", {"field": field, "value": value, "message": message})
+        if self.base == "fp32_ft":
+            check_milestones(self.schedule, self.milestones)
         return self
 
     def normalized(self) -> Self:
@@ -434,9 +248,9 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
         for pattern, one in ("", self), *self.overrides:
             where = f'overrides."{pattern}".' if pattern else ""
             if one.act_observer in ("percentile", *SEARCHING):
-                raise _misfit(f"{where}act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema")
+                raise misfit(f"{where}act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema")
             if one.weight_observer in SEARCHING:
-                raise _misfit(f"{where}weight_observer", f"is '{one.weight_observer}', which {fault}")
+                raise misfit(f"{where}weight_observer", f"is '{one.weight_observer}', which {fault}")
         return self
 
     @property

@@ -21,8 +21,8 @@ from quant.modules import quant_layers, quantizers
 from quant.non_finite import DivergedError, NonFiniteError, find_non_finite, is_finite
 from quant.optimization import Loss, learning_rate, make_optimizer, set_learning_rate, training_loss
 from quant.prediction import predict
-from quant.spec import TrainSpec
 from quant.states import device_of, require_calibrated
+from quant.training_spec import TrainSpec
 
 
 class Batches(Protocol):

@@ -16,8 +16,10 @@ DOORS_OF_PACKAGES = {
     "onnxruntime": {"quant/runtime_ort.py"},
     "tensorrt": {"quant/runtime_tensorrt.py"},
 }
-LIGHT_FILES = ("orchestrator/spec.py", "orchestrator/plan.py", "orchestrator/schedule.py", "quant/spec.py")
-LIGHT_FILES = (*LIGHT_FILES, "datasets/spec.py", "orchestrator/cli.py")
+LIGHT_FILES = (
+    *("orchestrator/spec.py", "orchestrator/plan.py", "orchestrator/schedule.py", "orchestrator/cli.py"),
+    *("quant/spec.py", "quant/model_spec.py", "quant/training_spec.py", "datasets/spec.py"),
+)
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 

@@ -29,7 +29,7 @@ from quant.fake_quant import FakeQuantize
 from quant.modules import quant_layers, quantizers
 from quant.non_finite import find_non_finite
 from quant.optimization import learning_rate
-from quant.spec import Recipe
+from quant.training_spec import Recipe
 
 CUDNN_CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
 SPEC = TrainSpec(epochs=2, lr=0.003)

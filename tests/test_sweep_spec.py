@@ -119,6 +119,10 @@ def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
             "set freeze_observers_after = 0",
         ),
         ({"quant__1__method": "qatt"}, "`quant.1.method` must be ptq or qat, got 'qatt'. Did you mean 'qat'?"),
+        (
+            {"quant": [{"method": "ptq", "base": "fp32_ft", "epochs": 2, "lr": 0.1, "schedule": "step"}]},
+            "`quant.0.milestones` is missing: the schedule 'step' needs the epochs at which `lr` drops",
+        ),
         ({"quant__1__epochs": 0}, "`quant.1.epochs` must be a whole number at least 1, got 0."),
         ({"quant__1__lr": -0.1}, "`quant.1.lr` must be a number above 0, got -0.1."),
         ({"quant": {"method": "ptq"}}, "`quant` must be a list of tables, written [[quant]]."),

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from quant.model_spec import MODELS, MULTI_HEAD, WIDTHS, ModelSpec
 from quant.models.elsewhere import build_by_factory, build_torchvision
-from quant.spec import MODELS, MULTI_HEAD, WIDTHS, ModelSpec
 from quant.weights import load_own_weights
 
 
