@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from quant.calibration import Calibration, collect
 from quant.corrections import correct, needs_corrections, plan_corrections, sample_images
@@ -48,6 +49,8 @@ def prepare(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec, example_NCHW
     Raises ValueError if the model has nothing to quantize, is quantized already, or is not float32, and for an override
     that fits no layer.
     """
+    if not isinstance(spec, PtqSpec | QatSpec | Fp32FtSpec):
+        raise ValueError(f"`spec` must be a PtqSpec, QatSpec or Fp32FtSpec, got {spec!r}")
     _check_is_float(model)
     prepared, example_NCHW = copy.deepcopy(model), example_NCHW.to(device_of(model))
     called, lasts, in_code = _call(prepared, example_NCHW)
@@ -100,7 +103,7 @@ def _call(model: nn.Module, example_NCHW: Tensor) -> tuple[list[nn.Module], list
         stack.enter_context(torch.no_grad())
         stack.enter_context(joins)
         outputs = model(example_NCHW)
-    heads = outputs if isinstance(outputs, tuple) else (outputs,)
+    heads = tree_leaves(outputs)
     makers = [module for module, output in called.items() if any(output is head for head in heads)]
     return list(called), makers, joins.found
 

@@ -51,6 +51,9 @@ def collect(model: nn.Module, batches: Iterable[Tensor], *, first_batch: int = 0
                 hook = module.register_forward_pre_hook(_watch(found, name or "(model)"), with_kwargs=True)
                 stack.callback(hook.remove)
         for batch, images_NCHW in enumerate(batches, start=first_batch):
+            if not isinstance(images_NCHW, Tensor):
+                kind = type(images_NCHW).__name__
+                raise ValueError(f"calibration batch {batch} is a {kind}; give images alone: (x for x, _ in loader)")
             if len(images_NCHW) == 0:
                 raise ValueError(f"calibration batch {batch} holds no image; leave it out")
             found.batches.add(batch)

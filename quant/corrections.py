@@ -84,7 +84,11 @@ def correct(model: nn.Module, images: list[Tensor]) -> None:
         for one in (reference, model):
             stack.enter_context(evaluating(one))
         stack.enter_context(bypassed(reference))
-        for name, n_calls in _count_calls(reference, images[0]).items():
+        n_calls_of = _count_calls(reference, images[0])
+        for name, layer in quant_layers(model):
+            if name not in n_calls_of:
+                layer.note = "neither rounding nor bias corrected: the first calibration images do not reach it"
+        for name, n_calls in n_calls_of.items():
             pair = _Pair(reference, model, name, n_calls)
             if isinstance(pair.layer.weight_quantizer, FakeQuantize):
                 _put_on_grid(pair, images)

@@ -42,9 +42,10 @@ def require_calibrated(model: nn.Module, *, to_train: bool = False) -> None:
     for quantizer in quantizers(model):
         gets_one = to_train and quantizer.copies_first_batch and quantizer.mode == "follow"
         if quantizer.mode != "frozen" and not gets_one and not quantizer.is_calibrated():
-            raise ValueError(
-                f"layer '{quantizer.layer}' has no {quantizer.spec.role} range yet; call `calibrate` first"
-            )
+            remedy = "call `calibrate` first"
+            if quantizer.copies_first_batch and quantizer.mode == "follow":
+                remedy = "its first training batch sets it: train the model first"
+            raise ValueError(f"layer '{quantizer.layer}' has no {quantizer.spec.role} range yet; {remedy}")
 
 
 def weights_to_bytes(model: nn.Module) -> bytes:

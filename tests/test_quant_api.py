@@ -475,3 +475,14 @@ def test_calibrate_names_the_layer_whose_weight_is_not_finite():
         broken.get_parameter("features.block2.conv.weight")[0] = torch.inf
     with pytest.raises(NonFiniteError, match=r"layer 'features.block2.conv' met a non-finite weight"):
         calibrated(PTQ, broken)
+
+
+def test_prepare_names_a_spec_of_the_wrong_kind():
+    with pytest.raises(ValueError, match="`spec` must be a PtqSpec, QatSpec or Fp32FtSpec, got 'ptq'"):
+        prepare(trained_model(), "ptq", EXAMPLE)  # pyright: ignore[reportArgumentType]
+
+
+def test_freezing_an_untrained_iao_model_says_that_training_sets_its_ranges():
+    model = prepare(trained_model(), qat(preset="iao"), EXAMPLE).model
+    with pytest.raises(ValueError, match="its first training batch sets it: train the model first"):
+        freeze(model)

@@ -371,3 +371,9 @@ def test_a_constant_of_any_size_gets_a_finite_grid(observer):
         assert math.isfinite(low)
         assert math.isfinite(high)
         assert low <= high
+
+
+def test_batches_with_labels_are_refused_with_the_remedy() -> None:
+    loader = [(EXAMPLE, torch.zeros(2))]
+    with pytest.raises(ValueError, match=r"batch 0 is a tuple; give images alone: \(x for x, _ in loader\)"):
+        collect(trained_model(), loader)  # pyright: ignore[reportArgumentType]
