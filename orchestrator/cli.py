@@ -6,20 +6,18 @@ Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 i
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import typer
 
-from datasets import DataError, load_dataset
 from orchestrator.cli_data import data_app
-from orchestrator.combinations import find_misfits
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import make_manifest
-from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
+from orchestrator.plan import PlanState
 from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
-from orchestrator.schedule import BundleQueue
-from orchestrator.spec import SweepSpec, built_in_sweeps, load_sweep
+from orchestrator.request import Request, make_queue, read_request, warn_of_devices
+from orchestrator.spec import built_in_sweeps
 from results import BLOCKED, Store, describe_mixed_pairs
 
 METHODS = ("fp32", "fp32_ft", "ptq", "qat")
@@ -46,16 +44,6 @@ StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The folder 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
-class Request(NamedTuple):
-    """A validated sweep, its plan, its store, and how far it is."""
-
-    sweep: SweepSpec
-    plan: tuple[PlannedTrial, ...]
-    store: Store
-    state: PlanState
-    stored: dict[str, dict[str, Any]]
-
-
 @app.command()
 def sweep(
     words: SweepWords = None,
@@ -67,7 +55,7 @@ def sweep(
 ) -> None:
     """Run what is not finished, then write the tables and the dashboard."""
     with exit_codes():
-        request = _read_request(words, store, retry_failed=retry_failed)
+        request = read_request(words, store, retry_failed=retry_failed)
         request.store.write_manifest(make_manifest(request.sweep, request.plan))
         if request.state.to_run:
             _run(request, executor, quiet=quiet or as_json)
@@ -80,7 +68,7 @@ def sweep(
 def plan(words: SweepWords = None, store: StorePath = None, as_json: AsJson = False) -> None:
     """Say what would run: trials, finished ones, estimated time."""
     with exit_codes():
-        request = _read_request(words, store, retry_failed=False)
+        request = read_request(words, store, retry_failed=False)
         summary = _summarize_plan(request)
         if as_json:
             trials = [{"trial_id": t.trial_id, "label": t.label, "needs": t.needs} for t in request.plan]
@@ -142,44 +130,6 @@ def _say_nothing_to_run(request: Request) -> str:
     return f"Nothing to run of {name}: {len(state.ok)} trials are ok, {failed}; --retry-failed runs them once more."
 
 
-def _read_request(words: list[str] | None, location: str | None, *, retry_failed: bool) -> Request:
-    words = list(words or [])
-    names_a_sweep = words and ("=" not in words[0] or Path(words[0]).is_file())
-    name = words.pop(0) if names_a_sweep else "quickstart"
-    strangers = [word for word in words if "=" not in word]
-    if strangers:
-        raise RequestError([Problem(word, "is no override: write it as key=value.") for word in strangers])
-    spec = load_sweep(name, words)
-    try:
-        plan = make_plan(spec, _find_dataset_ids(spec))
-    except ValueError as error:  # a file of weights
-        raise error if isinstance(error, RequestError) else RequestError([Problem("", str(error))], name) from error
-    store = Store.open(location or str(Path("results", "runs", spec.head.name)))
-    stored = {row["trial_id"]: row for row in store.read_trials().to_pylist()}
-    failed = {trial_id: row for trial_id, row in stored.items() if row["status"] == "failed"}
-    again = {t for t, row in failed.items() if retry_failed or str(row["error"]).startswith(CRASHED)}
-    statuses = {trial_id: row["status"] for trial_id, row in stored.items()}
-    return Request(spec, plan, store, find_state(plan, statuses, run_again=frozenset(again)), stored)
-
-
-def _find_dataset_ids(spec: SweepSpec) -> dict[Any, str]:
-    """Load every data set and return the id of its content. Raises RequestError where the sweep does not fit them."""
-    ids, problems = {}, []
-    for dataset_spec in dict.fromkeys(experiment.dataset for experiment in spec.experiments):
-        try:
-            dataset = load_dataset(dataset_spec)
-        except DataError as error:
-            problems.append(Problem("", str(error)))
-            continue
-        ids[dataset_spec] = dataset.dataset_id
-        for experiment in spec.experiments:
-            if experiment.dataset == dataset_spec:
-                problems += find_misfits(experiment.model, experiment.quant, dataset)
-    if problems:
-        raise RequestError(problems, "the data")
-    return ids
-
-
 def _run(request: Request, executor: str, *, quiet: bool) -> None:
     spec, state = request.sweep, request.state
     if executor == "ray":
@@ -189,33 +139,20 @@ def _run(request: Request, executor: str, *, quiet: bool) -> None:
 
     for trial_id in set(state.to_run) & request.stored.keys():
         request.store.remove_trial(trial_id)
-    queue = _make_queue(request)
+    queue = make_queue(request)
     progress = ProgressLines(queue, n_finished_before=len(request.plan) - len(state.to_run), quiet=quiet)
     progress.say(f"{spec.head.name}: {len(state.to_run)} of {len(request.plan)} trials to run")
     progress.say(f"results: {request.store.location}")
-    for warning in _warn_of_devices(request):
+    for warning in warn_of_devices(request):
         progress.say(f"warning: {warning}")
     run(queue, request.store, progress, retry=spec.head.retry)
-
-
-def _make_queue(request: Request) -> BundleQueue:
-    to_run = set(request.state.to_run)
-    queue = BundleQueue(
-        [trial for trial in request.plan if trial.trial_id in to_run],
-        done=request.state.ok,
-        resources=request.sweep.head.resources,
-    )
-    for row in request.stored.values():
-        if row["status"] == "ok":
-            queue.learn(row["method"], row["total_s"])
-    return queue
 
 
 def _summarize_plan(request: Request) -> dict[str, Any]:
     places = {trial_id: place for place, ids in request.state._asdict().items() for trial_id in ids}
     counts = Counter((trial.method, places[trial.trial_id]) for trial in request.plan)
     planned = Counter(trial.method for trial in request.plan)
-    queue = _make_queue(request)
+    queue = make_queue(request)
     known = sum(row["status"] == "ok" for row in request.stored.values())
     return {
         "name": request.sweep.head.name,
@@ -228,19 +165,8 @@ def _summarize_plan(request: Request) -> dict[str, Any]:
         },
         "estimated_s": round(queue.remaining_s(), 1),
         "estimate_from": f"from the durations of {known} finished trials" if known else "a first guess",
-        "warnings": _warn_of_devices(request),
+        "warnings": warn_of_devices(request),
     }
-
-
-def _warn_of_devices(request: Request) -> list[str]:
-    """Say which pairs would be of two kinds of device: where a trial ran already, or where it is going to run."""
-    resources = request.sweep.head.resources
-
-    def find_device(trial: PlannedTrial) -> str:
-        stored = request.stored.get(trial.trial_id, {})
-        return stored.get("device") or getattr(resources, trial.method).device
-
-    return describe_mixed_pairs({**trial.columns(), "device": find_device(trial)} for trial in request.plan)
 
 
 def _finish(store: Store, *, as_json: bool) -> None:

@@ -6,80 +6,67 @@ instead of 675 MB, and half the time a trial; 2 cores, ray 2.60, n = 1000), and 
 the searcher hands out again, which counts crashes for the trial they hit and not for its bundle.
 """
 
-import logging
-import os
 import tempfile
 import time
 from collections import Counter
-from functools import partial
-from queue import SimpleQueue
-from threading import Thread
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import FunctionStopper
 
-from orchestrator.plan import CRASHED, PlannedTrial
-from orchestrator.problems import Problem, RequestError
+from orchestrator.executor_cluster import connect, count_slots, reserve
+from orchestrator.executor_worker import make_worker
+from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import Bundle, BundleQueue
-from orchestrator.spec import Resources, ResourcesByMethod, Retry
-from results import Store
+from orchestrator.spec import Resources, Retry
+from orchestrator.work import Outcome, RunTrial, Watcher, run_trial
+from results import Store, WriteError
 
-ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints banners even at verbose=0
-    "RAY_AUTH_MODE": "disabled",  # else ray.init writes a token into the home directory
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials keep the driver's working directory
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C raises KeyboardInterrupt here, as everywhere
-    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # the store resumes a sweep, not Tune
-    "TUNE_RESULT_BUFFER_LENGTH": "1",
-}
-REPORT_EVERY_S = 1.0  # how often a worker reports which trials ended, and how far the present one is
-OBJECT_STORE_BYTES = 150_000_000
+COUNT_SLOTS_EVERY_S = 2.0  # nodes come and go
 
 
-def run_ray(queue: BundleQueue, store: Store, progress: ProgressLines, *, retry: Retry) -> None:
-    """Run every trial of the queue that can run, on a Ray that lives as long as this call.
+def run_ray(
+    queue: BundleQueue,
+    store: Store,
+    progress: ProgressLines,
+    *,
+    retry: Retry,
+    address: str | None = None,
+    run: RunTrial = run_trial,
+) -> None:
+    """Run every trial of the queue that can run, on a Ray that lives as long as this call or the one at `address`.
 
     Raises:
         RequestError: a method asks for more than any node has, which Ray would wait for in silence.
+        WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
     """
-    os.environ.update(ENVIRONMENT)
-    context = ray.init(
-        address="local", object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level=logging.ERROR
-    )
+    dashboard = connect(address)
     try:
-        queue.n_slots = count_slots(queue.resources, {trial.method for trial in queue.trials.values()})
-        dashboard = f"   Ray dashboard: http://{context.dashboard_url}" if context.dashboard_url else ""
-        progress.say(f"on Ray, {queue.n_slots} trials at a time{dashboard}")
+        searcher = PlanSearcher(queue, store, [progress], retry=retry)
+        progress.say(
+            f"on Ray, {queue.n_slots} trials at a time" + (f"   Ray dashboard: {dashboard}" if dashboard else "")
+        )
         with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
-            _make_tuner(PlanSearcher(queue, store, progress, retry=retry), folder).fit()
+            make_tuner(searcher, folder, worker=make_worker(run)).fit()
+        if searcher.cannot_write is not None:
+            raise WriteError(searcher.cannot_write)
     finally:
         ray.shutdown()
 
 
-def count_slots(resources: ResourcesByMethod, methods: set[str]) -> int:
-    """Return how many trials of these methods Ray runs at once. Raises RequestError for a shape that fits no node."""
-    shapes: dict[str, Resources] = {name: shape for name, shape in dict(resources).items() if name in methods}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    problems = [
-        Problem(f"resources.{method}", f"asks for {shape}, and no node has that much: {_summary(nodes)}. Ask for less.")
-        for method, shape in shapes.items()
-        if not any(_slots(node, shape) >= 1 for node in nodes)
-    ]
-    if problems:
-        raise RequestError(problems, "the resources")
-    return max(sum(int(_slots(node, shape)) for node in nodes) for shape in shapes.values())
-
-
-def _make_tuner(searcher: Searcher, folder: str) -> tune.Tuner:
+def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Trainable]) -> tune.Tuner:
+    """Return a Tune run that does what the searcher hands out, and keeps its own files in `folder`."""
     return tune.Tuner(
-        tune.with_resources(SweepTrainable, _placement),
+        tune.with_resources(worker, lambda config: reserve(Resources(**config["resources"]))),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=_ErrorReader(searcher),
             num_samples=-1,  # until the searcher says FINISHED
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["name"]),
@@ -89,19 +76,25 @@ def _make_tuner(searcher: Searcher, folder: str) -> tune.Tuner:
             name="sweep",
             storage_path=folder,
             failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands lost trials out again
+            stop=FunctionStopper(lambda trial_id, result: searcher.cannot_write is not None),
             verbose=0,
         ),
     )
 
 
 class PlanSearcher(Searcher):
-    """Hands out bundles to Tune and takes their outcomes back; knows nothing of what a trial does."""
+    """Hands out bundles to Tune and takes their events back; knows nothing of what a trial does."""
 
-    def __init__(self, queue: BundleQueue, store: Store, progress: ProgressLines, *, retry: Retry):
+    def __init__(self, queue: BundleQueue, store: Store, watchers: Sequence[Watcher], *, retry: Retry):
         super().__init__()
-        self.queue, self.store, self.progress, self.retry = queue, store, progress, retry
+        self.queue, self.store, self.watchers, self.retry = queue, store, watchers, retry
         self.running: dict[str, Bundle] = {}  # Tune's trial id -> what it runs
+        self.started: dict[str, float] = {}  # trial id -> when its worker said that it begins, seconds
+        self.errors: dict[str, str] = {}  # Tune's trial id -> how its worker ended, in Ray's words
         self.n_crashes: Counter[str] = Counter()
+        self.cannot_write: str | None = None  # why the sweep must stop
+        self.counted = 0.0
+        self._count_slots()
 
     def set_search_properties(self, metric, mode, config, **spec) -> bool:
         """There is no search space."""
@@ -109,8 +102,9 @@ class PlanSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next bundle, None while every remaining trial waits, FINISHED at the end."""
-        if not self.queue.unfinished:
+        if not self.queue.unfinished or self.cannot_write is not None:
             return Searcher.FINISHED
+        self._count_slots()
         # Two more than can run keep the workers supplied: Tune gives a free worker to a waiting trial only.
         bundle = self.queue.take() if len(self.running) < self.queue.n_slots + 2 else None
         if bundle is None:
@@ -121,114 +115,101 @@ class PlanSearcher(Searcher):
             "name": f"{bundle.trials[0].label} +{len(bundle.trials) - 1}".replace(" ", "_"),
             "store": self.store.location,
             "resources": bundle.resources.model_dump(),
+            "timeout_s": self.retry.timeout_s,
             "trials": [trial.model_dump_json() for trial in bundle.trials],
         }
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
-        """Take in what a bundle has finished so far, and how far its present trial is."""
-        n_running = min(len(self.running), self.queue.n_slots)
-        for our_id, status, seconds in result["outcomes"]:
-            if our_id in self.queue.unfinished:
-                self.queue.finish(our_id, status, seconds=seconds)
-                self.progress.finished(our_id, status, n_running=n_running)
-        if result.get("news"):
-            self.progress.training(*result["news"], n_running=n_running)
+        """Take in what a worker has to say since it was last asked."""
+        for event, *about in result["events"]:
+            match event:
+                case "cannot_write":
+                    self.cannot_write = about[0]
+                case "started":
+                    self.started[about[0]] = time.monotonic()
+                    self._tell("started", *about)
+                case "finished":
+                    self._finish(Outcome(*about[0]))
+                case _:
+                    self._tell(event, *about)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Called once for each bundle. `error` means that its worker died.
+        """Called once for each bundle. `error` means that its worker died: what has no row becomes ready again.
 
-        Trials run in order, so the first one without a row is the one it died with: crashes are counted for that one,
-        and all that have no row become ready again.
+        Trials run in order, so the first one without a row is the one it died with: crashes are counted for that one.
         """
         bundle = self.running.pop(trial_id)
         if result is not None and not error:
             self.on_trial_result(trial_id, result)
+        if all(trial.trial_id not in self.queue.unfinished for trial in bundle.trials) or self.cannot_write is not None:
             return
-        self._take_in_rows(bundle)
+        try:
+            self._take_in_loss(bundle, self.errors.pop(trial_id, ""))
+        except WriteError as failure:
+            self.cannot_write = str(failure)
+
+    def _take_in_loss(self, bundle: Bundle, error: str) -> None:
+        found = [(trial.trial_id, self.store.read_trial(trial.trial_id)) for trial in bundle.trials]
+        rows = {trial_id: row for trial_id, row in found if row is not None and trial_id in self.queue.unfinished}
+        for trial_id, row in rows.items():
+            self._finish(Outcome(trial_id, row["status"]))
         lost = [trial for trial in bundle.trials if trial.trial_id in self.queue.unfinished]
-        if lost:
-            self.n_crashes[lost[0].trial_id] += 1
-            if self.n_crashes[lost[0].trial_id] > self.retry.crash:
-                self._fail(lost.pop(0))
-            self.queue.give_back(lost)
+        ended_itself = any(str(row["error"]).startswith(TIMED_OUT) for row in rows.values())
+        if lost and not ended_itself and self._is_given_up(lost[0], error):
+            lost.pop(0)
+        for trial in lost:
+            if self.started.pop(trial.trial_id, None) is not None:
+                self._tell("retried", trial.trial_id)
+        self.queue.give_back(lost)
 
-    def _take_in_rows(self, bundle: Bundle) -> None:
-        for trial in bundle.trials:
-            status = self.store.read_status(trial.trial_id)
-            if status is not None:
-                self.on_trial_result("", {"outcomes": [(trial.trial_id, status, None)]})
+    def _is_given_up(self, trial: PlannedTrial, error: str) -> bool:
+        """Count a crash of the trial; write its row if it has had its chances."""
+        self.n_crashes[trial.trial_id] += 1
+        n, limit_s, began = self.n_crashes[trial.trial_id], self.retry.timeout_s, self.started.get(trial.trial_id)
+        if limit_s is not None and began is not None and time.monotonic() - began > limit_s:
+            reason = f"{TIMED_OUT}: ran longer than retry.timeout_s = {limit_s:g} and held its worker, which was ended"
+        elif n <= self.retry.crash:
+            return False
+        elif "OutOfMemory" in error or "running low on memory" in error:
+            reason = f"{OUT_OF_MEMORY}: Ray ended its worker {n} times, since the node was running out of memory"
+        else:
+            reason = (
+                f"{CRASHED}: its worker was lost {n} times when this trial was next; out of memory is a usual cause"
+            )
+        self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{reason}\n{error}\n")
+        row = {**trial.columns(), "status": "failed", "error": reason, "traceback": error or None, "attempt": n}
+        self.store.write_trial(row)
+        self._finish(Outcome(trial.trial_id, "failed"))
+        return True
 
-    def _fail(self, trial: PlannedTrial) -> None:
-        """Write the row of a trial that was lost with its worker too often."""
-        n = self.retry.crash + 1
-        error = f"{CRASHED}: its worker was lost {n} times when this trial was next; out of memory is a usual cause"
-        self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{error}\n")
-        self.store.write_trial({**trial.columns(), "status": "failed", "error": error, "attempt": n})
-        self.on_trial_result("", {"outcomes": [(trial.trial_id, "failed", None)]})
+    def _finish(self, outcome: Outcome) -> None:
+        if outcome.trial_id in self.queue.unfinished:
+            self.started.pop(outcome.trial_id, None)
+            self.queue.finish(outcome.trial_id, outcome.status, seconds=outcome.seconds)
+            self._tell("finished", outcome)
+
+    def _tell(self, event: str, *about: Any) -> None:
+        for watcher in self.watchers:
+            getattr(watcher, event)(*about)
+
+    def _count_slots(self) -> None:
+        if time.monotonic() - self.counted >= COUNT_SLOTS_EVERY_S:
+            self.counted = time.monotonic()
+            methods = {trial.method for trial in self.queue.trials.values()}
+            self.queue.n_slots = count_slots(self.queue.resources, methods)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store knows what is finished."""
 
 
-class SweepTrainable(tune.Trainable):
-    """Runs one bundle; a worker that is used again gets its next bundle through `reset_config`.
+class _ErrorReader(FIFOScheduler):
+    """First come, first served; tells the searcher how a worker ended, which Tune itself does not."""
 
-    The trials run in a thread beside the one that Tune asks for results, so that a long one is heard of while it runs.
-    It is a daemon: a worker that is told to end does not wait for it.
-    """
+    def __init__(self, searcher: PlanSearcher):
+        super().__init__()
+        self.searcher = searcher
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Take a bundle and begin it. Rows that exist already were written before this bundle's worker died."""
-        store, resources = Store.open(config["store"]), Resources(**config["resources"])
-        trials = [PlannedTrial.model_validate_json(text) for text in config["trials"]]
-        self.outcomes: SimpleQueue[tuple[str, str, float]] = SimpleQueue()
-        self.news: tuple[str, str] | None = None  # the trial that runs, and its last line
-        self.failure: BaseException | None = None
-        self.thread = Thread(target=self._run, args=(trials, store, resources), daemon=True)
-        self.thread.start()
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next bundle."""
-        self.setup(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Wait for about a second; report (trial_id, status, seconds) of trials that ended, and how far the next is."""
-        self.thread.join(REPORT_EVERY_S)
-        done = not self.thread.is_alive()
-        if self.failure is not None:
-            raise self.failure
-        outcomes = [self.outcomes.get() for _ in range(self.outcomes.qsize())]
-        news, self.news = self.news, None
-        return {"outcomes": outcomes, "news": news, "done": done}
-
-    def _run(self, trials: list[PlannedTrial], store: Store, resources: Resources) -> None:
-        from orchestrator.trial import run_trial
-
-        try:
-            for trial in trials:
-                began, watch = time.perf_counter(), partial(self._hear, trial.trial_id)
-                status = store.read_status(trial.trial_id) or run_trial(trial, store, resources, watch)
-                self.outcomes.put((trial.trial_id, status, time.perf_counter() - began))
-        except BaseException as error:  # what is no trial's own: Tune hears of it from `step`
-            self.failure = error
-
-    def _hear(self, trial_id: str, text: str) -> None:
-        self.news = trial_id, text
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Tune calls it after `done` even when no checkpoints are asked for; without it every bundle fails."""
-
-
-def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    resources = config["resources"]
-    return tune.PlacementGroupFactory([{"CPU": resources["cpu"], "GPU": resources["gpu"]}])
-
-
-def _slots(node: dict[str, float], shape: Resources) -> float:
-    slots = node.get("CPU", 0) / shape.cpu
-    return min(slots, node.get("GPU", 0) / shape.gpu) if shape.gpu else slots
-
-
-def _summary(nodes: list[dict[str, float]]) -> str:
-    return "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Called just before the searcher is told that the bundle is lost."""
+        path = trial.error_file
+        self.searcher.errors[trial.trial_id] = Path(path).read_text() if path else ""

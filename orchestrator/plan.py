@@ -26,7 +26,10 @@ from quant import (
 )
 
 Status = Literal["ok", "failed"]
-CRASHED = "WorkerDied"  # how the error of a trial begins that took its worker down: such trials always run again
+# How the error of a trial begins that took its worker down.
+CRASHED = "WorkerDied"  # such trials always run again
+OUT_OF_MEMORY = "OutOfMemory"
+TIMED_OUT = "TimedOut"
 
 
 class PlannedTrial(BaseModel, frozen=True, extra="forbid"):

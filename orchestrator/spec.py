@@ -55,9 +55,10 @@ class ResourcesByMethod(_Frozen, frozen=True):
 
 
 class Retry(_Frozen, frozen=True):
-    """How often a bundle is started again after its worker or node was lost."""
+    """How often a trial is started again after its worker or node was lost, and how long it may take."""
 
     crash: int = Field(default=1, ge=0)
+    timeout_s: float | None = Field(default=None, gt=0)
 
 
 class SweepHead(_Frozen, frozen=True):

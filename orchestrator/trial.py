@@ -21,9 +21,10 @@ from orchestrator.analysis import write_layers, write_sensitivity
 from orchestrator.evaluation import list_evaluated, score, write_samples
 from orchestrator.manifest import find_code_version
 from orchestrator.memory import Memory
-from orchestrator.plan import PlannedTrial, Status
+from orchestrator.plan import PlannedTrial
 from orchestrator.spec import Resources
-from results import Store, make_predictions
+from orchestrator.work import Outcome
+from results import Store, WriteError, make_predictions
 
 EVALUATION_BATCH_SIZE = 256
 LOGITS: Memory[np.ndarray] = Memory(4)  # of reference models, by what `_reference_key` says
@@ -97,8 +98,8 @@ class Bench(NamedTuple):
 
 def run_trial(
     trial: PlannedTrial, store: Store, resources: Resources, watch: Callable[[str], None] = lambda text: None
-) -> Status:
-    """Run one trial and write everything it leaves behind; the row comes last. Returns the row's status.
+) -> Outcome:
+    """Run one trial and write everything it leaves behind; the row comes last.
 
     `watch` is called with a line at the end of every epoch, while the trial runs.
     """
@@ -107,6 +108,8 @@ def run_trial(
     try:
         torch.set_num_threads(resources.n_threads)
         row |= {"status": "ok", **_measure(trial, store, journal, find_device(resources))}
+    except WriteError:  # no place for results is not the trial's failure: the sweep stops
+        raise
     except Exception as error:
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         journal.say(row["traceback"])
@@ -114,7 +117,7 @@ def run_trial(
     journal.say(f"{row['status']} after {row['total_s']:.2f} s")
     store.write_log(trial.trial_id, "\n".join([f"{trial.label}  {trial.trial_id}", *journal.lines, ""]))
     store.write_trial(row)
-    return row["status"]
+    return Outcome(trial.trial_id, row["status"], row["total_s"])
 
 
 def find_device(resources: Resources) -> str:

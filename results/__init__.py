@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from results.predictions import make_predictions
     from results.report import write_report
     from results.schema import BLOCKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
-    from results.store import Store, StoreError
+    from results.store import Store, StoreError, WriteError
     from results.tables import build_tables, count_trials, list_trials
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "TABLES",
     "Store",
     "StoreError",
+    "WriteError",
     "build_tables",
     "count_trials",
     "describe_mixed_pairs",
@@ -35,6 +36,7 @@ _HOMES = {
     "TABLES": "schema",
     "Store": "store",
     "StoreError": "store",
+    "WriteError": "store",
     "build_tables": "tables",
     "count_trials": "tables",
     "list_trials": "tables",

@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,10 @@ from results.schema import LAYER_PREDICTIONS, LAYERS, PREDICTIONS, SAMPLES, SCHE
 
 class StoreError(ValueError):
     """A store is missing, damaged, or not of this program's version; the message says what to do."""
+
+
+class WriteError(OSError):
+    """A file of a store cannot be written: the disk is full, or not ours to write."""
 
 
 class Store:
@@ -177,10 +181,15 @@ class Store:
             raise StoreError(f"{self.location} cannot be read ({error}): choose another --store.") from error
         return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
 
-    def read_status(self, trial_id: str) -> str | None:
+    def read_status(self, trial_id: str) -> Literal["ok", "failed"] | None:
         """Return ok or failed, or None for a trial that is not finished."""
         path = f"trials/{trial_id}.parquet"
         return self._read_parquet(path, ["status"])["status"][0].as_py() if self._exists(path) else None
+
+    def read_trial(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the row of a trial, or None for one that is not finished."""
+        path = f"trials/{trial_id}.parquet"
+        return self._read_parquet(path).to_pylist()[0] if self._exists(path) else None
 
     def read_trials(self) -> pa.Table:
         """Return the rows of all finished trials, in the order of their ids."""
@@ -226,12 +235,15 @@ class Store:
 
     def _write(self, path: str, data: bytes) -> None:
         full = self._full(path)
-        self._fs.create_dir(full.rpartition("/")[0], recursive=True)
-        if isinstance(self._fs, fs.LocalFileSystem):
-            _write_aside_and_rename(Path(full), data)
-        else:
-            with self._fs.open_output_stream(full) as stream:
-                stream.write(data)
+        try:
+            self._fs.create_dir(full.rpartition("/")[0], recursive=True)
+            if isinstance(self._fs, fs.LocalFileSystem):
+                _write_aside_and_rename(Path(full), data)
+            else:
+                with self._fs.open_output_stream(full) as stream:
+                    stream.write(data)
+        except OSError as error:
+            raise WriteError(f"{self.location}/{path} cannot be written ({error})") from error
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

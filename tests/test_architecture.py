@@ -11,13 +11,14 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("orchestrator", "quant", "datasets", "results")
 MAY_ENTER = {"orchestrator": {"datasets", "quant", "results"}, "quant": set(), "datasets": set(), "results": set()}
 DOORS_OF_PACKAGES = {
-    "ray": {"orchestrator/executor_ray.py"},
+    "ray": {f"orchestrator/executor_{name}.py" for name in ("ray", "worker", "cluster", "metrics")},
     "plotly": {"results/figures.py", "results/report.py"},
     "onnxruntime": {"quant/runtime_ort.py"},
     "tensorrt": {"quant/runtime_tensorrt.py"},
 }
 LIGHT_FILES = (
     *("orchestrator/spec.py", "orchestrator/plan.py", "orchestrator/schedule.py", "orchestrator/cli.py"),
+    *("orchestrator/request.py", "orchestrator/work.py"),
     *("quant/spec.py", "quant/model_spec.py", "quant/training_spec.py", "datasets/spec.py"),
 )
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))

@@ -19,16 +19,18 @@ from orchestrator.plan import PlannedTrial
 from orchestrator.progress import EVERY_S, ProgressLines
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import ResourcesByMethod, Retry
+from orchestrator.work import Outcome
 from results import Store
 
 
 @pytest.fixture
-def searcher(tmp_path: Path) -> PlanSearcher:
-    """One with the sixteen children of a finished stage to hand out."""
+def searcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanSearcher:
+    """One on a single slot, with the sixteen children of a finished stage to hand out."""
+    monkeypatch.setattr("orchestrator.executor_ray.count_slots", lambda resources, methods: 1)
     plan = plan_of("seeds=[0]")
     queue = BundleQueue(plan[1:], done=[plan[0].trial_id], resources=ResourcesByMethod())
     progress = ProgressLines(queue, n_finished_before=1, quiet=True)
-    return PlanSearcher(queue, Store.open(str(tmp_path)), progress, retry=Retry(crash=1))
+    return PlanSearcher(queue, Store.open(str(tmp_path)), [progress], retry=Retry(crash=1))
 
 
 def trials_of(config: dict) -> list[PlannedTrial]:
@@ -36,8 +38,8 @@ def trials_of(config: dict) -> list[PlannedTrial]:
 
 
 def finish(searcher: PlanSearcher, tune_id: str, config: dict) -> None:
-    outcomes = [(trial.trial_id, "ok", 1.0) for trial in trials_of(config)]
-    searcher.on_trial_complete(tune_id, {"outcomes": outcomes})
+    events = [("finished", Outcome(trial.trial_id, "ok", 1.0)) for trial in trials_of(config)]
+    searcher.on_trial_complete(tune_id, {"events": events})
 
 
 def test_everything_is_handed_out_once_and_then_it_says_finished(searcher: PlanSearcher) -> None:
@@ -146,14 +148,15 @@ def test_inline_a_long_training_is_heard_of_epoch_by_epoch(tmp_path: Path, monke
 
 
 def test_progress_lines_keep_their_distance(searcher: PlanSearcher, capsys: pytest.CaptureFixture[str]) -> None:
-    progress, trial_id = searcher.progress, next(iter(searcher.queue.trials))
+    (progress,), trial_id = searcher.watchers, next(iter(searcher.queue.trials))
+    assert isinstance(progress, ProgressLines)
     progress.quiet = False
     for number in range(3):
-        progress.training(trial_id, f"epoch {number}", n_running=1)  # a moment after the start
+        progress.training(trial_id, f"epoch {number}")  # a moment after the start
     assert capsys.readouterr().out == ""
     progress.printed -= EVERY_S
     for number in range(3):
-        progress.training(trial_id, f"epoch {number}", n_running=1)
+        progress.training(trial_id, f"epoch {number}")
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert f"{searcher.queue.trials[trial_id].label}, epoch 0" in out
@@ -161,8 +164,11 @@ def test_progress_lines_keep_their_distance(searcher: PlanSearcher, capsys: pyte
 
 def test_a_searcher_passes_on_how_far_a_worker_is(searcher: PlanSearcher, capsys: pytest.CaptureFixture[str]) -> None:
     first, *_ = trials_of(searcher.suggest("a"))
-    searcher.progress.quiet, searcher.progress.printed = False, searcher.progress.printed - EVERY_S
-    searcher.on_trial_result("a", {"outcomes": [], "news": (first.trial_id, "epoch 3/15")})
+    (progress,) = searcher.watchers
+    assert isinstance(progress, ProgressLines)
+    progress.quiet, progress.printed = False, progress.printed - EVERY_S
+    events = [("started", first.trial_id), ("training", first.trial_id, "epoch 3/15")]
+    searcher.on_trial_result("a", {"events": events})
     assert "1 running, 0 failed, about" in (out := capsys.readouterr().out)
     assert out.endswith(f"{first.label}, epoch 3/15\n")
     assert first.trial_id in searcher.queue.unfinished

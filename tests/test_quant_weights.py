@@ -243,7 +243,7 @@ def test_a_trial_with_own_weights_is_only_evaluated(path, tmp_path):
     sweep = parse_sweep(raw)
     store = Store.open(str(tmp_path / "store"))
     plan = make_plan(sweep, {e.dataset: load_dataset(e.dataset).dataset_id for e in sweep.experiments})
-    assert [run_trial(trial, store, Resources()) for trial in plan] == ["ok", "ok"]
+    assert [run_trial(trial, store, Resources()).status for trial in plan] == ["ok", "ok"]
     fp32, ptq = store.read_trials().sort_by("method").to_pylist()
     assert (fp32["method"], fp32["train_s"], fp32["selected_epoch"]) == ("fp32", 0, None)
     assert fp32["accuracy"] > 0.9

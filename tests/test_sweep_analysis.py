@@ -40,7 +40,7 @@ def run_all(store: Store, *analysis: str) -> Store:
     plan = plan_of(*analysis)
     store.write_manifest(make_manifest(parse_sweep(SWEEP), plan))
     for trial in plan:
-        assert run_trial(trial, store, Resources()) == "ok", Path(store.log_path(trial.trial_id)).read_text()
+        assert run_trial(trial, store, Resources()).status == "ok", Path(store.log_path(trial.trial_id)).read_text()
     build_tables(store)
     return store
 

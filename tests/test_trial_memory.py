@@ -65,7 +65,7 @@ def run_all(trials: Iterable[PlannedTrial], store: Store, *, forget: bool) -> No
         if forget:
             CALIBRATIONS.clear()
             LOGITS.clear()
-        assert run_trial(trial, store, Resources()) == "ok", Path(store.log_path(trial.trial_id)).read_text()
+        assert run_trial(trial, store, Resources()).status == "ok", Path(store.log_path(trial.trial_id)).read_text()
 
 
 def read_stage(store: Store, trial: PlannedTrial) -> dict[str, torch.Tensor]:

@@ -1,0 +1,106 @@
+"""A worker on Ray: it runs the trials of a bundle in order, and reports what happens while they run."""
+
+import faulthandler
+import os
+import sys
+import time
+import traceback
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from ray import tune
+
+from orchestrator.plan import TIMED_OUT, PlannedTrial
+from orchestrator.spec import Resources
+from orchestrator.work import Outcome, RunTrial
+from results import Store, WriteError
+
+REPORT_EVERY_S = 1.0
+GRACE_S = 10.0  # after its time a trial that holds the interpreter ends with its process
+
+
+class SweepWorker(tune.Trainable):
+    """Runs one bundle; a worker that is used again gets its next bundle through `reset_config`.
+
+    The trials run in a thread beside the one that Tune asks for results, so that a long one is heard of while it runs.
+    It is a daemon: a worker that is told to end does not wait for it.
+    """
+
+    run_trial: RunTrial
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take a bundle and begin it."""
+        self.store, self.resources = Store.open(config["store"]), Resources(**config["resources"])
+        self.timeout_s: float | None = config["timeout_s"]
+        trials = [PlannedTrial.model_validate_json(text) for text in config["trials"]]
+        self.events: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+        self.present: tuple[PlannedTrial, float] | None = None  # what runs, and since when
+        self.failure: BaseException | None = None
+        self.thread = Thread(target=self._run, args=(trials,), daemon=True)
+        self.thread.start()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next bundle."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for about a second; report the events since the last report."""
+        self.thread.join(REPORT_EVERY_S)
+        done = not self.thread.is_alive()
+        if self.failure is not None:
+            raise self.failure
+        self._end_if_too_long()
+        return {"events": [self.events.get() for _ in range(self.events.qsize())], "done": done}
+
+    def _run(self, trials: list[PlannedTrial]) -> None:
+        try:
+            for trial in trials:
+                self._run_one(trial)
+        except WriteError as error:  # not the trial's own: its results have no place
+            self.events.put(("cannot_write", str(error)))
+        except BaseException as error:  # Tune hears of it from `step`
+            self.failure = error
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _run_one(self, trial: PlannedTrial) -> None:
+        """Run a trial, unless it has a row: then it was written before this bundle's last worker died."""
+        status = self.store.read_status(trial.trial_id)
+        if status is not None:
+            self.events.put(("finished", Outcome(trial.trial_id, status)))
+            return
+        self.events.put(("started", trial.trial_id))
+        self.present = trial, time.monotonic()
+        if self.timeout_s is not None:
+            faulthandler.dump_traceback_later(self.timeout_s + GRACE_S, exit=True)
+        outcome = type(self).run_trial(trial, self.store, self.resources, partial(self._hear, trial.trial_id))
+        self.present = None
+        self.events.put(("finished", outcome))
+
+    def _end_if_too_long(self) -> None:
+        """Write a failed row for a trial whose time is up, and end this process: a thread cannot be ended."""
+        present = self.present
+        if present is None or self.timeout_s is None or time.monotonic() - present[1] <= self.timeout_s:
+            return
+        trial, began = present
+        frame = sys._current_frames().get(self.thread.ident or 0)
+        place = "".join(traceback.format_stack(frame)) if frame else ""
+        error = f"{TIMED_OUT}: ran longer than retry.timeout_s = {self.timeout_s:g}"
+        self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{error}; it was here:\n{place}")
+        row = {**trial.columns(), "status": "failed", "error": error, "traceback": place}
+        self.store.write_trial({**row, "total_s": time.monotonic() - began})
+        os._exit(1)
+
+    def _hear(self, trial_id: str, text: str) -> None:
+        self.events.put(("training", trial_id, text))
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Tune calls it after `done` even when no checkpoints are asked for; without it every bundle fails."""
+
+
+def make_worker(run: RunTrial) -> type[SweepWorker]:
+    """Return a worker that runs trials so."""
+    return type("SweepWorker", (SweepWorker,), {"run_trial": staticmethod(run)})

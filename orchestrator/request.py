@@ -1,0 +1,94 @@
+"""From the words of a command to what it asks for: a validated sweep, its plan, its store and how far that is.
+
+No torch and no ray: `plan` and a finished `sweep` need neither.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import DataError, load_dataset
+from orchestrator.combinations import find_misfits
+from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
+from orchestrator.problems import Problem, RequestError
+from orchestrator.schedule import BundleQueue
+from orchestrator.spec import SweepSpec, load_sweep
+from results import Store, describe_mixed_pairs
+
+
+class Request(NamedTuple):
+    """A validated sweep, its plan, its store, and how far it is."""
+
+    sweep: SweepSpec
+    plan: tuple[PlannedTrial, ...]
+    store: Store
+    state: PlanState
+    stored: dict[str, dict[str, Any]]
+
+
+def read_request(words: list[str] | None, location: str | None, *, retry_failed: bool) -> Request:
+    """Return what a command's words and `--store` ask for; `retry_failed` plans failed trials once more.
+
+    Raises:
+        RequestError: with every problem that was found.
+        StoreError: the store cannot be read.
+    """
+    words = list(words or [])
+    names_a_sweep = words and ("=" not in words[0] or Path(words[0]).is_file())
+    name = words.pop(0) if names_a_sweep else "quickstart"
+    strangers = [word for word in words if "=" not in word]
+    if strangers:
+        raise RequestError([Problem(word, "is no override: write it as key=value.") for word in strangers])
+    spec = load_sweep(name, words)
+    try:
+        plan = make_plan(spec, _find_dataset_ids(spec))
+    except ValueError as error:  # a file of weights
+        raise error if isinstance(error, RequestError) else RequestError([Problem("", str(error))], name) from error
+    store = Store.open(location or str(Path("results", "runs", spec.head.name)))
+    stored = {row["trial_id"]: row for row in store.read_trials().to_pylist()}
+    failed = {trial_id: row for trial_id, row in stored.items() if row["status"] == "failed"}
+    again = {t for t, row in failed.items() if retry_failed or str(row["error"]).startswith(CRASHED)}
+    statuses = {trial_id: row["status"] for trial_id, row in stored.items()}
+    return Request(spec, plan, store, find_state(plan, statuses, run_again=frozenset(again)), stored)
+
+
+def make_queue(request: Request) -> BundleQueue:
+    """Return the trials that are left to run, with estimates from the durations of finished ones."""
+    to_run = set(request.state.to_run)
+    queue = BundleQueue(
+        [trial for trial in request.plan if trial.trial_id in to_run],
+        done=request.state.ok,
+        resources=request.sweep.head.resources,
+    )
+    for row in request.stored.values():
+        if row["status"] == "ok":
+            queue.learn(row["method"], row["total_s"])
+    return queue
+
+
+def warn_of_devices(request: Request) -> list[str]:
+    """Say which pairs would be of two kinds of device: where a trial ran already, or where it is going to run."""
+    resources = request.sweep.head.resources
+
+    def find_device(trial: PlannedTrial) -> str:
+        stored = request.stored.get(trial.trial_id, {})
+        return stored.get("device") or getattr(resources, trial.method).device
+
+    return describe_mixed_pairs({**trial.columns(), "device": find_device(trial)} for trial in request.plan)
+
+
+def _find_dataset_ids(spec: SweepSpec) -> dict[Any, str]:
+    """Load every data set and return the id of its content. Raises RequestError where the sweep does not fit them."""
+    ids, problems = {}, []
+    for dataset_spec in dict.fromkeys(experiment.dataset for experiment in spec.experiments):
+        try:
+            dataset = load_dataset(dataset_spec)
+        except DataError as error:
+            problems.append(Problem("", str(error)))
+            continue
+        ids[dataset_spec] = dataset.dataset_id
+        for experiment in spec.experiments:
+            if experiment.dataset == dataset_spec:
+                problems += find_misfits(experiment.model, experiment.quant, dataset)
+    if problems:
+        raise RequestError(problems, "the data")
+    return ids
