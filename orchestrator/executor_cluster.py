@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 
 import ray
 from ray import tune
@@ -17,6 +18,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C raises KeyboardInterrupt here, as everywhere
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # the store resumes a sweep, not Tune
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # the searcher keeps them few; Tune alone starts workers one after another
     "TUNE_RESULT_BUFFER_LENGTH": "1",
 }
 OBJECT_STORE_BYTES = 150_000_000
@@ -25,11 +27,13 @@ OBJECT_STORE_BYTES = 150_000_000
 def connect(address: str | None) -> str | None:
     """Start a Ray that lives as long as this process, or join the one at `address`; return its dashboard's URL."""
     os.environ.update(ENVIRONMENT)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what is lost with a worker is told in our own words
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         context = ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
     else:
         context = ray.init(address=address, **quiet)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own in place, which ends us at once
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 

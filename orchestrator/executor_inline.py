@@ -1,22 +1,62 @@
 """Runs a plan in this process, one trial after another: for debugging, tests and machines without Ray."""
 
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
+from orchestrator.plan import TIMED_OUT, PlannedTrial
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import Retry
-from orchestrator.work import RunTrial, run_trial
+from orchestrator.work import Outcome, RunTrial, TimedOut, run_trial
 from results import Store
 
 
 def run_inline(
     queue: BundleQueue, store: Store, progress: ProgressLines, *, retry: Retry, run: RunTrial = run_trial
 ) -> None:
-    """Run every trial of the queue that can run. `retry` is for workers that die, and here is none."""
+    """Run every trial of the queue that can run. Of `retry` only the time-out has a meaning here: no worker can die.
+
+    Raises:
+        WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
+    """
     progress.say("in this process, one trial at a time")
     while bundle := queue.take():
         for trial in bundle.trials:
             progress.started(trial.trial_id)
-            outcome = run(trial, store, bundle.resources, partial(progress.training, trial.trial_id))
+            watch = partial(progress.training, trial.trial_id)
+            try:
+                with _time_limit(retry.timeout_s):
+                    outcome = run(trial, store, bundle.resources, watch)
+            except TimedOut as error:
+                outcome = _fail(trial, store, error)
             queue.finish(outcome.trial_id, outcome.status, seconds=outcome.seconds)
             progress.finished(outcome)
+
+
+def _fail(trial: PlannedTrial, store: Store, error: TimedOut) -> Outcome:
+    """Write the row of a trial whose time is up, unless it had just written its own."""
+    status = store.read_status(trial.trial_id)
+    if status is None:
+        row = {"status": "failed", "error": f"{TIMED_OUT}: {error}", "traceback": traceback.format_exc()}
+        store.write_trial({**trial.columns(), **row})
+    return Outcome(trial.trial_id, status or "failed")
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TimedOut inside when the time is up: between two steps of Python, so a call of C code ends first."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise TimedOut(f"ran longer than retry.timeout_s = {seconds:g}")
+
+    before = signal.signal(signal.SIGALRM, stop) if seconds else None
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if seconds:
+            signal.signal(signal.SIGALRM, before)

@@ -6,6 +6,7 @@ instead of 675 MB, and half the time a trial; 2 cores, ray 2.60, n = 1000), and 
 the searcher hands out again, which counts crashes for the trial they hit and not for its bundle.
 """
 
+import re
 import tempfile
 import time
 from collections import Counter
@@ -15,20 +16,23 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import FunctionStopper
 
 from orchestrator.executor_cluster import connect, count_slots, reserve
-from orchestrator.executor_worker import make_worker
+from orchestrator.executor_worker import make_worker, pack
 from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
 from orchestrator.progress import ProgressLines
 from orchestrator.schedule import Bundle, BundleQueue
 from orchestrator.spec import Resources, Retry
-from orchestrator.work import Outcome, RunTrial, Watcher, run_trial
+from orchestrator.work import Outcome, RunTrial, SweepStopped, Watcher, run_trial
 from results import Store, WriteError
 
 COUNT_SLOTS_EVERY_S = 2.0  # nodes come and go
+NOT_STARTED = "raised in its creation task"  # in Ray's words, of a worker that could not be set up
+MAX_STILLBORN = 3
 
 
 def run_ray(
@@ -45,19 +49,28 @@ def run_ray(
     Raises:
         RequestError: a method asks for more than any node has, which Ray would wait for in silence.
         WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
+        SweepStopped: no worker can start.
     """
-    dashboard = connect(address)
-    try:
-        searcher = PlanSearcher(queue, store, [progress], retry=retry)
-        progress.say(
-            f"on Ray, {queue.n_slots} trials at a time" + (f"   Ray dashboard: {dashboard}" if dashboard else "")
-        )
-        with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
-            make_tuner(searcher, folder, worker=make_worker(run)).fit()
-        if searcher.cannot_write is not None:
-            raise WriteError(searcher.cannot_write)
-    finally:
-        ray.shutdown()
+    searcher = PlanSearcher(queue, store, [progress], retry=retry)
+    n_failures, n_left = 0, len(queue.unfinished)
+    while queue.unfinished:
+        dashboard = connect(address)
+        try:
+            searcher.count_slots()
+            where = f"   Ray dashboard: {dashboard}" if dashboard else ""
+            progress.say(f"on Ray, {queue.n_slots} trials at a time{where}")
+            with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
+                make_tuner(searcher, folder, worker=make_worker(run)).fit()
+        except (RuntimeError, TuneError) as error:  # it ends so when Ray stops a worker that is just starting
+            n_failures = n_failures + 1 if len(queue.unfinished) == n_left else 1
+            n_left = len(queue.unfinished)
+            if n_failures > retry.crash + 1:
+                raise SweepStopped(f"Ray Tune failed {n_failures} times, and nothing was finished: {error}") from error
+            searcher.take_back(str(error))
+        finally:
+            ray.shutdown()
+        if searcher.stop_reason is not None:
+            raise searcher.stop_reason
 
 
 def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Trainable]) -> tune.Tuner:
@@ -66,7 +79,7 @@ def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Train
         tune.with_resources(worker, lambda config: reserve(Resources(**config["resources"]))),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_ErrorReader(searcher),
+            scheduler=BundleScheduler(searcher),
             num_samples=-1,  # until the searcher says FINISHED
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["name"]),
@@ -76,7 +89,7 @@ def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Train
             name="sweep",
             storage_path=folder,
             failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands lost trials out again
-            stop=FunctionStopper(lambda trial_id, result: searcher.cannot_write is not None),
+            stop=FunctionStopper(lambda trial_id, result: searcher.stop_reason is not None),
             verbose=0,
         ),
     )
@@ -89,12 +102,13 @@ class PlanSearcher(Searcher):
         super().__init__()
         self.queue, self.store, self.watchers, self.retry = queue, store, watchers, retry
         self.running: dict[str, Bundle] = {}  # Tune's trial id -> what it runs
-        self.started: dict[str, float] = {}  # trial id -> when its worker said that it begins, seconds
+        self.heard: dict[str, float] = {}  # Tune's trial id -> when its worker last said something, seconds
         self.errors: dict[str, str] = {}  # Tune's trial id -> how its worker ended, in Ray's words
+        self.started: set[str] = set()  # our trial ids
         self.n_crashes: Counter[str] = Counter()
-        self.cannot_write: str | None = None  # why the sweep must stop
+        self.n_stillborn = 0  # workers in a row that could not start
+        self.stop_reason: Exception | None = None
         self.counted = 0.0
-        self._count_slots()
 
     def set_search_properties(self, metric, mode, config, **spec) -> bool:
         """There is no search space."""
@@ -102,9 +116,10 @@ class PlanSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next bundle, None while every remaining trial waits, FINISHED at the end."""
-        if not self.queue.unfinished or self.cannot_write is not None:
+        if not self.queue.unfinished or self.stop_reason is not None:
             return Searcher.FINISHED
-        self._count_slots()
+        if time.monotonic() - self.counted >= COUNT_SLOTS_EVERY_S:
+            self.count_slots()
         # Two more than can run keep the workers supplied: Tune gives a free worker to a waiting trial only.
         bundle = self.queue.take() if len(self.running) < self.queue.n_slots + 2 else None
         if bundle is None:
@@ -116,17 +131,18 @@ class PlanSearcher(Searcher):
             "store": self.store.location,
             "resources": bundle.resources.model_dump(),
             "timeout_s": self.retry.timeout_s,
-            "trials": [trial.model_dump_json() for trial in bundle.trials],
+            "trials": pack(bundle.trials),
         }
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Take in what a worker has to say since it was last asked."""
+        self.n_stillborn, self.heard[trial_id] = 0, time.monotonic()
         for event, *about in result["events"]:
             match event:
                 case "cannot_write":
-                    self.cannot_write = about[0]
+                    self.stop_reason = WriteError(about[0])
                 case "started":
-                    self.started[about[0]] = time.monotonic()
+                    self.started.add(about[0])
                     self._tell("started", *about)
                 case "finished":
                     self._finish(Outcome(*about[0]))
@@ -141,41 +157,58 @@ class PlanSearcher(Searcher):
         bundle = self.running.pop(trial_id)
         if result is not None and not error:
             self.on_trial_result(trial_id, result)
-        if all(trial.trial_id not in self.queue.unfinished for trial in bundle.trials) or self.cannot_write is not None:
+        silent_s = time.monotonic() - self.heard.pop(trial_id, time.monotonic())
+        error_text = re.sub(r"\x1b\[[0-9;]*m", "", self.errors.pop(trial_id, ""))
+        if self.stop_reason is not None or all(t.trial_id not in self.queue.unfinished for t in bundle.trials):
+            return
+        if NOT_STARTED in error_text:
+            self._take_in_stillborn(bundle, error_text)
             return
         try:
-            self._take_in_loss(bundle, self.errors.pop(trial_id, ""))
+            self._take_in_loss(bundle, error_text, silent_s=silent_s)
         except WriteError as failure:
-            self.cannot_write = str(failure)
+            self.stop_reason = failure
 
-    def _take_in_loss(self, bundle: Bundle, error: str) -> None:
+    def take_back(self, error: str) -> None:
+        """Take in the loss of everything that was handed out: Tune itself has ended."""
+        for trial_id in list(self.running):
+            self.errors[trial_id] = error
+            self.on_trial_complete(trial_id, error=True)
+
+    def _take_in_stillborn(self, bundle: Bundle, error: str) -> None:
+        self.n_stillborn += 1
+        if self.n_stillborn > MAX_STILLBORN:
+            self.stop_reason = SweepStopped(f"Workers cannot start: {error.strip()}")
+        self.queue.give_back(bundle.trials)
+
+    def _take_in_loss(self, bundle: Bundle, error: str, *, silent_s: float) -> None:
         found = [(trial.trial_id, self.store.read_trial(trial.trial_id)) for trial in bundle.trials]
         rows = {trial_id: row for trial_id, row in found if row is not None and trial_id in self.queue.unfinished}
         for trial_id, row in rows.items():
             self._finish(Outcome(trial_id, row["status"]))
         lost = [trial for trial in bundle.trials if trial.trial_id in self.queue.unfinished]
         ended_itself = any(str(row["error"]).startswith(TIMED_OUT) for row in rows.values())
-        if lost and not ended_itself and self._is_given_up(lost[0], error):
+        if lost and not ended_itself and self._is_given_up(lost[0], error, silent_s=silent_s):
             lost.pop(0)
         for trial in lost:
-            if self.started.pop(trial.trial_id, None) is not None:
+            if trial.trial_id in self.started:
+                self.started.discard(trial.trial_id)
                 self._tell("retried", trial.trial_id)
         self.queue.give_back(lost)
 
-    def _is_given_up(self, trial: PlannedTrial, error: str) -> bool:
+    def _is_given_up(self, trial: PlannedTrial, error: str, *, silent_s: float) -> bool:
         """Count a crash of the trial; write its row if it has had its chances."""
         self.n_crashes[trial.trial_id] += 1
-        n, limit_s, began = self.n_crashes[trial.trial_id], self.retry.timeout_s, self.started.get(trial.trial_id)
-        if limit_s is not None and began is not None and time.monotonic() - began > limit_s:
+        n, limit_s = self.n_crashes[trial.trial_id], self.retry.timeout_s
+        if limit_s is not None and silent_s > limit_s:
             reason = f"{TIMED_OUT}: ran longer than retry.timeout_s = {limit_s:g} and held its worker, which was ended"
         elif n <= self.retry.crash:
             return False
-        elif "OutOfMemory" in error or "running low on memory" in error:
-            reason = f"{OUT_OF_MEMORY}: Ray ended its worker {n} times, since the node was running out of memory"
+        elif "running low on memory" in error:
+            reason = f"{OUT_OF_MEMORY}: Ray ended its worker {n} times, since the node was running low on memory"
         else:
-            reason = (
-                f"{CRASHED}: its worker was lost {n} times when this trial was next; out of memory is a usual cause"
-            )
+            cause = "out of memory is a usual cause"
+            reason = f"{CRASHED}: its worker was lost {n} times when this trial was next; {cause}"
         self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{reason}\n{error}\n")
         row = {**trial.columns(), "status": "failed", "error": reason, "traceback": error or None, "attempt": n}
         self.store.write_trial(row)
@@ -184,7 +217,7 @@ class PlanSearcher(Searcher):
 
     def _finish(self, outcome: Outcome) -> None:
         if outcome.trial_id in self.queue.unfinished:
-            self.started.pop(outcome.trial_id, None)
+            self.started.discard(outcome.trial_id)
             self.queue.finish(outcome.trial_id, outcome.status, seconds=outcome.seconds)
             self._tell("finished", outcome)
 
@@ -192,24 +225,36 @@ class PlanSearcher(Searcher):
         for watcher in self.watchers:
             getattr(watcher, event)(*about)
 
-    def _count_slots(self) -> None:
-        if time.monotonic() - self.counted >= COUNT_SLOTS_EVERY_S:
-            self.counted = time.monotonic()
-            methods = {trial.method for trial in self.queue.trials.values()}
-            self.queue.n_slots = count_slots(self.queue.resources, methods)
+    def count_slots(self) -> None:
+        """Ask Ray how many trials run at once."""
+        self.counted = time.monotonic()
+        methods = {trial.method for trial in self.queue.trials.values()}
+        self.queue.n_slots = count_slots(self.queue.resources, methods)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store knows what is finished."""
 
 
-class _ErrorReader(FIFOScheduler):
-    """First come, first served; tells the searcher how a worker ended, which Tune itself does not."""
+class BundleScheduler(FIFOScheduler):
+    """First come, first served, but for a free worker: it leaves those alone for which a worker is starting."""
 
     def __init__(self, searcher: PlanSearcher):
         super().__init__()
         self.searcher = searcher
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the bundle that a free worker gets.
+
+        Given the oldest one, as by Tune's own schedulers, it takes the work of a worker that is still starting, which
+        Tune then stops: of short bundles one worker did them all.
+        """
+        live = {trial.trial_id: trial for trial in tune_controller.get_live_trials()}
+        handed_out = [live[tune_id] for tune_id in self.searcher.running if tune_id in live]
+        pending = [trial for trial in handed_out if trial.status == "PENDING"]
+        n_starting = max(0, self.searcher.queue.n_slots - (len(handed_out) - len(pending)) - 1)
+        return pending[n_starting] if n_starting < len(pending) else None
+
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Called just before the searcher is told that the bundle is lost."""
+        """Tell the searcher how a worker ended, which Tune itself does not; it hears of the loss right after."""
         path = trial.error_file
         self.searcher.errors[trial.trial_id] = Path(path).read_text() if path else ""

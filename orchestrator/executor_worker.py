@@ -5,6 +5,8 @@ import os
 import sys
 import time
 import traceback
+import zlib
+from collections.abc import Iterable
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -31,15 +33,15 @@ class SweepWorker(tune.Trainable):
     run_trial: RunTrial
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take a bundle and begin it."""
+        """Take a bundle."""
         self.store, self.resources = Store.open(config["store"]), Resources(**config["resources"])
         self.timeout_s: float | None = config["timeout_s"]
-        trials = [PlannedTrial.model_validate_json(text) for text in config["trials"]]
+        trials = unpack(config["trials"])
         self.events: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
         self.present: tuple[PlannedTrial, float] | None = None  # what runs, and since when
         self.failure: BaseException | None = None
+        self.is_known = False  # whether the driver knows that this bundle has a worker
         self.thread = Thread(target=self._run, args=(trials,), daemon=True)
-        self.thread.start()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next bundle."""
@@ -47,7 +49,12 @@ class SweepWorker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for about a second; report the events since the last report."""
+        """Begin, and say so; later wait for about a second and report the events since the last report."""
+        if not self.is_known:
+            self.is_known = True
+            return {"events": [], "done": False}  # from now on silence says that a trial holds the interpreter
+        if self.thread.ident is None:
+            self.thread.start()
         self.thread.join(REPORT_EVERY_S)
         done = not self.thread.is_alive()
         if self.failure is not None:
@@ -99,6 +106,16 @@ class SweepWorker(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune calls it after `done` even when no checkpoints are asked for; without it every bundle fails."""
+
+
+def pack(trials: Iterable[PlannedTrial]) -> bytes:
+    """Return trials as Tune's configuration carries them: small, since it keeps all of them and sends them around."""
+    return zlib.compress("\n".join(trial.model_dump_json() for trial in trials).encode())
+
+
+def unpack(data: bytes) -> list[PlannedTrial]:
+    """Return what `pack` was given."""
+    return [PlannedTrial.model_validate_json(text) for text in zlib.decompress(data).decode().split("\n")]
 
 
 def make_worker(run: RunTrial) -> type[SweepWorker]:

@@ -8,6 +8,7 @@ import typer
 
 from datasets import DataError
 from orchestrator.problems import RequestError
+from orchestrator.work import SweepStopped
 from results import StoreError
 
 
@@ -20,7 +21,7 @@ def exit_codes() -> Iterator[None]:
     except (RequestError, StoreError, DataError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    except OSError as error:
+    except (OSError, SweepStopped) as error:
         typer.echo(f"Stopped: {error}. Finished trials are kept: the same command goes on from here.", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ from orchestrator.analysis import write_layers, write_sensitivity
 from orchestrator.evaluation import list_evaluated, score, write_samples
 from orchestrator.manifest import find_code_version
 from orchestrator.memory import Memory
-from orchestrator.plan import PlannedTrial
+from orchestrator.plan import OUT_OF_MEMORY, PlannedTrial
 from orchestrator.spec import Resources
 from orchestrator.work import Outcome
 from results import Store, WriteError, make_predictions
@@ -111,13 +111,19 @@ def run_trial(
     except WriteError:  # no place for results is not the trial's failure: the sweep stops
         raise
     except Exception as error:
-        row |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        row |= {"status": "failed", "error": _name(error), "traceback": traceback.format_exc()}
         journal.say(row["traceback"])
     row |= {**journal.seconds, "total_s": time.perf_counter() - journal.started}
     journal.say(f"{row['status']} after {row['total_s']:.2f} s")
     store.write_log(trial.trial_id, "\n".join([f"{trial.label}  {trial.trial_id}", *journal.lines, ""]))
     store.write_trial(row)
     return Outcome(trial.trial_id, row["status"], row["total_s"])
+
+
+def _name(error: Exception) -> str:
+    """Return "ValueError: what it says"; all ways to be out of memory have one name."""
+    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return f"{OUT_OF_MEMORY if no_memory else type(error).__name__}: {error}"
 
 
 def find_device(resources: Resources) -> str:

@@ -37,6 +37,14 @@ class Watcher(Protocol):
         """A trial was lost with its worker and will run again."""
 
 
+class TimedOut(BaseException):
+    """A trial took longer than `retry.timeout_s`. No trial's own code catches it, `except Exception` neither."""
+
+
+class SweepStopped(RuntimeError):
+    """Something is wrong that is no single trial's: it would fail them all."""
+
+
 RunTrial = Callable[[PlannedTrial, Store, Resources, Callable[[str], None]], Outcome]
 
 

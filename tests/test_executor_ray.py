@@ -15,6 +15,7 @@ from test_plan import plan_of
 from test_sweep import ROOT, SWEEP, run
 
 from orchestrator.executor_ray import PlanSearcher
+from orchestrator.executor_worker import unpack
 from orchestrator.plan import PlannedTrial
 from orchestrator.progress import EVERY_S, ProgressLines
 from orchestrator.schedule import BundleQueue
@@ -34,7 +35,7 @@ def searcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanSearcher:
 
 
 def trials_of(config: dict) -> list[PlannedTrial]:
-    return [PlannedTrial.model_validate_json(text) for text in config["trials"]]
+    return unpack(config["trials"])
 
 
 def finish(searcher: PlanSearcher, tune_id: str, config: dict) -> None:
