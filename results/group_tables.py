@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from results.files import StoreError
 from results.groupings import Grouping, TestSet
 from results.rows import Rows
 from results.statistics import Interval, mean_interval, wilson_interval
-from results.store import Store, StoreError
+from results.store import Store
 
 MIN_RANKED = 50  # images: a smaller group is listed, but never called the worst or the best
 NO_IMAGES = "no test images in this group"
