@@ -37,7 +37,7 @@ def survey(store: Store) -> Survey:
     described = store.list_files("samples")
     for dataset_id in sorted({dataset_id for dataset_id, status in known if status == "ok" and dataset_id}):
         if f"{dataset_id}.parquet" not in described:
-            found.append(MissingError(f"samples/{dataset_id}.parquet", store.location))
+            found.append(MissingError(path := f"samples/{dataset_id}.parquet", store.files.describe(path)))
     return Survey(trials, damaged + found)
 
 
@@ -86,9 +86,9 @@ def _find_missing(store: Store, ok: list[str]) -> Iterator[DamagedError]:
         for trial_id in ok:
             path, version = f"{folder}/{trial_id}{suffix}", listed.get(trial_id + suffix)
             if version is None:
-                yield MissingError(path, store.location)
+                yield MissingError(path, store.files.describe(path))
             elif version.n_bytes == 0:
-                yield DamagedError(path, store.location, "is damaged (it is empty)")
+                yield DamagedError(path, store.files.describe(path), "is damaged (it is empty)")
 
 
 def _read_all(store: Store, trial_id: str) -> Iterator[DamagedError]:

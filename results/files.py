@@ -28,18 +28,18 @@ class WriteError(OSError):
 
 
 class DamagedError(StoreError):
-    """A file of a store is damaged, or missing where one must be: `path` is its place in the store."""
+    """A file of a store is damaged, or missing where one must be: `path` in the store, `place` for people."""
 
-    def __init__(self, path: str, location: str, why: str):
-        super().__init__(f"{location}/{path} {why}. `sweep` moves it to corrupt/ and makes it anew.")
+    def __init__(self, path: str, place: str, why: str):
+        super().__init__(f"{place} {why}. `sweep` moves it to corrupt/ and makes it anew.")
         self.path, self.why = path, why
 
 
 class MissingError(DamagedError):
     """A file is not there."""
 
-    def __init__(self, path: str, location: str):
-        super().__init__(path, location, "is missing")
+    def __init__(self, path: str, place: str):
+        super().__init__(path, place, "is missing")
 
 
 class Version(NamedTuple):
@@ -76,6 +76,13 @@ class Files:
             ) from error
         return cls(filesystem, root, location)
 
+    def describe(self, path: str) -> str:
+        """Return where a person finds a file; the options of a URI stay at its end."""
+        if "://" not in self.location:
+            return f"{self.location}/{path}"
+        folder, mark, options = self.location.partition("?")
+        return f"{folder}/{path}{mark}{options}"
+
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
         return self.version(path) is not None
@@ -103,7 +110,7 @@ class Files:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise StoreError(f"{self.location}/{path} cannot be read ({error}).") from error
+            raise StoreError(f"{self.describe(path)} cannot be read ({error}).") from error
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole. Raises WriteError, and leaves what was there before."""
@@ -111,7 +118,9 @@ class Files:
             self._rename_into(path, data) if self.is_local else self._upload(path, data)
         except OSError as error:
             room = self._say_room(len(data)) if is_full(error) else ""
-            raise WriteError(error.errno, f"{self.location}/{path} cannot be written ({error}){room}") from error
+            failure = WriteError(f"{self.describe(path)} cannot be written ({error}){room}")
+            failure.errno = error.errno
+            raise failure from error
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
@@ -133,7 +142,7 @@ class Files:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise WriteError(f"{self.location}/{path} cannot be moved to {to} ({error})") from error
+            raise WriteError(f"{self.describe(path)} cannot be moved to {to} ({error})") from error
 
     def sweep_aside(self) -> None:
         """Remove what killed writers left. A writer that lives notices, and writes again."""
@@ -147,12 +156,12 @@ class Files:
         try:
             data = self.read(path)
         except FileNotFoundError:
-            raise MissingError(path, self.location) from None
+            raise MissingError(path, self.describe(path)) from None
         try:
             return _decode(data, schema, columns)
         except Exception as error:  # whatever it raises, it is of these bytes
             why = str(error).partition("\n")[0] if data else "it is empty"
-            raise DamagedError(path, self.location, f"is damaged ({why})") from error
+            raise DamagedError(path, self.describe(path), f"is damaged ({why})") from error
 
     def write_parquet(self, path: str, table: pa.Table) -> None:
         """Write a table, with checksums."""

@@ -90,7 +90,7 @@ class Store:
         except (ValueError, TypeError) as error:
             missing = {str(error)}
         if missing and not (isinstance(manifest, dict) and manifest.get("schema_version", 0) > SCHEMA_VERSION):
-            what = f"{self.location}/manifest.json is damaged or no manifest ({', '.join(sorted(missing))})"
+            what = f"{self.files.describe('manifest.json')} is damaged or no manifest ({', '.join(sorted(missing))})"
             raise StoreError(f"{what}: delete it and run the sweep again; finished trials are kept.")
         if manifest["schema_version"] > SCHEMA_VERSION:
             raise StoreError(
@@ -151,7 +151,7 @@ class Store:
         except (KeyError, ValueError):
             sound, attributes = False, {}
         if not sound:
-            raise DamagedError(path, self.location, "is damaged (its columns are not its attributes)")
+            raise DamagedError(path, self.files.describe(path), "is damaged (its columns are not its attributes)")
         return table, attributes
 
     def write_stage(self, trial_id: str, data: bytes) -> None:
@@ -164,17 +164,18 @@ class Store:
         try:
             return self.files.read(path)
         except FileNotFoundError:
-            raise MissingError(path, self.location) from None
+            raise MissingError(path, self.files.describe(path)) from None
 
     def check_stage(self, trial_id: str) -> None:
         """Raise DamagedError where what `write_stage` kept is missing or damaged: torch's files are zip archives."""
+        path = f"stages/{trial_id}.pt"
         try:
             with zipfile.ZipFile(io.BytesIO(self.read_stage(trial_id))) as archive:
                 damaged = archive.testzip()
         except zipfile.BadZipFile as error:
             damaged = str(error)
         if damaged is not None:
-            raise DamagedError(f"stages/{trial_id}.pt", self.location, f"is damaged ({damaged})")
+            raise DamagedError(path, self.files.describe(path), f"is damaged ({damaged})")
 
     def write_predictions(self, trial_id: str, runtime: str, table: pa.Table) -> None:
         """Keep one row for each val and test image."""
@@ -210,7 +211,7 @@ class Store:
 
     def log_path(self, trial_id: str) -> str:
         """Where a person finds the log of a trial."""
-        return f"{self.location}/logs/{trial_id}.log"
+        return self.files.describe(f"logs/{trial_id}.log")
 
     def write_trial(self, row: Mapping[str, Any]) -> None:
         """Write the row of a trial, by which it is finished; columns that the row leaves out are null."""
@@ -262,7 +263,7 @@ class Store:
     @property
     def report_path(self) -> str:
         """Where a person finds the dashboard."""
-        return f"{self.location}/report.html"
+        return self.files.describe("report.html")
 
     def write_report(self, html: str) -> str:
         """Write the dashboard and return where it is."""

@@ -32,7 +32,7 @@ def read_row(files: Files, trial_id: str) -> pa.Table:
     path = f"trials/{trial_id}{SUFFIX}"
     table = files.read_parquet(path, TRIALS)
     if table["trial_id"].to_pylist() != [trial_id]:
-        raise DamagedError(path, files.location, f"is damaged (it is not the row of trial {trial_id})")
+        raise DamagedError(path, files.describe(path), f"is damaged (it is not the row of trial {trial_id})")
     return table
 
 
