@@ -5,18 +5,18 @@ Elsewhere `.lock` is a lease: an object that says who holds it and is refreshed 
 exclusive creation that every store offers, so a newcomer writes, waits, and reads back: the last writer has it.
 """
 
-import _thread
 import fcntl
 import json
 import os
 import platform
+import signal
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, main_thread
 from typing import Any, Protocol
 
 from results.files import Files, StoreError, WriteError, is_full
@@ -126,7 +126,7 @@ class _Lease:
             with suppress(OSError, StoreError):  # the network may come back: the next beat tries again
                 if not self.is_mine():
                     self.is_lost = True
-                    _thread.interrupt_main()
+                    signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)  # wakes it, too
                     return
                 self.update()
 
