@@ -42,43 +42,49 @@ def read_rows(files: Files) -> tuple[pa.Table, list[DamagedError]]:
     Brings the index up to date where much has changed. A row that is removed meanwhile is left out.
     """
     clock = files.version(NAME)  # asked for before the folder is listed
-    listed, index = list_rows(files), _read_index(files)
-    of_index = zip(*(index[name].to_pylist() for name in ("trial_id", *Version._fields)), strict=True)
-    known = [(trial_id, Version(*version)) for trial_id, *version in of_index]
-    kept = [number for number, (trial_id, version) in enumerate(known) if listed.get(trial_id) == version]
-    rest = sorted(listed.keys() - {known[number][0] for number in kept})
+    listed, (index, versions) = list_rows(files), _read_index(files)
+    kept = [number for number, (trial_id, version) in enumerate(versions) if listed.get(trial_id) == version]
+    rest = sorted(listed.keys() - {versions[number][0] for number in kept})
     with ThreadPoolExecutor(16) as pool:
-        read = list(pool.map(lambda trial_id: _try_to_read(files, trial_id, listed[trial_id]), rest))
+        read = list(pool.map(lambda trial_id: _try_to_read(files, trial_id), rest))
     rows = [row for row in read if isinstance(row, pa.Table)]
-    whole = index if len(kept) == len(index) and not rows else _join(index, kept, rows)
-    if _is_worth_writing(n_changed=len(index) - len(kept) + len(rows), n_rows=len(whole)):
+    whole = index if len(kept) == len(versions) and not rows else _join(index, kept, rows)
+    whole = TRIALS.empty_table() if whole is None else whole
+    if _is_worth_writing(n_changed=len(versions) - len(kept) + len(rows), n_rows=len(whole)):
         times = [version.mtime_ns for version in (*listed.values(), clock) if version is not None]
-        _write_index(files, whole, until_ns=max(times, default=0) - SETTLED_NS)
-    damaged = [error for error in read if isinstance(error, DamagedError) and not isinstance(error, MissingError)]
-    return whole.select(TRIALS.names), damaged
+        _write_index(files, whole, listed, until_ns=max(times, default=0) - SETTLED_NS)
+    return whole, [error for error in read if isinstance(error, DamagedError) and not isinstance(error, MissingError)]
 
 
-def _read_index(files: Files) -> pa.Table:
+def _read_index(files: Files) -> tuple[pa.Table | None, list[tuple[str, Version]]]:
+    """Return its rows, and the trial and the version of the file of each."""
     try:
-        return files.read_parquet(NAME, INDEX).select(INDEX.names)
+        index = files.read_parquet(NAME, INDEX).select(INDEX.names)
     except (DamagedError, KeyError):  # none yet, or of no use: it is made anew
-        return INDEX.empty_table()
+        return None, []
+    columns = (index[name].to_pylist() for name in ("trial_id", *Version._fields))
+    return index.select(TRIALS.names), [(t, Version(*version)) for t, *version in zip(*columns, strict=True)]
 
 
-def _try_to_read(files: Files, trial_id: str, version: Version) -> pa.Table | DamagedError:
+def _try_to_read(files: Files, trial_id: str) -> pa.Table | DamagedError:
     try:
-        row = read_row(files, trial_id)
+        return read_row(files, trial_id)
     except DamagedError as error:
         return error
-    for name, value in version._asdict().items():
-        row = row.append_column(name, pa.array([value], pa.int64()))
-    return row
 
 
-def _join(index: pa.Table, kept: list[int], rows: list[pa.Table]) -> pa.Table:
-    """Concatenate and sort; a column that a row does not have is null, since an earlier version wrote it."""
-    parts = [INDEX.empty_table(), index.take(pa.array(kept, pa.int64())), *rows]
-    return pa.concat_tables(parts, promote_options="default").combine_chunks().sort_by("trial_id")
+def _join(index: pa.Table | None, kept: list[int], rows: list[pa.Table]) -> pa.Table | None:
+    """Concatenate and sort; a column that a row does not have is null, since an earlier version wrote it.
+
+    Without an index no array is made of Python values here, for which pyarrow would load pandas (0.2 s).
+    """
+    parts = rows if index is None else [index.take(pa.array(kept, pa.int64())), *rows]
+    if not parts:
+        return None
+    joined = pa.concat_tables(parts, promote_options="default").combine_chunks().sort_by("trial_id")
+    if joined.column_names != TRIALS.names:
+        joined = pa.concat_tables([TRIALS.empty_table(), joined], promote_options="default")
+    return joined
 
 
 def _is_worth_writing(*, n_changed: int, n_rows: int) -> bool:
@@ -86,8 +92,11 @@ def _is_worth_writing(*, n_changed: int, n_rows: int) -> bool:
     return n_changed >= 20 + n_rows // 100
 
 
-def _write_index(files: Files, whole: pa.Table, *, until_ns: int) -> None:
+def _write_index(files: Files, whole: pa.Table, listed: dict[str, Version], *, until_ns: int) -> None:
     """Write the settled rows; with none of them too, since its own time settles the rest for the next reader."""
-    settled = [number for number, time_ns in enumerate(whole["mtime_ns"].to_pylist()) if time_ns <= until_ns]
+    versions = [listed[trial_id] for trial_id in whole["trial_id"].to_pylist()]
+    for name in Version._fields:
+        whole = whole.append_column(name, pa.array([getattr(version, name) for version in versions], pa.int64()))
+    settled = [number for number, version in enumerate(versions) if version.mtime_ns <= until_ns]
     with suppress(WriteError):  # a convenience: a reader that may not write here reads all the same
         files.write_parquet(NAME, whole.take(pa.array(settled, pa.int64())))
