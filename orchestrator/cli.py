@@ -5,6 +5,7 @@ Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 i
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,13 +13,14 @@ import typer
 
 from orchestrator.cli_data import data_app
 from orchestrator.exit_codes import exit_codes
-from orchestrator.manifest import make_manifest
+from orchestrator.manifest import keep_manifest
 from orchestrator.plan import PlanState
 from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
-from orchestrator.request import Request, make_queue, read_request, warn_of_devices
+from orchestrator.repair import report_what_is_left, sweep_until_whole
+from orchestrator.request import Request, make_queue, read_plan, read_request, warn_of_devices
 from orchestrator.spec import built_in_sweeps
-from results import BLOCKED, Store, describe_mixed_pairs
+from results import BLOCKED, Derived, Store, describe_mixed_pairs, survey
 
 METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 
@@ -55,13 +57,11 @@ def sweep(
 ) -> None:
     """Run what is not finished, then write the tables and the dashboard."""
     with exit_codes():
-        request = read_request(words, store, retry_failed=retry_failed)
-        request.store.write_manifest(make_manifest(request.sweep, request.plan))
-        if request.state.to_run:
-            _run(request, executor, quiet=quiet or as_json)
-        elif not quiet and not as_json:
-            print(_say_nothing_to_run(request))
-        _finish(request.store, as_json=as_json)
+        wanted = read_plan(words, store)
+        with wanted.store.locked(executor=executor):
+            run = partial(_run, executor=executor, quiet=quiet or as_json)
+            derived = sweep_until_whole(wanted, run, retry_failed=retry_failed)
+        _finish(wanted.store, derived, as_json=as_json)
 
 
 @app.command()
@@ -90,15 +90,19 @@ def status(store: StoreArgument, as_json: AsJson = False) -> None:
 
     with exit_codes():
         opened = Store.open(store)
-        manifest, trials = opened.read_manifest(), list_trials(opened)
+        manifest, found = opened.read_manifest(), survey(opened)
+        trials = list_trials(opened, found)
         counts = count_trials(trials, len(manifest["plan"]))
         if as_json:
             failed = [{name: row[name] for name in ("trial_id", "method", "error")} for row in _failed(trials)]
             facts = {"name": manifest["name"], "store": opened.location, **counts, "failed": failed}
+            facts["damaged"] = [str(error) for error in found.damaged]
             print(json.dumps(facts, indent=2))
             return
         print(f"{manifest['name']}: {_say_counts(counts)}")
         _print_failed(trials)
+        for error in found.damaged:
+            print(f"  damaged: {error}")
 
 
 @app.command()
@@ -119,7 +123,7 @@ def report(
             if not groups.is_file():
                 raise RequestError([Problem("--groups", f"names no file: {groups}.")])
             import_groups(opened, groups.read_bytes(), source=str(groups))
-        _finish(opened, as_json=as_json)
+        _finish(opened, report_what_is_left(opened), as_json=as_json)
 
 
 def _say_nothing_to_run(request: Request) -> str:
@@ -130,8 +134,13 @@ def _say_nothing_to_run(request: Request) -> str:
     return f"Nothing to run of {name}: {len(state.ok)} trials are ok, {failed}; --retry-failed runs them once more."
 
 
-def _run(request: Request, executor: str, *, quiet: bool) -> None:
+def _run(request: Request, *, executor: str, quiet: bool) -> None:
     spec, state = request.sweep, request.state
+    keep_manifest(request)
+    if not state.to_run:
+        if not quiet:
+            print(_say_nothing_to_run(request))
+        return
     if executor == "ray":
         from orchestrator.executor_ray import run_ray as run
     else:
@@ -169,14 +178,12 @@ def _summarize_plan(request: Request) -> dict[str, Any]:
     }
 
 
-def _finish(store: Store, *, as_json: bool) -> None:
-    """Rebuild tables and dashboard, say where they are, and exit with 1 if a trial failed."""
-    from results import build_tables, count_trials, write_report
+def _finish(store: Store, derived: Derived, *, as_json: bool) -> None:
+    """Say how the trials ended and where tables and dashboard are, and exit with 1 if a trial failed."""
+    from results import count_trials
 
-    tables = build_tables(store)
-    path = write_report(store, tables)
-    facts = dict(zip(*tables["provenance"].to_pydict().values(), strict=True))
-    trials, n_others = tables["trials"].to_pylist(), int(facts["n_not_in_plan"])
+    trials, facts, path = derived
+    n_others = int(facts["n_not_in_plan"])
     counts, warnings = count_trials(trials, int(facts["n_planned"])), describe_mixed_pairs(trials)
     if as_json:
         facts = {

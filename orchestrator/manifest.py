@@ -1,5 +1,6 @@
 """What a store says about the sweep that filled it: the request, the plan, and where and with what it ran."""
 
+import json
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan import PlannedTrial
+from orchestrator.request import Request
 from orchestrator.spec import SweepSpec
 from quant import ENGINE_VERSION
 
@@ -33,6 +35,27 @@ def make_manifest(sweep: SweepSpec, plan: Iterable[PlannedTrial]) -> dict[str, A
         "plan": [{**trial.columns(), "needs": list(trial.needs)} for trial in plan],
         "provenance": find_provenance(),
     }
+
+
+def keep_manifest(request: Request) -> None:
+    """Write the manifest, unless nothing runs and it differs from the one there only by the time at which it is made.
+
+    So what is built from it is not built again for nothing.
+    """
+    manifest = make_manifest(request.sweep, request.plan)
+    if (
+        request.state.to_run
+        or not request.store.has_manifest()
+        or not _is_same(request.store.read_manifest(), manifest)
+    ):
+        request.store.write_manifest(manifest)
+
+
+def _is_same(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    new = json.loads(json.dumps(new))
+    times = {"started_utc": old["provenance"].get("started_utc")}
+    schema = {"schema_version": old["schema_version"]}
+    return old == {**schema, **new, "provenance": {**new["provenance"], **times}}
 
 
 def find_provenance() -> dict[str, str]:

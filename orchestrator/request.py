@@ -6,13 +6,23 @@ No torch and no ray: `plan` and a finished `sweep` need neither.
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from datasets import DataError, load_dataset
 from orchestrator.combinations import find_misfits
 from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
 from orchestrator.problems import Problem, RequestError
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import SweepSpec, load_sweep
-from results import Store, describe_mixed_pairs
+from results import Store, describe_mixed_pairs, survey
+
+
+class Wanted(NamedTuple):
+    """A validated sweep, its plan and its store."""
+
+    sweep: SweepSpec
+    plan: tuple[PlannedTrial, ...]
+    store: Store
 
 
 class Request(NamedTuple):
@@ -30,8 +40,14 @@ def read_request(words: list[str] | None, location: str | None, *, retry_failed:
 
     Raises:
         RequestError: with every problem that was found.
-        StoreError: the store cannot be read.
+        StoreError: the store cannot be read, or is another sweep's or a newer version's.
     """
+    wanted = read_plan(words, location)
+    return add_state(wanted, survey(wanted.store).trials, retry_failed=retry_failed)
+
+
+def read_plan(words: list[str] | None, location: str | None) -> Wanted:
+    """Return what is asked for, without how far it is. Raises as `read_request`."""
     words = list(words or [])
     names_a_sweep = words and ("=" not in words[0] or Path(words[0]).is_file())
     name = words.pop(0) if names_a_sweep else "quickstart"
@@ -39,16 +55,22 @@ def read_request(words: list[str] | None, location: str | None, *, retry_failed:
     if strangers:
         raise RequestError([Problem(word, "is no override: write it as key=value.") for word in strangers])
     spec = load_sweep(name, words)
+    store = Store.open(location or str(Path("results", "runs", spec.head.name)))
+    store.refuse_strangers(spec.head.name)
     try:
         plan = make_plan(spec, _find_dataset_ids(spec))
     except ValueError as error:  # a file of weights
         raise error if isinstance(error, RequestError) else RequestError([Problem("", str(error))], name) from error
-    store = Store.open(location or str(Path("results", "runs", spec.head.name)))
-    stored = {row["trial_id"]: row for row in store.read_trials().to_pylist()}
+    return Wanted(spec, plan, store)
+
+
+def add_state(wanted: Wanted, trials: pa.Table, *, retry_failed: bool) -> Request:
+    """Return the request with how far it is, by the rows of finished trials."""
+    stored = {row["trial_id"]: row for row in trials.drop_columns(["traceback", "config"]).to_pylist()}
     failed = {trial_id: row for trial_id, row in stored.items() if row["status"] == "failed"}
     again = {t for t, row in failed.items() if retry_failed or str(row["error"]).startswith(CRASHED)}
     statuses = {trial_id: row["status"] for trial_id, row in stored.items()}
-    return Request(spec, plan, store, find_state(plan, statuses, run_again=frozenset(again)), stored)
+    return Request(*wanted, find_state(wanted.plan, statuses, run_again=frozenset(again)), stored)
 
 
 def make_queue(request: Request) -> BundleQueue:

@@ -1,45 +1,63 @@
-"""Predictions -> statistics -> tables -> dashboard. The door: `Store`, `build_tables`, `write_report`."""
+"""Predictions -> statistics -> tables -> dashboard. The door: `Store`, `derive`."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from results.custom_groups import import_groups
+    from results.damage import Survey, find_damage, set_aside, survey
     from results.devices import describe_mixed_pairs
+    from results.files import DamagedError, StoreError, WriteError
     from results.predictions import make_predictions
+    from results.refresh import Derived, derive
     from results.report import write_report
     from results.schema import BLOCKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
-    from results.store import Store, StoreError, WriteError
-    from results.tables import build_tables, count_trials, list_trials
+    from results.store import Store
+    from results.tables import build_tables
+    from results.trial_list import count_trials, list_trials
 
 __all__ = [
     "BLOCKED",
     "RUN_DEPENDENT",
     "SCHEMA_VERSION",
     "TABLES",
+    "DamagedError",
+    "Derived",
     "Store",
     "StoreError",
+    "Survey",
     "WriteError",
     "build_tables",
     "count_trials",
+    "derive",
     "describe_mixed_pairs",
+    "find_damage",
     "import_groups",
     "list_trials",
     "make_predictions",
+    "set_aside",
+    "survey",
     "write_report",
 ]
 
 _HOMES = {
+    "derive": "refresh",
+    "Derived": "refresh",
+    "survey": "damage",
+    "set_aside": "damage",
+    "find_damage": "damage",
+    "Survey": "damage",
     "BLOCKED": "schema",
     "RUN_DEPENDENT": "schema",
     "SCHEMA_VERSION": "schema",
     "TABLES": "schema",
     "Store": "store",
-    "StoreError": "store",
-    "WriteError": "store",
+    "DamagedError": "files",
+    "StoreError": "files",
+    "WriteError": "files",
     "build_tables": "tables",
-    "count_trials": "tables",
-    "list_trials": "tables",
+    "count_trials": "trial_list",
+    "list_trials": "trial_list",
     "describe_mixed_pairs": "devices",
     "import_groups": "custom_groups",
     "make_predictions": "predictions",

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from results.store import Store, StoreError
+from results.files import StoreError
+from results.store import Store
 
 UNKNOWN = "unknown"  # the group of images whose cell is empty
 

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from results.files import StoreError
 from results.groupings import Grouping, TestSet
 from results.rows import Rows
 from results.statistics import Interval, mean_interval, wilson_interval
-from results.store import Store, StoreError
+from results.store import Store
 
 MIN_RANKED = 50  # images: a smaller group is listed, but never called the worst or the best
 NO_IMAGES = "no test images in this group"
@@ -28,8 +29,7 @@ class Outcomes(NamedTuple):
 
 def read_outcomes(store: Store, trial_id: str, runtime: str, test_set: TestSet) -> Outcomes:
     """Read a trial's test predictions. Raises StoreError if they are not of exactly the data set's test images."""
-    columns = ["sample_id", "split", "predicted", "loss_nats", "confidence", "kl_nats"]
-    table = store.read_predictions(trial_id, runtime, columns)
+    table = store.read_predictions(trial_id, runtime)  # whole, so that damage anywhere in it is noticed
     table = table.filter(np.asarray(table["split"].to_numpy() == "test")).sort_by("sample_id")
     if not np.array_equal(table["sample_id"].to_numpy(), test_set.sample_ids_N):
         raise StoreError(

@@ -1,8 +1,28 @@
-"""Collects the rows of a table column by column: a block of equal length at a time, constants given once."""
+"""Rows -> tables of a schema; many rows are collected column by column, a block at a time, constants given once."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
+
+from results.files import StoreError
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the table with exactly this schema. Raises StoreError naming columns that are missing or too many."""
+    missing, surplus = set(schema.names) - set(table.column_names), set(table.column_names) - set(schema.names)
+    if missing or surplus:
+        raise StoreError(f"The columns do not fit the schema: missing {sorted(missing)}, unknown {sorted(surplus)}.")
+    return table.select(schema.names).cast(schema)
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Return rows as a table; columns a row leaves out are null. Raises StoreError for a column nobody knows."""
+    rows = [dict(row) for row in rows]
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    if unknown:
+        raise StoreError(f"The columns do not fit the schema: missing [], unknown {sorted(unknown)}.")
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 class Rows:

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from results.files import StoreError
 from results.group_tables import divide
 from results.groupings import Grouping, TestSet
 from results.rows import Rows
-from results.store import Store, StoreError
+from results.store import Store
 
 NOT_MEASURED = "not measured: `analysis` did not name sensitivity when the trial ran"
 NO_VAL_IMAGES = "no val images in this group"

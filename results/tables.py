@@ -4,20 +4,19 @@ Statistics are of the test images only. Trials stand in the order of the plan, i
 after the other, so equal stores give equal tables.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from results.custom_groups import add_custom_groups
+from results.damage import is_of_samples, survey
 from results.devices import find_mixed_pairs
 from results.group_tables import Outcomes, add_group_metrics, read_outcomes
 from results.groupings import TestSet, make_test_set
 from results.paired_tables import Pair, add_missing_pair, add_pairs, compare
-from results.rows import Rows
+from results.rows import Rows, table_of
 from results.schema import (
-    BLOCKED,
     COMPARISONS,
     DISPARITY,
     GROUP_METRICS,
@@ -33,38 +32,24 @@ from results.schema import (
     VERDICTS,
 )
 from results.sensitivity_tables import add_sensitivity
-from results.store import Store, table_of
-
-_ById = dict[str, dict[str, Any]]
-
-
-def list_trials(store: Store) -> list[dict[str, Any]]:
-    """Return the rows of the plan's trials in its order: finished ones, and `failed` ones for those that are blocked.
-
-    Raises:
-        StoreError: there is no sweep in the store, or a file is damaged.
-    """
-    manifest = store.read_manifest()
-    rows = {row["trial_id"]: row for row in store.read_trials().to_pylist()}
-    plan = {planned["trial_id"]: planned for planned in manifest["plan"]}
-    return [row for planned in plan.values() if (row := _trial_row(planned, rows, plan))]
-
-
-def count_trials(trials: list[dict[str, Any]], n_planned: int) -> dict[str, int]:
-    """Return n_planned, n_ok, n_failed (by themselves), n_blocked (by a failed one) and n_missing (not run yet)."""
-    words = Counter("n_blocked" if str(row["error"]).startswith(BLOCKED) else f"n_{row['status']}" for row in trials)
-    counts = {name: words[name] for name in ("n_ok", "n_failed", "n_blocked")}
-    return {"n_planned": n_planned, **counts, "n_missing": n_planned - len(trials)}
+from results.store import Store
+from results.trial_list import count_trials, list_trials
 
 
 def build_tables(store: Store) -> dict[str, pa.Table]:
     """Rebuild all tables of a store, complete or not, write them, and return them by name.
 
+    Trials of a data set whose images are not described count as missing, since only `sweep` can describe them.
+
     Raises:
-        StoreError: there is no sweep in the store, or a file is damaged.
+        StoreError: there is no sweep in the store.
+        DamagedError: a file is damaged, or missing: the trial must be forgotten first.
     """
-    manifest = store.read_manifest()
-    trials = list_trials(store)
+    manifest, found = store.read_manifest(), survey(store)
+    for error in found.damaged:
+        if not is_of_samples(error):
+            raise error
+    trials = list_trials(store, found)
     ok = [row for row in trials if row["status"] == "ok"]
     samples = {
         dataset_id: add_custom_groups(store, dataset_id)
@@ -126,26 +111,6 @@ def _read_with_others(
     for row in rows:
         outcomes = kept.get(row["trial_id"]) or read_outcomes(store, row["trial_id"], "torch", test_set)
         yield row, outcomes, {name: kept.get(row[column]) for name, column in COMPARISONS.items() if row[column]}
-
-
-def _trial_row(planned: dict[str, Any], rows: _ById, plan: _ById) -> dict[str, Any] | None:
-    """The stored row, a `failed` row for a trial that is blocked by what it needs, or None: not run yet."""
-    if planned["trial_id"] in rows:
-        return rows[planned["trial_id"]]
-    failed = _failed_need(planned, rows, plan)
-    if failed is None:
-        return None
-    cause = str(failed["error"]).partition("\n")[0]
-    error = f"{BLOCKED} it needs trial {failed['trial_id']} ({failed['method']}), which failed: {cause}"
-    return {**{k: v for k, v in planned.items() if k != "needs"}, "status": "failed", "error": error}
-
-
-def _failed_need(planned: dict[str, Any], rows: _ById, plan: _ById) -> dict[str, Any] | None:
-    for need in planned["needs"]:
-        row = rows[need] if need in rows else _failed_need(plan[need], rows, plan)
-        if row is not None and row["status"] == "failed":
-            return row
-    return None
 
 
 def _groups(test_sets: dict[str, TestSet]) -> pa.Table:

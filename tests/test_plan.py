@@ -10,8 +10,8 @@ from orchestrator.plan import PlannedTrial, find_state, make_plan
 from orchestrator.schedule import BUNDLE_S, BundleQueue
 from orchestrator.spec import ResourcesByMethod, load_sweep, parse_sweep
 from results.facts import name_configurations, read_facts
+from results.rows import table_of
 from results.schema import TRIALS
-from results.store import table_of
 
 
 def plan_of(*overrides: str, name: str = "quickstart") -> tuple[PlannedTrial, ...]:

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from results import SCHEMA_VERSION, Store, StoreError
+from results import SCHEMA_VERSION, DamagedError, Store, StoreError
+from results.files import Files
+from results.rows import conform, table_of
 from results.schema import LAYERS, PREDICTIONS, TABLES, TRIALS
-from results.store import conform, table_of
 
 MANIFEST = {"name": "mine", "groupings": {}, "plan": [], "provenance": {}}
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,9 +26,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store on a local disk, and one on a filesystem that is not the local one for all the store can tell."""
     if request.param == "local":
         return Store.open(str(tmp_path))
-    return Store(
-        fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "bucket/sweep", str(tmp_path / "bucket/sweep")
-    )
+    other = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    return Store(Files(other, "bucket/sweep", str(tmp_path / "bucket/sweep")))
 
 
 def test_what_is_written_is_read_back(store: Store) -> None:
@@ -97,10 +97,13 @@ def test_a_writer_killed_before_the_rename_leaves_nothing_under_the_final_name(t
     )
     killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert killed.returncode == -9
-    assert [path.suffix for path in (tmp_path / "trials").iterdir()] == [".tmp"]
+    assert list((tmp_path / "trials").iterdir()) == []
+    assert [path.name.split(".")[0] for path in (tmp_path / ".aside").iterdir()] == ["a"]
     store = Store.open(str(tmp_path))
     assert store.trial_ids() == set()
     assert store.read_trials().num_rows == 0
+    with store.locked():
+        assert not (tmp_path / ".aside").exists()
 
 
 def test_a_failed_write_leaves_nothing_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +113,21 @@ def test_a_failed_write_leaves_nothing_at_all(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         Store.open(str(tmp_path)).write_stage("a", b"1")
-    assert list((tmp_path / "stages").iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_writer_whose_file_aside_was_swept_away_writes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, replace = Store.open(str(tmp_path)), Path.replace
+
+    def sweep_once(self: Path, to: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        store.files.sweep_aside()
+        return replace(self, to)
+
+    store.write_stage("a", b"1")
+    monkeypatch.setattr(Path, "replace", sweep_once)
+    store.write_stage("b", b"2")
+    assert store.read_stage("b") == b"2"
 
 
 def test_files_are_synced_before_they_get_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +135,9 @@ def test_files_are_synced_before_they_get_their_name(tmp_path: Path, monkeypatch
     sync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("sync"), sync(handle)))
     monkeypatch.setattr(Path, "replace", lambda self, to: (calls.append("rename"), replace(self, to))[1])
-    Store.open(str(tmp_path)).write_stage("a", b"1")
+    Store.open(str(tmp_path)).write_stage("a", b"1")  # makes the folders
+    calls.clear()
+    Store.open(str(tmp_path)).write_stage("a", b"2")
     assert calls == ["sync", "rename", "sync"]
 
 
@@ -172,10 +191,12 @@ def test_a_store_of_another_sweep_is_refused(tmp_path: Path) -> None:
         store.write_manifest({**MANIFEST, "name": "yours"})
 
 
-def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file", "file/store"])
+def test_a_place_that_cannot_be_a_store_says_so(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"file/store cannot be written .*choose another --store"):
-        Store.open(str(tmp_path / "file" / "store")).write_manifest({"name": "x"})
+    store = Store.open(str(tmp_path / place))
+    with pytest.raises(StoreError, match=rf"{place} cannot be written .*choose another --store"), store.locked():
+        pass
 
 
 @pytest.mark.parametrize("text", ["{", "x{", "{}", "[1]", '{"schema_version": 1}', "null"])
@@ -189,28 +210,15 @@ def test_a_damaged_manifest_is_named_with_a_remedy_that_works(tmp_path: Path, te
     assert store.read_manifest()["name"] == "mine"
 
 
-def test_a_file_in_place_of_a_store_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"file cannot be written .*choose another --store"):
-        Store.open(str(tmp_path / "file")).write_manifest(MANIFEST)
-
-
-def test_a_damaged_row_is_named_with_its_remedy(tmp_path: Path) -> None:
+def test_missing_pieces_are_named(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
-    store.write_trial({"trial_id": "a", "status": "ok"})
-    file = tmp_path / "trials" / "a.parquet"
-    file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(StoreError, match=r"trials/a.parquet is missing or damaged .*Delete trials/a.parquet and run"):
-        store.read_trials()
-
-
-def test_missing_pieces_say_how_to_make_them_anew(tmp_path: Path) -> None:
-    store = Store.open(str(tmp_path))
-    with pytest.raises(
-        StoreError, match=r"stages/a.pt is missing: delete trials/a.parquet and run the sweep again with --retry-failed"
+    for read, name in (
+        (lambda: store.read_stage("a"), "stages/a.pt"),
+        (lambda: store.read_predictions("a", "torch"), "predictions/a.torch.parquet"),
+        (lambda: store.read_layers("a"), "layers/a.parquet"),
+        (lambda: store.read_samples("d"), "samples/d.parquet"),
+        (lambda: store.read_table("trials"), "tables/trials.parquet"),
     ):
-        store.read_stage("a")
-    with pytest.raises(StoreError, match=r"predictions/a.torch.parquet is missing .*Delete trials/a.parquet"):
-        store.read_predictions("a", "torch")
-    with pytest.raises(StoreError, match=r"tables/trials.parquet is missing .*`report` makes it anew"):
-        store.read_table("trials")
+        with pytest.raises(DamagedError, match=rf"{name} is missing\. `sweep` moves it to corrupt/ and makes it anew"):
+            read()
+    assert store.read_layer_predictions("a") is None  # not every trial measures it

@@ -1,0 +1,70 @@
+"""Tables and dashboard, brought up to date: built anew only if what they were built from has changed.
+
+`tables/built.json`, written last, says what that was: the manifest, the groups of the user, the files of the trials by
+time and size, and this program. It also knows the tables themselves, so one that was deleted or changed is noticed.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from results.files import DamagedError
+from results.schema import SCHEMA_VERSION
+from results.store import Store
+
+FOLDER = Path(__file__).resolve().parent
+
+
+class Derived(NamedTuple):
+    """What a command says at its end: the rows of the table `trials`, the provenance, and where the dashboard is."""
+
+    trials: list[dict[str, Any]]
+    facts: dict[str, str]
+    dashboard: str
+
+
+def derive(store: Store, *, always: bool = False) -> Derived:
+    """Bring tables and dashboard up to date. `always` builds them even if nothing has changed.
+
+    Raises:
+        DamagedError: a file that they are built from is damaged; `damage.py` puts it away.
+        StoreError: there is no sweep in the store.
+        WriteError: they cannot be written.
+    """
+    source = _describe_source(store)
+    if not always and (kept := _read_kept(store, source)):
+        return kept
+    from results.report import write_report
+    from results.tables import build_tables
+
+    tables = build_tables(store)
+    dashboard = write_report(store, tables)
+    store.write_built({"source": source, "built": store.list_derived()})
+    return _derived(tables["trials"], tables["provenance"], dashboard)
+
+
+def _read_kept(store: Store, source: str) -> Derived | None:
+    if store.read_built() != json.loads(json.dumps({"source": source, "built": store.list_derived()})):
+        return None
+    try:
+        return _derived(store.read_table("trials"), store.read_table("provenance"), store.report_path)
+    except DamagedError:
+        return None
+
+
+def _derived(trials: Any, provenance: Any, dashboard: str) -> Derived:
+    facts = dict(zip(*provenance.to_pydict().values(), strict=True))
+    return Derived(trials.drop_columns(["traceback"]).to_pylist(), facts, dashboard)
+
+
+def _describe_source(store: Store) -> str:
+    """Return sha256 over all that decides the tables and the page."""
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, store.location]).encode())
+    for path in sorted(path for path in FOLDER.iterdir() if path.suffix in (".py", ".js", ".css", ".html")):
+        digest.update(path.read_bytes())
+    for data in store.read_sources():
+        digest.update(hashlib.sha256(data).digest())
+    for folder in ("trials", "predictions", "layers", "samples"):
+        digest.update(json.dumps([folder, sorted(store.list_files(folder).items())]).encode())
+    return digest.hexdigest()
