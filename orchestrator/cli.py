@@ -17,7 +17,7 @@ from orchestrator.plan import PlanState
 from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
 from orchestrator.request import Request, make_queue, read_request, warn_of_devices
-from orchestrator.spec import built_in_sweeps
+from orchestrator.sweep_file import built_in_sweeps
 from results import BLOCKED, Store, describe_mixed_pairs
 
 METHODS = ("fp32", "fp32_ft", "ptq", "qat")

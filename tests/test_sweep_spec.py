@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.problems import RequestError
-from orchestrator.spec import BUILT_IN_FOLDER, built_in_sweeps, load_sweep, parse_sweep
+from orchestrator.spec import load_sweep, parse_sweep
+from orchestrator.sweep_file import BUILT_IN_FOLDER, built_in_sweeps
 from quant import PtqSpec, QatSpec
 
 RECIPE = {"epochs": 7, "lr": 0.1}
