@@ -188,4 +188,4 @@ def _not_one_of(field: str, value: str, known: list[str]) -> PydanticCustomError
 
 
 def _misfit(field: str, message: str, **context: object) -> PydanticCustomError:
-    return PydanticCustomError("misfit", "{message}", {"field": field, "message": message, **context})
+    return PydanticCustomError("misfit", "`{field}` {message}", {"field": field, "message": message, **context})

@@ -1,7 +1,7 @@
 """A sweep's plain values: a built-in or a TOML file, what it extends, and `key=value` overrides on top.
 
-A file with `extends` holds changes. Tables merge; a value or a list replaces that of the sweep it extends; and where that
-has a list, a table with numbers for keys changes single elements: `quant.1.bits = [4]`, the paths of the command line.
+A file with `extends` holds changes. Tables merge; a value or a list replaces that of the sweep it extends; and where
+that has a list, a table with numbers for keys changes single elements: `quant.1.bits = [4]`, as on the command line.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Files that extend others, and paths of the command line: what is changed, what stays, and who is named for a mistake."""
+"""Files that extend others, and paths of the command line: what changes, what stays, who is named for a mistake."""
 
 from pathlib import Path
 
