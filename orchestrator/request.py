@@ -59,9 +59,14 @@ def make_queue(request: Request) -> BundleQueue:
         done=request.state.ok,
         resources=request.sweep.head.resources,
     )
+    trials = {trial.config_id: trial for trial in request.plan} if request.stored else {}
     for row in request.stored.values():
-        if row["status"] == "ok":
-            queue.learn(row["method"], row["total_s"])
+        if row["status"] != "ok":
+            continue
+        if alike := trials.get(row["config_id"]):  # the trial itself, or another seed of it
+            queue.durations.learn(alike, row["total_s"])
+        else:
+            queue.durations.learn_method(row["method"], row["total_s"])
     return queue
 
 
