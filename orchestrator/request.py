@@ -6,8 +6,9 @@ No torch and no ray: `plan` and a finished `sweep` need neither.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import DataError, load_dataset
+from datasets import DataError, DatasetSpec, GroupedDataset, load_dataset
 from orchestrator.combinations import find_misfits
+from orchestrator.forecast import ImagesOf
 from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
 from orchestrator.problems import Problem, RequestError
 from orchestrator.schedule import BundleQueue
@@ -23,6 +24,7 @@ class Request(NamedTuple):
     store: Store
     state: PlanState
     stored: dict[str, dict[str, Any]]
+    images: dict[str, ImagesOf]  # by dataset_id
 
 
 def read_request(words: list[str] | None, location: str | None, *, retry_failed: bool) -> Request:
@@ -39,8 +41,9 @@ def read_request(words: list[str] | None, location: str | None, *, retry_failed:
     if strangers:
         raise RequestError([Problem(word, "is no override: write it as key=value.") for word in strangers])
     spec = load_sweep(name, words)
+    datasets = _load_datasets(spec)
     try:
-        plan = make_plan(spec, _find_dataset_ids(spec))
+        plan = make_plan(spec, {dataset_spec: dataset.dataset_id for dataset_spec, dataset in datasets.items()})
     except ValueError as error:  # a file of weights
         raise error if isinstance(error, RequestError) else RequestError([Problem("", str(error))], name) from error
     store = Store.open(location or str(Path("results", "runs", spec.head.name)))
@@ -48,12 +51,17 @@ def read_request(words: list[str] | None, location: str | None, *, retry_failed:
     failed = {trial_id: row for trial_id, row in stored.items() if row["status"] == "failed"}
     again = {t for t, row in failed.items() if retry_failed or str(row["error"]).startswith(CRASHED)}
     statuses = {trial_id: row["status"] for trial_id, row in stored.items()}
-    return Request(spec, plan, store, find_state(plan, statuses, run_again=frozenset(again)), stored)
+    state = find_state(plan, statuses, run_again=frozenset(again))
+    images = {dataset.dataset_id: _count_images(dataset) for dataset in datasets.values()}
+    return Request(spec, plan, store, state, stored, images)
 
 
-def make_queue(request: Request) -> BundleQueue:
-    """Return the trials that are left to run, with estimates from the durations of finished ones."""
-    to_run = set(request.state.to_run)
+def make_queue(request: Request, *, limit: int | None = None) -> BundleQueue:
+    """Return the trials that are left to run, with estimates from the durations of finished ones.
+
+    `limit` takes the first so many of the plan, in which needs come first.
+    """
+    to_run = set(request.state.to_run[:limit])
     queue = BundleQueue(
         [trial for trial in request.plan if trial.trial_id in to_run],
         done=request.state.ok,
@@ -81,19 +89,22 @@ def warn_of_devices(request: Request) -> list[str]:
     return describe_mixed_pairs({**trial.columns(), "device": find_device(trial)} for trial in request.plan)
 
 
-def _find_dataset_ids(spec: SweepSpec) -> dict[Any, str]:
-    """Load every data set and return the id of its content. Raises RequestError where the sweep does not fit them."""
-    ids, problems = {}, []
+def _load_datasets(spec: SweepSpec) -> dict[DatasetSpec, GroupedDataset]:
+    """Load every data set of a sweep. Raises RequestError where the sweep does not fit them."""
+    datasets, problems = {}, []
     for dataset_spec in dict.fromkeys(experiment.dataset for experiment in spec.experiments):
         try:
-            dataset = load_dataset(dataset_spec)
+            datasets[dataset_spec] = load_dataset(dataset_spec)
         except DataError as error:
             problems.append(Problem("", str(error)))
             continue
-        ids[dataset_spec] = dataset.dataset_id
         for experiment in spec.experiments:
             if experiment.dataset == dataset_spec:
-                problems += find_misfits(experiment.model, experiment.quant, dataset)
+                problems += find_misfits(experiment.model, experiment.quant, datasets[dataset_spec])
     if problems:
         raise RequestError(problems, "the data")
-    return ids
+    return datasets
+
+
+def _count_images(dataset: GroupedDataset) -> ImagesOf:
+    return ImagesOf(sum(len(dataset.splits[split]) for split in ("val", "test")), len(dataset.class_names))

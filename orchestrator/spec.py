@@ -238,12 +238,16 @@ def _with_course(values: dict[str, Any], train: TrainSpec) -> dict[str, Any]:
     return {**course, **values}
 
 
+def is_list(model: type[BaseModel], field: str) -> bool:
+    """Whether a field is a list by nature: a list in a block then is its value, and no axis."""
+    return field in model.model_fields and get_origin(model.model_fields[field].annotation) is tuple
+
+
 def _expand_axes(
     block: dict[str, Any], model: type[BaseModel], path: str, problems: list[Problem]
 ) -> list[dict[str, Any]]:
     """Return one dict for each combination of the values of the lists in a block."""
-    lists = {key for key, info in model.model_fields.items() if get_origin(info.annotation) is tuple}
-    axes = {key: value for key, value in block.items() if isinstance(value, list) and key not in lists}
+    axes = {key: value for key, value in block.items() if isinstance(value, list) and not is_list(model, key)}
     problems += [Problem(f"{path}.{key}", "is an empty list: give it a value.") for key, v in axes.items() if not v]
     combinations = itertools.product(*axes.values())
     return [{**block, **dict(zip(axes, values, strict=True))} for values in combinations]

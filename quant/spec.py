@@ -96,7 +96,9 @@ class QuantSettings(Spec, frozen=True):
     calib_seed: int = Field(default=0, ge=0)
     calib_balance: str = "uniform"
 
-    @field_validator("overrides", mode="before")
+    @field_validator(
+        "overrides", mode="before", json_schema_input_type=dict[str, LayerOverride] | tuple[PatternOverride, ...]
+    )
     @classmethod
     def overrides_are_a_table(cls, overrides: Any) -> Any:
         """Take a table as pairs, in its order, which decides; pairs can be hashed."""

@@ -196,6 +196,15 @@ class Store:
         rows = [self._read_parquet(f"trials/{trial_id}.parquet") for trial_id in sorted(self.trial_ids())]
         return pa.concat_tables(rows) if rows else TRIALS.empty_table()
 
+    def measure_trial(self, trial_id: str, runtimes: Iterable[str]) -> int:
+        """Return the bytes of everything a trial left behind."""
+        names = [
+            *(f"predictions/{trial_id}.{runtime}.parquet" for runtime in runtimes),
+            *(f"layers/{trial_id}.parquet", f"layers/{trial_id}.sensitivity.parquet"),
+            *(f"stages/{trial_id}.pt", f"logs/{trial_id}.log", f"trials/{trial_id}.parquet"),
+        ]
+        return sum(info.size or 0 for info in self._fs.get_file_info([self._full(name) for name in names]))
+
     # What is derived, and can be rebuilt at any time.
 
     def write_table(self, name: str, table: pa.Table) -> None:
