@@ -116,7 +116,7 @@ class DatasetSpec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
     files that are yours; `hard_share` of the images of `hard_group` are made harder in synthetic data.
     """
 
-    name: str
+    name: str = Field(json_schema_extra={"anyOf": [{"enum": list(SOURCES)}, {"pattern": f"^{FACTORY_NAME.pattern}$"}]})
     task: str
     group_by: tuple[str, ...] = Field(default=("label",), strict=False)
     test_share: float | None = Field(default=None, gt=0, lt=1)
@@ -188,4 +188,4 @@ def _not_one_of(field: str, value: str, known: list[str]) -> PydanticCustomError
 
 
 def _misfit(field: str, message: str, **context: object) -> PydanticCustomError:
-    return PydanticCustomError("misfit", "{message}", {"field": field, "message": message, **context})
+    return PydanticCustomError("misfit", "`{field}` {message}", {"field": field, "message": message, **context})

@@ -4,7 +4,6 @@ Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 i
 """
 
 import json
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,15 +13,12 @@ import typer
 from orchestrator.cli_data import data_app
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import keep_manifest
-from orchestrator.plan import PlanState
 from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import ProgressLines
 from orchestrator.repair import report_what_is_left, sweep_until_whole
 from orchestrator.request import Request, make_queue, read_plan, read_request, warn_of_devices
-from orchestrator.spec import built_in_sweeps
+from orchestrator.sweep_file import built_in_sweeps
 from results import BLOCKED, Derived, Store, describe_mixed_pairs, survey
-
-METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 
 app = typer.Typer(
     help="Measure which groups lose when an image classifier is quantized.",
@@ -52,6 +48,9 @@ def sweep(
     store: StorePath = None,
     executor: Annotated[Literal["ray", "inline"], typer.Option(help="Ray Tune, or this process.")] = "ray",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials once more.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Run at most so many trials; the same command goes on.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -60,27 +59,34 @@ def sweep(
         wanted = read_plan(words, store)
         with wanted.store.locked(executor=executor):
             run = partial(_run, executor=executor, quiet=quiet or as_json)
-            derived = sweep_until_whole(wanted, run, retry_failed=retry_failed)
+            derived = sweep_until_whole(wanted, run, retry_failed=retry_failed, limit=limit)
         _finish(wanted.store, derived, as_json=as_json)
 
 
 @app.command()
-def plan(words: SweepWords = None, store: StorePath = None, as_json: AsJson = False) -> None:
-    """Say what would run: trials, finished ones, estimated time."""
+def plan(
+    words: SweepWords = None,
+    store: StorePath = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of sweep files, for editors, and nothing else.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what would run: trials, finished ones, bundles, estimated time and room on the disk."""
+    from orchestrator.plan_summary import summarize_plan, write_plan
+    from orchestrator.sweep_schema import make_schema
+
     with exit_codes():
+        if schema:
+            print(json.dumps(make_schema(), indent=2))
+            return
         request = read_request(words, store, retry_failed=False)
-        summary = _summarize_plan(request)
+        summary = summarize_plan(request)
         if as_json:
             trials = [{"trial_id": t.trial_id, "label": t.label, "needs": t.needs} for t in request.plan]
             print(json.dumps({**summary, "trials": trials}, indent=2))
-            return
-        print(f"{summary['name']}: {summary['n_trials']} trials in {summary['store']}")
-        print(f"{'':8}" + "".join(f"{head:>9}" for head in ("planned", *PlanState._fields)))
-        for method, counts in summary["by_method"].items():
-            print(f"{method:8}" + "".join(f"{count:9}" for count in counts.values()))
-        print(f"Left: about {summary['estimated_s']:.0f} s of work, {summary['estimate_from']}.")
-        for warning in summary["warnings"]:
-            print(f"warning: {warning}")
+        else:
+            print("\n".join(write_plan(summary)))
 
 
 @app.command()
@@ -134,48 +140,30 @@ def _say_nothing_to_run(request: Request) -> str:
     return f"Nothing to run of {name}: {len(state.ok)} trials are ok, {failed}; --retry-failed runs them once more."
 
 
-def _run(request: Request, *, executor: str, quiet: bool) -> None:
+def _run(request: Request, limit: int | None, *, executor: str, quiet: bool) -> None:
     spec, state = request.sweep, request.state
     keep_manifest(request)
-    if not state.to_run:
-        if not quiet:
-            print(_say_nothing_to_run(request))
+    if not state.to_run and not quiet:
+        print(_say_nothing_to_run(request))
+    if not state.to_run or limit == 0:
         return
     if executor == "ray":
         from orchestrator.executor_ray import run_ray as run
     else:
         from orchestrator.executor_inline import run_inline as run
 
-    for trial_id in set(state.to_run) & request.stored.keys():
+    queue = make_queue(request, limit=limit)
+    n_later = len(state.to_run) - len(queue.trials)
+    for trial_id in queue.trials.keys() & request.stored.keys():
         request.store.remove_trial(trial_id)
-    queue = make_queue(request)
     progress = ProgressLines(queue, n_finished_before=len(request.plan) - len(state.to_run), quiet=quiet)
-    progress.say(f"{spec.head.name}: {len(state.to_run)} of {len(request.plan)} trials to run")
+    progress.say(f"{spec.head.name}: {len(queue.trials)} of {len(request.plan)} trials to run")
     progress.say(f"results: {request.store.location}")
     for warning in warn_of_devices(request):
         progress.say(f"warning: {warning}")
     run(queue, request.store, progress, retry=spec.head.retry)
-
-
-def _summarize_plan(request: Request) -> dict[str, Any]:
-    places = {trial_id: place for place, ids in request.state._asdict().items() for trial_id in ids}
-    counts = Counter((trial.method, places[trial.trial_id]) for trial in request.plan)
-    planned = Counter(trial.method for trial in request.plan)
-    queue = make_queue(request)
-    known = sum(row["status"] == "ok" for row in request.stored.values())
-    return {
-        "name": request.sweep.head.name,
-        "store": request.store.location,
-        "n_trials": len(request.plan),
-        "by_method": {
-            method: {"planned": planned[method], **{place: counts[method, place] for place in PlanState._fields}}
-            for method in METHODS
-            if planned[method]
-        },
-        "estimated_s": round(queue.remaining_s(), 1),
-        "estimate_from": f"from the durations of {known} finished trials" if known else "a first guess",
-        "warnings": warn_of_devices(request),
-    }
+    if n_later:
+        progress.say(f"--limit {limit}: {n_later} trials are left; the same command goes on with them")
 
 
 def _finish(store: Store, derived: Derived, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ The float stage (fp32) and the controls of QAT (fp32_ft, one for each distinct r
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
@@ -57,24 +57,21 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
         return self.quant.method
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What decides the result, as plain values; settings equal to their default are left out."""
+    def identity(self) -> dict[str, str]:
+        """What decides the result, but for the seed: the canonical JSON of each part."""
+        model = _to_json(self.model)
         return {
-            "dataset": self.dataset_id,
-            "engine": ENGINE_VERSION,
-            "model": self._model_identity(),
-            "quant": self.quant.model_dump(mode="json", exclude_defaults=True),
-            "train": self.train.model_dump(mode="json", exclude_defaults=True),
+            "dataset": json.dumps(self.dataset_id),
+            "engine": str(ENGINE_VERSION),
+            "model": model if self.weights_id is None else _set_weights(model, self.weights_id),
+            "quant": _to_json(self.quant),
+            "train": _to_json(self.train),
         }
-
-    def _model_identity(self) -> dict[str, Any]:
-        values = self.model.model_dump(mode="json", exclude_defaults=True)
-        return values if self.weights_id is None else {**values, "weights": self.weights_id}
 
     @cached_property
     def trial_id(self) -> str:
         """First 16 hex digits of sha256 over canonical JSON of the identity and the seed."""
-        return _short_hash({**self.identity, "seed": self.seed})
+        return _short_hash({**self.identity, "seed": str(self.seed)})
 
     @cached_property
     def config_id(self) -> str:
@@ -117,7 +114,7 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
             "preset": settings.get("preset"),
             "seed": self.seed,
             "imbalance": self.dataset.imbalance,
-            "config": json.dumps({**self.identity, "dataset": self.dataset.identity()}, sort_keys=True),
+            "config": _join({**self.identity, "dataset": _dump(self.dataset.identity())}),
         }
 
 
@@ -185,9 +182,28 @@ def _links(spec: PtqSpec | QatSpec, stage: PlannedTrial, control_id: str | None)
     }
 
 
-def _short_hash(value: dict[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+@cache
+def _to_json(spec: BaseModel) -> str:
+    """Return a spec as canonical JSON without the settings that are at their default; the seeds of a plan share it."""
+    return _dump(spec.model_dump(mode="json", exclude_defaults=True))
+
+
+def _set_weights(model: str, weights_id: str) -> str:
+    """Put the content of a file of weights in place of its name."""
+    return _dump({**json.loads(model), "weights": weights_id})
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _join(parts: Mapping[str, str]) -> str:
+    """Return one canonical JSON document of parts that are JSON."""
+    return "{" + ",".join(f'"{key}":{parts[key]}' for key in sorted(parts)) + "}"
+
+
+def _short_hash(parts: Mapping[str, str]) -> str:
+    return hashlib.sha256(_join(parts).encode()).hexdigest()[:16]
 
 
 class PlanState(NamedTuple):

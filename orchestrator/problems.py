@@ -14,9 +14,11 @@ class Problem(NamedTuple):
 
     path: str
     message: str
+    where: str = ""  # such as "in utkface", if it is not in the file that was named
 
     def __str__(self) -> str:
-        return f"`{self.path}` {self.message}" if self.path else self.message
+        text = f"`{self.path}` {self.message}" if self.path else self.message
+        return f"{text} ({self.where})" if self.where else text
 
 
 class RequestError(ValueError):
@@ -58,7 +60,8 @@ def _describe(
             known = [*model.model_fields, *also_known]
             return Problem(where, f"is not a known key.{did_you_mean(field, known)} Known here: {', '.join(known)}.")
         case "missing":
-            return Problem(where, f"is missing; it must be {_rule(model, field)}.")
+            purpose = model.model_fields[field].description
+            return Problem(where, f"is missing; it must be {_rule(model, field)}{f', {purpose}' if purpose else ''}.")
         case "literal_error":
             known = [name.strip(" '") for name in context["expected"].replace(" or ", ",").split(",")]
             return Problem(where, f"must be one of {', '.join(known)}, got {value!r}.{did_you_mean(value, known)}")

@@ -15,15 +15,20 @@ from results import DamagedError, Derived, Store, StoreError, derive, find_damag
 MAX_ROUNDS = 3
 
 
-def sweep_until_whole(wanted: Wanted, run: Callable[[Request], None], *, retry_failed: bool) -> Derived:
+def sweep_until_whole(
+    wanted: Wanted, run: Callable[[Request, int | None], None], *, retry_failed: bool, limit: int | None
+) -> Derived:
     """Run what is not finished, and again what turns out to be damaged; return the tables' facts.
+
+    `limit` is the most trials that `run` may run: all in the first round, so that damage waits for the next command.
 
     Raises:
         StoreError: there is new damage after every round.
         WriteError: the store has no room.
     """
     for number in range(MAX_ROUNDS):
-        run(read_sound_state(wanted, retry_failed=retry_failed and number == 0))
+        request = read_sound_state(wanted, retry_failed=retry_failed and number == 0)
+        run(request, limit if number == 0 or limit is None else 0)
         try:
             return derive(wanted.store)
         except DamagedError as error:

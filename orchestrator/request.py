@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from datasets import DataError, load_dataset
+from datasets import DataError, DatasetSpec, GroupedDataset, load_dataset
 from orchestrator.combinations import find_misfits
+from orchestrator.forecast import ImagesOf
 from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
 from orchestrator.problems import Problem, RequestError
 from orchestrator.schedule import BundleQueue
@@ -23,6 +24,7 @@ class Wanted(NamedTuple):
     sweep: SweepSpec
     plan: tuple[PlannedTrial, ...]
     store: Store
+    images: dict[str, ImagesOf]  # by dataset_id
 
 
 class Request(NamedTuple):
@@ -31,6 +33,7 @@ class Request(NamedTuple):
     sweep: SweepSpec
     plan: tuple[PlannedTrial, ...]
     store: Store
+    images: dict[str, ImagesOf]
     state: PlanState
     stored: dict[str, dict[str, Any]]
 
@@ -57,11 +60,12 @@ def read_plan(words: list[str] | None, location: str | None) -> Wanted:
     spec = load_sweep(name, words)
     store = Store.open(location or str(Path("results", "runs", spec.head.name)))
     store.refuse_strangers(spec.head.name)
+    datasets = _load_datasets(spec)
     try:
-        plan = make_plan(spec, _find_dataset_ids(spec))
+        plan = make_plan(spec, {dataset_spec: dataset.dataset_id for dataset_spec, dataset in datasets.items()})
     except ValueError as error:  # a file of weights
         raise error if isinstance(error, RequestError) else RequestError([Problem("", str(error))], name) from error
-    return Wanted(spec, plan, store)
+    return Wanted(spec, plan, store, {dataset.dataset_id: _count_images(dataset) for dataset in datasets.values()})
 
 
 def add_state(wanted: Wanted, trials: pa.Table, *, retry_failed: bool) -> Request:
@@ -73,17 +77,25 @@ def add_state(wanted: Wanted, trials: pa.Table, *, retry_failed: bool) -> Reques
     return Request(*wanted, find_state(wanted.plan, statuses, run_again=frozenset(again)), stored)
 
 
-def make_queue(request: Request) -> BundleQueue:
-    """Return the trials that are left to run, with estimates from the durations of finished ones."""
-    to_run = set(request.state.to_run)
+def make_queue(request: Request, *, limit: int | None = None) -> BundleQueue:
+    """Return the trials that are left to run, with estimates from the durations of finished ones.
+
+    `limit` takes the first so many of the plan, in which needs come first.
+    """
+    to_run = set(request.state.to_run[:limit])
     queue = BundleQueue(
         [trial for trial in request.plan if trial.trial_id in to_run],
         done=request.state.ok,
         resources=request.sweep.head.resources,
     )
+    trials = {trial.config_id: trial for trial in request.plan} if request.stored else {}
     for row in request.stored.values():
-        if row["status"] == "ok":
-            queue.learn(row["method"], row["total_s"])
+        if row["status"] != "ok":
+            continue
+        if alike := trials.get(row["config_id"]):  # the trial itself, or another seed of it
+            queue.durations.learn(alike, row["total_s"])
+        else:
+            queue.durations.learn_method(row["method"], row["total_s"])
     return queue
 
 
@@ -98,19 +110,22 @@ def warn_of_devices(request: Request) -> list[str]:
     return describe_mixed_pairs({**trial.columns(), "device": find_device(trial)} for trial in request.plan)
 
 
-def _find_dataset_ids(spec: SweepSpec) -> dict[Any, str]:
-    """Load every data set and return the id of its content. Raises RequestError where the sweep does not fit them."""
-    ids, problems = {}, []
+def _load_datasets(spec: SweepSpec) -> dict[DatasetSpec, GroupedDataset]:
+    """Load every data set of a sweep. Raises RequestError where the sweep does not fit them."""
+    datasets, problems = {}, []
     for dataset_spec in dict.fromkeys(experiment.dataset for experiment in spec.experiments):
         try:
-            dataset = load_dataset(dataset_spec)
+            datasets[dataset_spec] = load_dataset(dataset_spec)
         except DataError as error:
             problems.append(Problem("", str(error)))
             continue
-        ids[dataset_spec] = dataset.dataset_id
         for experiment in spec.experiments:
             if experiment.dataset == dataset_spec:
-                problems += find_misfits(experiment.model, experiment.quant, dataset)
+                problems += find_misfits(experiment.model, experiment.quant, datasets[dataset_spec])
     if problems:
         raise RequestError(problems, "the data")
-    return ids
+    return datasets
+
+
+def _count_images(dataset: GroupedDataset) -> ImagesOf:
+    return ImagesOf(sum(len(dataset.splits[split]) for split in ("val", "test")), len(dataset.class_names))

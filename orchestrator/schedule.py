@@ -1,19 +1,21 @@
 """Which trials run next, and together: a ready queue that hands out bundles. Pure: no torch, no ray, no clock.
 
-A bundle holds ready trials of one float stage that ask for the same resources, about 30 s of estimated work, so that
-one worker loads the data and the reference once and the scheduler is not asked every second. Towards the end bundles
-get smaller, so that no slot waits long for another.
+A bundle holds ready trials that ask for the same resources, about 30 s of estimated work, so that the scheduler is not
+asked every second; those of one float stage stand together in it, so that one worker loads the data, the reference and
+the calibration once. Towards the end bundles get smaller, and none holds more than a slot's share of what is ready, so
+that no slot waits long for another; but below a quarter of a second, handing out costs more than it balances.
 """
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from orchestrator.durations import Durations
 from orchestrator.plan import PlannedTrial, Status
 from orchestrator.spec import Resources, ResourcesByMethod
 
-BUNDLE_S = 30.0
-FIRST_GUESS_S = {"fp32": 20.0, "fp32_ft": 10.0, "qat": 10.0, "ptq": 1.0}  # until the first trial of a method is done
+BUNDLE_S: Final = 30.0
+LEAST_BUNDLE_S: Final = 0.25
 
 
 class Bundle(NamedTuple):
@@ -30,16 +32,19 @@ class BundleQueue:
         self.trials = {trial.trial_id: trial for trial in to_run}
         self.resources = resources
         self.n_slots = 1  # trials that run at once: set by the executor, which knows the machines
+        self.durations = Durations()
         self.unfinished = set(self.trials)
         self.blocked: set[str] = set()
-        self._n_unfinished = Counter(trial.method for trial in self.trials.values())
-        self._n_timed: Counter[str] = Counter()
-        self._timed_s: dict[str, float] = defaultdict(float)
-        self._ready: dict[tuple[str, str], deque[PlannedTrial]] = defaultdict(deque)
+        self._places = {trial_id: place for place, trial_id in enumerate(self.trials)}
+        self._shapes = {method: repr(shape) for method, shape in resources}
+        # By resources, then by float stage. Shapes take turns, so that none waits for the end of another.
+        self._ready: dict[str, dict[str, deque[PlannedTrial]]] = defaultdict(lambda: defaultdict(deque))
+        self._n_ready: Counter[str] = Counter()
         self._dependants: dict[str, list[str]] = defaultdict(list)
         done = set(done)
         self._n_unmet = Counter({t: len(set(trial.needs) - done) for t, trial in self.trials.items()})
         for trial in self.trials.values():
+            self.durations.add(trial)
             for need in trial.needs:
                 self._dependants[need].append(trial.trial_id)
             if self._n_unmet[trial.trial_id] == 0:
@@ -49,15 +54,29 @@ class BundleQueue:
         """Return the next bundle, or None while nothing is ready."""
         if not self._ready:
             return None
-        key, waiting = next(iter(self._ready.items()))
-        bundle, planned_s = [], 0.0
-        target_s = min(BUNDLE_S, self.remaining_s() / (2 * self.n_slots))
-        while waiting and (not bundle or planned_s + self.estimate_s(waiting[0].method) <= target_s):
-            planned_s += self.estimate_s(waiting[0].method)
+        shape = next(iter(self._ready))
+        stages = self._ready.pop(shape)
+        trials = self._fill(stages, most=max(1, self._n_ready[shape] // self.n_slots))
+        self._n_ready[shape] -= len(trials)
+        if stages:
+            self._ready[shape] = stages
+        trials.sort(key=lambda trial: self._places[trial.trial_id])
+        return Bundle(tuple(trials), getattr(self.resources, trials[0].method))
+
+    def _fill(self, stages: dict[str, deque[PlannedTrial]], *, most: int) -> list[PlannedTrial]:
+        """Take trials out of `stages`, one stage after the other, until a bundle is full."""
+        bundle: list[PlannedTrial] = []
+        planned_s, target_s = 0.0, min(BUNDLE_S, self.remaining_s() / (2 * self.n_slots))
+        while stages:
+            stage_id, waiting = next(iter(stages.items()))
+            next_s = planned_s + self.durations.estimate_s(waiting[0])
+            if bundle and next_s > LEAST_BUNDLE_S and (next_s > target_s or len(bundle) >= most):
+                break
+            planned_s = next_s
             bundle.append(waiting.popleft())
-        if not waiting:
-            del self._ready[key]
-        return Bundle(tuple(bundle), getattr(self.resources, bundle[0].method))
+            if not waiting:
+                del stages[stage_id]
+        return bundle
 
     def give_back(self, trials: Iterable[PlannedTrial]) -> None:
         """Make trials ready again that were handed out but never started."""
@@ -70,7 +89,7 @@ class BundleQueue:
             return
         self._close(trial_id)
         if seconds is not None:
-            self.learn(self.trials[trial_id].method, seconds)
+            self.durations.learn(self.trials[trial_id], seconds)
         if status == "failed":
             self._block(trial_id)
             return
@@ -79,22 +98,14 @@ class BundleQueue:
             if self._n_unmet[dependant] == 0:
                 self._make_ready(self.trials[dependant])
 
-    def learn(self, method: str, seconds: float) -> None:
-        """Take one measured duration into the estimates."""
-        self._n_timed[method] += 1
-        self._timed_s[method] += seconds
-
-    def estimate_s(self, method: str) -> float:
-        """Mean seconds of the timed trials of this method, or a first guess."""
-        return self._timed_s[method] / self._n_timed[method] if self._n_timed[method] else FIRST_GUESS_S[method]
-
     def remaining_s(self) -> float:
         """Estimated work of everything unfinished, in seconds of one slot."""
-        return sum(n * self.estimate_s(method) for method, n in self._n_unfinished.items())
+        return max(0.0, self.durations.left_s) if self.unfinished else 0.0
 
     def _make_ready(self, trial: PlannedTrial) -> None:
-        shape = getattr(self.resources, trial.method)
-        self._ready[trial.stage_id, repr(shape)].append(trial)
+        shape = self._shapes[trial.method]
+        self._ready[shape][trial.stage_id].append(trial)
+        self._n_ready[shape] += 1
 
     def _block(self, trial_id: str) -> None:
         for dependant in self._dependants[trial_id]:
@@ -105,4 +116,4 @@ class BundleQueue:
 
     def _close(self, trial_id: str) -> None:
         self.unfinished.discard(trial_id)
-        self._n_unfinished[self.trials[trial_id].method] -= 1
+        self.durations.remove(self.trials[trial_id])

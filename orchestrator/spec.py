@@ -1,13 +1,11 @@
-"""A sweep file: TOML and `key=value` overrides in, one validated SweepSpec or every error at once out.
+"""The values of a sweep file (`sweep_file.py` reads it) in, one validated SweepSpec or every error at once out.
 
 Any field of an experiment or a quant block may be a list, which makes it an axis; the blocks are expanded here, so a
 SweepSpec holds only single values. No torch and no ray.
 """
 
 import itertools
-import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -15,9 +13,9 @@ from pydantic_core import PydanticCustomError
 
 from datasets import SOURCES, DatasetSpec
 from orchestrator.problems import Problem, RequestError, describe_errors, did_you_mean
+from orchestrator.sweep_file import apply_overrides, read_sweep_file
 from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
-BUILT_IN_FOLDER = Path(__file__).parent / "sweeps"
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 Analysis = Literal["sqnr", "sensitivity"]
 METHODS: dict[str, type[PtqSpec] | type[QatSpec]] = {"ptq": PtqSpec, "qat": QatSpec}
@@ -64,7 +62,10 @@ class Retry(_Frozen, frozen=True):
 class SweepHead(_Frozen, frozen=True):
     """The part of a sweep file that has no axes."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="a name of its own, also for a sweep that extends another: it names the folder of the results",
+    )
     seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] = Field(strict=False)
     runtimes: tuple[Literal["torch"], ...] = Field(default=("torch",), strict=False)
     analysis: tuple[Analysis, ...] = Field(default=(), strict=False)
@@ -95,20 +96,20 @@ class SweepSpec(NamedTuple):
 
     head: SweepHead
     experiments: tuple[Experiment, ...]
-    raw: dict[str, Any]  # the file with its overrides, for the manifest
+    raw: dict[str, Any]  # the file with what it extends and its overrides, for the manifest
 
 
 def load_sweep(name: str, overrides: list[str]) -> SweepSpec:
     """Read a built-in sweep or a TOML file, apply `key=value` overrides and validate the result.
 
     Raises:
-        RequestError: with every problem that was found.
+        RequestError: with every problem that was found, each with the file that it is in where that is another one.
     """
-    raw = _read_toml(name)
-    problems = [problem for text in overrides if (problem := _override(raw, text))]
-    if problems:
-        raise RequestError(problems, "the overrides")
-    return parse_sweep(raw, source=name)
+    file = read_sweep_file(name, overrides)
+    try:
+        return parse_sweep(file.values, source=name)
+    except RequestError as error:
+        raise RequestError([file.locate(problem, name) for problem in error.problems], name) from None
 
 
 def parse_sweep(raw: dict[str, Any], *, source: str = "the sweep") -> SweepSpec:
@@ -140,59 +141,11 @@ def read_dataset(name: str, overrides: list[str]) -> DatasetSpec:
     """
     tasks = SOURCES[name].tasks if name in SOURCES else {}
     raw: dict[str, Any] = {"name": name, "task": next(iter(tasks), "class")}
-    problems = [problem for text in overrides if (problem := _override(raw, text))]
+    problems = apply_overrides(raw, overrides)
     spec = None if problems else _validate(DatasetSpec, raw, "", problems)
     if spec is None:
         raise RequestError(problems, "the request")
     return spec
-
-
-def built_in_sweeps() -> list[str]:
-    """Names of the sweep files that come with the program."""
-    return sorted(path.stem for path in BUILT_IN_FOLDER.glob("*.toml"))
-
-
-def _read_toml(name: str) -> dict[str, Any]:
-    path = BUILT_IN_FOLDER / f"{name}.toml" if name in built_in_sweeps() else Path(name)
-    if not path.is_file():
-        known = built_in_sweeps()
-        message = f"is neither a file nor a built-in sweep ({', '.join(known)}).{did_you_mean(name, known)}"
-        raise RequestError([Problem(name, message)])
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise RequestError([Problem(name, f"cannot be read: {error}.")]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError([Problem("", f"This is not TOML: {error}.")], name) from error
-
-
-def _override(raw: dict[str, Any], text: str) -> Problem | None:
-    """Set one `path=value` in place; the value is read as TOML, and as plain text where it is none."""
-    key, _, value = text.partition("=")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    *parents, last = key.split(".")
-    place: Any = raw
-    for step in parents:
-        if isinstance(place, list) and step.isdigit() and int(step) < len(place):
-            place = place[int(step)]
-        elif isinstance(place, dict):
-            place = place.setdefault(step, {})
-        else:
-            return Problem(key, f"cannot be set: there is no '{step}' in {_summary(place)}.")
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = parsed
-    elif isinstance(place, dict):
-        place[last] = parsed
-    else:
-        return Problem(key, f"cannot be set: there is no '{last}' in {_summary(place)}.")
-    return None
-
-
-def _summary(place: Any) -> str:
-    return f"a list of {len(place)} (count from 0)" if isinstance(place, list) else repr(place)
 
 
 def _blocks(raw: dict[str, Any], key: str, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -267,7 +220,7 @@ def _method_specs(
             values = {**values, "weight_bits": bits, "act_bits": bits}
             spec = _validate(model, values, path, found)
             renamed = {f"{path}.weight_bits": f"{path}.bits", f"{path}.act_bits": f"{path}.bits"}
-            found = [Problem(renamed.get(where, where), message) for where, message in found]
+            found = [problem._replace(path=renamed.get(problem.path, problem.path)) for problem in found]
         else:
             spec = _validate(model, values, path, found)
         problems += found
@@ -285,12 +238,16 @@ def _with_course(values: dict[str, Any], train: TrainSpec) -> dict[str, Any]:
     return {**course, **values}
 
 
+def is_list(model: type[BaseModel], field: str) -> bool:
+    """Whether a field is a list by nature: a list in a block then is its value, and no axis."""
+    return field in model.model_fields and get_origin(model.model_fields[field].annotation) is tuple
+
+
 def _expand_axes(
     block: dict[str, Any], model: type[BaseModel], path: str, problems: list[Problem]
 ) -> list[dict[str, Any]]:
     """Return one dict for each combination of the values of the lists in a block."""
-    lists = {key for key, info in model.model_fields.items() if get_origin(info.annotation) is tuple}
-    axes = {key: value for key, value in block.items() if isinstance(value, list) and key not in lists}
+    axes = {key: value for key, value in block.items() if isinstance(value, list) and not is_list(model, key)}
     problems += [Problem(f"{path}.{key}", "is an empty list: give it a value.") for key, v in axes.items() if not v]
     combinations = itertools.product(*axes.values())
     return [{**block, **dict(zip(axes, values, strict=True))} for values in combinations]

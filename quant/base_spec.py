@@ -8,6 +8,8 @@ class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=Fa
     """A frozen value: unknown keys and wrong types are errors, and nothing is converted silently."""
 
 
-def misfit(field: str, message: str, *, here: bool = False) -> PydanticCustomError:
-    """Return the error of a setting that does not fit; `here` where pydantic knows the field already."""
-    return PydanticCustomError("misfit", "{message}", {"message": message, **({} if here else {"field": field})})
+def misfit(field: str, message: str, *, here: bool = False, **context: object) -> PydanticCustomError:
+    """Return the error of a setting that does not fit; `here` where pydantic names the field already."""
+    if here:
+        return PydanticCustomError("misfit", "{message}", {"message": message, **context})
+    return PydanticCustomError("misfit", "`{field}` {message}", {"field": field, "message": message, **context})

@@ -22,6 +22,7 @@ WIDTHS: dict[str, int] = {"small_cnn": 16, "nin": 192, "nin_gc": 256, "resnet18"
 # the heads of a network that has several, in their order: tasks of the data set
 MULTI_HEAD: dict[str, tuple[str, ...]] = {"trident": ("age", "gender", "ethnicity")}
 ELSEWHERE: Final = {"torchvision:NAME": r"torchvision:\w+", "package.module:factory": r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"}
+NAMES_ELSEWHERE: Final[list[Any]] = [{"pattern": f"^{pattern}$"} for pattern in ELSEWHERE.values()]  # as JSON schemas
 
 Pair = Annotated[tuple[str, str], Field(strict=False)]
 
@@ -56,7 +57,7 @@ class ModelSpec(Spec, frozen=True):
     `preprocess` is what its images go through.
     """
 
-    name: str
+    name: str = Field(json_schema_extra={"anyOf": [{"enum": list(MODELS)}, *NAMES_ELSEWHERE]})
     width: int | None = Field(default=None, ge=1)
     heads: Literal["task", "all"] = "task"
     weights: str | None = None
@@ -79,7 +80,7 @@ class ModelSpec(Spec, frozen=True):
             return weights
         return str(Path(weights).expanduser().absolute())
 
-    @field_validator("key_map", mode="before")
+    @field_validator("key_map", mode="before", json_schema_input_type=dict[str, str] | tuple[Pair, ...])
     @classmethod
     def key_map_is_a_table(cls, key_map: Any) -> Any:
         """Take a table as pairs, which can be hashed."""

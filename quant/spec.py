@@ -7,7 +7,6 @@ effect in a combination is put back to its default by `normalized`, so that equa
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from quant.base_spec import Spec, misfit
 from quant.training_spec import Epoch, Recipe, Schedule, Selection, check_milestones
@@ -97,7 +96,9 @@ class QuantSettings(Spec, frozen=True):
     calib_seed: int = Field(default=0, ge=0)
     calib_balance: str = "uniform"
 
-    @field_validator("overrides", mode="before")
+    @field_validator(
+        "overrides", mode="before", json_schema_input_type=dict[str, LayerOverride] | tuple[PatternOverride, ...]
+    )
     @classmethod
     def overrides_are_a_table(cls, overrides: Any) -> Any:
         """Take a table as pairs, in its order, which decides; pairs can be hashed."""
@@ -198,7 +199,7 @@ class PtqSpec(QuantSettings, frozen=True):
                 message = 'is missing: base = "fp32_ft" needs the recipe of its control'
                 if self.base == "fp32":
                     message = 'has no effect with base = "fp32": remove it, or set base = "fp32_ft"'
-                raise PydanticCustomError("misfit", "{message}", {"field": field, "value": value, "message": message})
+                raise misfit(field, message, value=value)
         if self.base == "fp32_ft":
             check_milestones(self.schedule, self.milestones)
         return self

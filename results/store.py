@@ -249,6 +249,15 @@ class Store:
             damaged += found
         return table
 
+    def measure_trial(self, trial_id: str, runtimes: Iterable[str]) -> int:
+        """Return the bytes of everything a trial left behind."""
+        names = [
+            *(f"predictions/{trial_id}.{runtime}.parquet" for runtime in runtimes),
+            *(f"layers/{trial_id}.parquet", f"layers/{trial_id}.sensitivity.parquet"),
+            *(f"stages/{trial_id}.pt", f"logs/{trial_id}.log", f"trials/{trial_id}.parquet"),
+        ]
+        return sum(version.n_bytes for name in names if (version := self.files.version(name)))
+
     # What is derived, and can be rebuilt at any time.
 
     def write_table(self, name: str, table: pa.Table) -> None:

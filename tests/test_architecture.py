@@ -18,7 +18,9 @@ DOORS_OF_PACKAGES = {
 }
 LIGHT_FILES = (
     *("orchestrator/spec.py", "orchestrator/plan.py", "orchestrator/schedule.py", "orchestrator/cli.py"),
-    *("orchestrator/request.py", "orchestrator/work.py"),
+    *("orchestrator/request.py", "orchestrator/work.py", "orchestrator/sweep_file.py"),
+    *("orchestrator/durations.py", "orchestrator/forecast.py", "orchestrator/plan_summary.py"),
+    "orchestrator/sweep_schema.py",
     *("quant/spec.py", "quant/model_spec.py", "quant/training_spec.py", "datasets/spec.py"),
 )
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))

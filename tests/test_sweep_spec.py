@@ -3,13 +3,17 @@
 import copy
 import math
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from datasets import DatasetSpec
 from orchestrator.problems import RequestError
-from orchestrator.spec import BUILT_IN_FOLDER, built_in_sweeps, load_sweep, parse_sweep
-from quant import PtqSpec, QatSpec
+from orchestrator.spec import Retry, load_sweep, parse_sweep
+from orchestrator.sweep_file import BUILT_IN_FOLDER, built_in_sweeps
+from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 RECIPE = {"epochs": 7, "lr": 0.1}
 QUICKSTART = tomllib.loads((BUILT_IN_FOLDER / "quickstart.toml").read_text())
@@ -205,6 +209,9 @@ def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
         ({"runtimes": ["tensorrt"]}, "`runtimes.0` must be one of torch, got 'tensorrt'."),
         ({"resources": {"qat": {"cpus": 1}}}, "`resources.qat.cpus` is not a known key. Did you mean 'cpu'?"),
         ({"resources": {"qat": {"cpu": 0}}}, "`resources.qat.cpu` must be a number above 0, got 0."),
+        ({"retry": {"timeout_s": 0}}, "`retry.timeout_s` must be a number above 0, got 0."),
+        ({"retry": {"timeout_s": "1h"}}, "`retry.timeout_s` must be a number above 0, got '1h' (a text)."),
+        ({"retry": {"timeout": 60}}, "`retry.timeout` is not a known key. Did you mean 'timeout_s'?"),
         ({"retry": {"crash": True}}, "`retry.crash` must be a whole number at least 0, got True (true or false)."),
     ],
 )
@@ -244,3 +251,26 @@ def test_broken_toml_says_where(tmp_path: Path) -> None:
 def test_an_override_that_leads_nowhere_is_an_error(override: str, expected: str) -> None:
     with pytest.raises(RequestError, match=expected):
         load_sweep("quickstart", [override])
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (
+            lambda: QatSpec(method="qat", epochs=1, lr=0.1, act_observer="percentile"),
+            "`act_observer` is 'percentile', which needs",
+        ),
+        (lambda: PtqSpec(method="ptq", lr=0.1), "`lr` has no effect with base"),
+        (lambda: PtqSpec(method="ptq", weight_bits=17), r"weight_bits\n  Input should be less than or equal to 16"),
+        (
+            lambda: TrainSpec(epochs=1, lr=0.1, milestones=(2,)),
+            "`milestones` belongs to the schedule 'step', and this one is 'cosine'",
+        ),
+        (lambda: ModelSpec(name="nin", heads="all"), "`heads` is 'all', but nin has one head"),
+        (lambda: DatasetSpec(name="mnist", task="gender"), r"`task` must be one of \['class'\], got 'gender'"),
+        (lambda: Retry(timeout_s=0), r"timeout_s\n  Input should be greater than 0"),
+    ],
+)
+def test_a_spec_that_is_made_in_python_names_the_field_that_does_not_fit(make: Callable, expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        make()

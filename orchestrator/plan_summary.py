@@ -1,0 +1,102 @@
+"""What `plan` says: how far a sweep is, and what is left in trials, bundles, time and room on the disk."""
+
+from collections import Counter
+from typing import Any
+
+from orchestrator.forecast import estimate_bytes, find_machine, forecast, measure_trials
+from orchestrator.plan import PlanState
+from orchestrator.request import Request, make_queue, warn_of_devices
+
+METHODS = ("fp32", "fp32_ft", "ptq", "qat")
+
+
+def summarize_plan(request: Request) -> dict[str, Any]:
+    """Return the plan's state and estimates as plain values: seconds of one slot (`work_s`) and by the clock, bytes."""
+    places = {trial_id: place for place, ids in request.state._asdict().items() for trial_id in ids}
+    counts = Counter((trial.method, places[trial.trial_id]) for trial in request.plan)
+    planned = Counter(trial.method for trial in request.plan)
+    return {
+        "name": request.sweep.head.name,
+        "store": request.store.location,
+        "n_trials": len(request.plan),
+        "by_method": {
+            method: {"planned": planned[method], **{place: counts[method, place] for place in PlanState._fields}}
+            for method in METHODS
+            if planned[method]
+        },
+        "left": _foresee(request),
+        "warnings": warn_of_devices(request),
+    }
+
+
+def _foresee(request: Request) -> dict[str, Any]:
+    queue = make_queue(request)
+    left = list(queue.trials.values())
+    work_s: dict[str, float] = dict.fromkeys(METHODS, 0.0)
+    for trial in left:
+        work_s[trial.method] += queue.durations.estimate_s(trial)
+    ok = set(request.state.ok)
+    finished = [trial for trial in request.plan if trial.trial_id in ok]
+    measured = measure_trials(request.store, finished, request.sweep.head.runtimes)
+    timed = {row["method"] for row in request.stored.values() if row["status"] == "ok"}
+    methods = [method for method in METHODS if work_s[method]]
+    return {
+        "n_trials": len(left),
+        **forecast(queue, find_machine())._asdict(),
+        "work_s_by_method": {method: work_s[method] for method in methods},
+        "guessed_times": [method for method in methods if method not in timed],
+        "disk_bytes": round(estimate_bytes(left, measured, request.images)),
+        "guessed_sizes": [method for method in methods if method not in measured],
+    }
+
+
+def write_plan(summary: dict[str, Any]) -> list[str]:
+    """Return a summary as lines for a terminal: a few, however many trials there are."""
+    left = summary["left"]
+    heads = {"planned": "planned", **{place: place.replace("_", " ") for place in PlanState._fields}}
+    lines = [
+        f"{summary['name']}: {summary['n_trials']:,} trials in {summary['store']}",
+        f"{'':8}" + "".join(f"{head:>9}" for head in heads.values()) + f"{'work':>10}",
+    ]
+    for method, counts in summary["by_method"].items():
+        work = say_seconds(left["work_s_by_method"].get(method, 0.0))
+        lines.append(f"{method:8}" + "".join(f"{counts[key]:9,}" for key in heads) + f"{work:>10}")
+    lines += _write_left(left) if left["n_trials"] else ["left: nothing"]
+    if any(counts["failed"] for counts in summary["by_method"].values()):
+        lines.append("failed trials, and those blocked by them, run once more with `sweep --retry-failed`")
+    return [*lines, *(f"warning: {warning}" for warning in summary["warnings"])]
+
+
+def _write_left(left: dict[str, Any]) -> list[str]:
+    slots = f"{left['n_slots']} trial{'s' if left['n_slots'] > 1 else ''} at a time"
+    bundles = f"{left['n_bundles']:,} bundle{'s' if left['n_bundles'] > 1 else ''}"
+    return [
+        f"left: {left['n_trials']:,} trials in about {bundles}, {say_seconds(left['work_s'])} of work",
+        f"time: about {say_seconds(left['wall_s'])} on this machine, {slots}{_say_source(left['guessed_times'], left)}",
+        f"disk: about {say_bytes(left['disk_bytes'])}{_say_source(left['guessed_sizes'], left, ' without weights')}",
+    ]
+
+
+def _say_source(guessed: list[str], left: dict[str, Any], what: str = "") -> str:
+    """Say where an estimate is from: " (as finished trials; a first guess for qat)"."""
+    if not guessed:
+        return " (as finished trials)"
+    if len(guessed) == len(left["work_s_by_method"]):
+        return f" (a first guess{what})"
+    return f" (as finished trials; a first guess{what} for {', '.join(guessed)})"
+
+
+def say_seconds(seconds: float) -> str:
+    """Return "45 s", "12 min", "3.4 h" or "2.1 days"."""
+    for unit, size, digits in (("days", 86_400, 1), ("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def say_bytes(n: float) -> str:
+    """Return "320 kB", "1.2 MB" or "3.4 GB"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if n >= size:
+            return f"{n / size:,.1f} {unit}"
+    return f"{n / 1e3:.0f} kB"
