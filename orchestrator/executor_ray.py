@@ -152,7 +152,7 @@ class PlanSearcher(Searcher):
         found = [(trial.trial_id, self.store.read_trial(trial.trial_id)) for trial in bundle.trials]
         rows = {trial_id: row for trial_id, row in found if row is not None and trial_id in self.queue.unfinished}
         for trial_id, row in rows.items():
-            self._finish(Outcome(trial_id, row["status"]))
+            self._finish(Outcome(trial_id, row["status"], error=row["error"]))
         lost = [trial for trial in bundle.trials if trial.trial_id in self.queue.unfinished]
         ended_itself = any(str(row["error"]).startswith(TIMED_OUT) for row in rows.values())
         if lost and not ended_itself and self._is_given_up(lost[0], error):
@@ -176,10 +176,10 @@ class PlanSearcher(Searcher):
             reason = (
                 f"{CRASHED}: its worker was lost {n} times when this trial was next; out of memory is a usual cause"
             )
-        self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{reason}\n{error}\n")
+        self.store.add_to_log(trial.trial_id, f"{reason}\n{error}\n")
         row = {**trial.columns(), "status": "failed", "error": reason, "traceback": error or None, "attempt": n}
         self.store.write_trial(row)
-        self._finish(Outcome(trial.trial_id, "failed"))
+        self._finish(Outcome(trial.trial_id, "failed", error=reason))
         return True
 
     def _finish(self, outcome: Outcome) -> None:

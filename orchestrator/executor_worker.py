@@ -89,7 +89,7 @@ class SweepWorker(tune.Trainable):
         frame = sys._current_frames().get(self.thread.ident or 0)
         place = "".join(traceback.format_stack(frame)) if frame else ""
         error = f"{TIMED_OUT}: ran longer than retry.timeout_s = {self.timeout_s:g}"
-        self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{error}; it was here:\n{place}")
+        self.store.add_to_log(trial.trial_id, f"{error}; it was here:\n{place}")
         row = {**trial.columns(), "status": "failed", "error": error, "traceback": place}
         self.store.write_trial({**row, "total_s": time.monotonic() - began})
         os._exit(1)

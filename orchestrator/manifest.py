@@ -40,13 +40,18 @@ def find_provenance() -> dict[str, str]:
     return {
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "code_version": find_code_version(),
-        "engine_version": str(ENGINE_VERSION),
-        "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **find_versions(),
         "platform": platform.platform(),
         "processor": _processor_name(),
         "cpus": str(os.cpu_count()),
     }
+
+
+@cache
+def find_versions() -> dict[str, str]:
+    """The versions of the engine, of Python and of the packages that results may depend on."""
+    packages = {package: metadata.version(package) for package in PACKAGES}
+    return {"engine_version": str(ENGINE_VERSION), "python": platform.python_version(), **packages}
 
 
 @cache

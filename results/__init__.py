@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from results.custom_groups import import_groups
     from results.devices import describe_mixed_pairs
+    from results.group_tables import MIN_RANKED
     from results.predictions import make_predictions
     from results.report import write_report
     from results.schema import BLOCKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCKED",
+    "MIN_RANKED",
     "RUN_DEPENDENT",
     "SCHEMA_VERSION",
     "TABLES",
@@ -31,6 +33,7 @@ __all__ = [
 
 _HOMES = {
     "BLOCKED": "schema",
+    "MIN_RANKED": "group_tables",
     "RUN_DEPENDENT": "schema",
     "SCHEMA_VERSION": "schema",
     "TABLES": "schema",

@@ -157,8 +157,14 @@ class Store:
         return self._read_parquet(path) if self._exists(path) else None
 
     def write_log(self, trial_id: str, text: str) -> None:
-        """Keep what a trial said."""
-        self._write(f"logs/{trial_id}.log", text.encode())
+        """Keep what a trial said: nothing depends on it, so it is not synced."""
+        self._write(f"logs/{trial_id}.log", text.encode(), sync=False)
+
+    def add_to_log(self, trial_id: str, text: str) -> None:
+        """Add to what a trial said before it was ended."""
+        path = f"logs/{trial_id}.log"
+        said = self._read(path).decode() if self._exists(path) else ""
+        self.write_log(trial_id, said + text)
 
     def log_path(self, trial_id: str) -> str:
         """Where a person finds the log of a trial."""
@@ -233,12 +239,12 @@ class Store:
         pq.write_table(table, buffer, compression="zstd")
         self._write(path, buffer.getvalue().to_pybytes())
 
-    def _write(self, path: str, data: bytes) -> None:
+    def _write(self, path: str, data: bytes, *, sync: bool = True) -> None:
         full = self._full(path)
         try:
             self._fs.create_dir(full.rpartition("/")[0], recursive=True)
             if isinstance(self._fs, fs.LocalFileSystem):
-                _write_aside_and_rename(Path(full), data)
+                _write_aside_and_rename(Path(full), data, sync=sync)
             else:
                 with self._fs.open_output_stream(full) as stream:
                     stream.write(data)
@@ -273,17 +279,20 @@ def _remedy(path: str) -> str:
     return f" Delete trials/{trial_id}.parquet and run the sweep again: only that trial runs."
 
 
-def _write_aside_and_rename(path: Path, data: bytes) -> None:
+def _write_aside_and_rename(path: Path, data: bytes, *, sync: bool) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with aside.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    if not sync:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
