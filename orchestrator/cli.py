@@ -4,6 +4,7 @@ Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 i
 """
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,14 +14,13 @@ import typer
 from orchestrator.cli_data import data_app
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import make_manifest
-from orchestrator.plan import PlanState
+from orchestrator.plan import METHODS, PlanState, count_by_method
 from orchestrator.problems import Problem, RequestError
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import Progress, ProgressLines
 from orchestrator.request import Request, make_queue, read_request, warn_of_devices
+from orchestrator.schedule import BundleQueue
 from orchestrator.spec import built_in_sweeps
 from results import BLOCKED, Store, describe_mixed_pairs
-
-METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 
 app = typer.Typer(
     help="Measure which groups lose when an image classifier is quantized.",
@@ -140,17 +140,27 @@ def _run(request: Request, executor: str, *, quiet: bool) -> None:
     for trial_id in set(state.to_run) & request.stored.keys():
         request.store.remove_trial(trial_id)
     queue = make_queue(request)
-    progress = ProgressLines(queue, n_finished_before=len(request.plan) - len(state.to_run), quiet=quiet)
-    progress.say(f"{spec.head.name}: {len(state.to_run)} of {len(request.plan)} trials to run")
-    progress.say(f"results: {request.store.location}")
-    for warning in warn_of_devices(request):
-        progress.say(f"warning: {warning}")
-    run(queue, request.store, progress, retry=spec.head.retry)
+    with _show(request, queue, quiet=quiet) as progress:
+        progress.say(f"{spec.head.name}: {len(state.to_run)} of {len(request.plan)} trials to run")
+        progress.say(f"results: {request.store.location}")
+        for warning in warn_of_devices(request):
+            progress.say(f"warning: {warning}")
+        run(queue, request.store, progress, retry=spec.head.retry)
+
+
+def _show(request: Request, queue: BundleQueue, *, quiet: bool) -> Progress:
+    """A table on a terminal, else lines, or nothing."""
+    name, before = request.sweep.head.name, count_by_method(request.plan, request.state)
+    before = {key: n for key, n in before.items() if key[1] != "to_run"}
+    if quiet or not sys.stdout.isatty():
+        return ProgressLines(queue, name=name, before=before, quiet=quiet)
+    from orchestrator.progress_table import ProgressTable
+
+    return ProgressTable(queue, name=name, before=before)
 
 
 def _summarize_plan(request: Request) -> dict[str, Any]:
-    places = {trial_id: place for place, ids in request.state._asdict().items() for trial_id in ids}
-    counts = Counter((trial.method, places[trial.trial_id]) for trial in request.plan)
+    counts = count_by_method(request.plan, request.state)
     planned = Counter(trial.method for trial in request.plan)
     queue = make_queue(request)
     known = sum(row["status"] == "ok" for row in request.stored.values())

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import Progress
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import Retry
 from orchestrator.work import RunTrial, run_trial
@@ -10,7 +10,7 @@ from results import Store
 
 
 def run_inline(
-    queue: BundleQueue, store: Store, progress: ProgressLines, *, retry: Retry, run: RunTrial = run_trial
+    queue: BundleQueue, store: Store, progress: Progress, *, retry: Retry, run: RunTrial = run_trial
 ) -> None:
     """Run every trial of the queue that can run. `retry` is for workers that die, and here is none."""
     progress.say("in this process, one trial at a time")

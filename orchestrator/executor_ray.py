@@ -22,7 +22,7 @@ from ray.tune.stopper import FunctionStopper
 from orchestrator.executor_cluster import connect, count_slots, reserve
 from orchestrator.executor_worker import make_worker
 from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import Progress
 from orchestrator.schedule import Bundle, BundleQueue
 from orchestrator.spec import Resources, Retry
 from orchestrator.work import Outcome, RunTrial, Watcher, run_trial
@@ -34,7 +34,7 @@ COUNT_SLOTS_EVERY_S = 2.0  # nodes come and go
 def run_ray(
     queue: BundleQueue,
     store: Store,
-    progress: ProgressLines,
+    progress: Progress,
     *,
     retry: Retry,
     address: str | None = None,

@@ -31,7 +31,7 @@ class BundleQueue:
         self.resources = resources
         self.n_slots = 1  # trials that run at once: set by the executor, which knows the machines
         self.unfinished = set(self.trials)
-        self.blocked: set[str] = set()
+        self.n_blocked: Counter[str] = Counter()  # by method
         self._n_unfinished = Counter(trial.method for trial in self.trials.values())
         self._n_timed: Counter[str] = Counter()
         self._timed_s: dict[str, float] = defaultdict(float)
@@ -99,7 +99,7 @@ class BundleQueue:
     def _block(self, trial_id: str) -> None:
         for dependant in self._dependants[trial_id]:
             if dependant in self.unfinished:
-                self.blocked.add(dependant)
+                self.n_blocked[self.trials[dependant].method] += 1
                 self._close(dependant)
                 self._block(dependant)
 

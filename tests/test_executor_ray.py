@@ -29,7 +29,7 @@ def searcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanSearcher:
     monkeypatch.setattr("orchestrator.executor_ray.count_slots", lambda resources, methods: 1)
     plan = plan_of("seeds=[0]")
     queue = BundleQueue(plan[1:], done=[plan[0].trial_id], resources=ResourcesByMethod())
-    progress = ProgressLines(queue, n_finished_before=1, quiet=True)
+    progress = ProgressLines(queue, before={("fp32", "ok"): 1}, quiet=True)
     return PlanSearcher(queue, Store.open(str(tmp_path)), [progress], retry=Retry(crash=1))
 
 

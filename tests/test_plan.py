@@ -243,7 +243,7 @@ def test_a_failed_need_is_never_waited_for() -> None:
     queue.finish(bundle.trials[0].trial_id, "failed")
     assert queue.take() is None
     assert not queue.unfinished
-    assert len(queue.blocked) == 16
+    assert queue.n_blocked.total() == 16
 
 
 def test_trials_of_different_resources_are_not_bundled() -> None:
