@@ -19,12 +19,13 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import FunctionStopper
 
-from orchestrator.executor_cluster import connect, count_slots, reserve
+from orchestrator.executor_cluster import connect, count_slots
+from orchestrator.executor_metrics import publish_metrics
 from orchestrator.executor_worker import make_worker
 from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
 from orchestrator.progress import Progress
 from orchestrator.schedule import Bundle, BundleQueue
-from orchestrator.spec import Resources, Retry
+from orchestrator.spec import Retry
 from orchestrator.work import Outcome, RunTrial, Watcher, run_trial
 from results import Store, WriteError
 
@@ -46,13 +47,13 @@ def run_ray(
         RequestError: a method asks for more than any node has, which Ray would wait for in silence.
         WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
     """
-    dashboard = connect(address)
+    dashboard = connect(address, job={"name": f"quantfair {progress.name}", "store": store.location})
     try:
-        searcher = PlanSearcher(queue, store, [progress], retry=retry)
+        searcher = PlanSearcher(queue, store, [progress], retry=retry, sweep=progress.name)
         progress.say(
             f"on Ray, {queue.n_slots} trials at a time" + (f"   Ray dashboard: {dashboard}" if dashboard else "")
         )
-        with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
+        with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder, publish_metrics(progress):
             make_tuner(searcher, folder, worker=make_worker(run)).fit()
         if searcher.cannot_write is not None:
             raise WriteError(searcher.cannot_write)
@@ -63,7 +64,7 @@ def run_ray(
 def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Trainable]) -> tune.Tuner:
     """Return a Tune run that does what the searcher hands out, and keeps its own files in `folder`."""
     return tune.Tuner(
-        tune.with_resources(worker, lambda config: reserve(Resources(**config["resources"]))),
+        worker,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=_ErrorReader(searcher),
@@ -73,7 +74,7 @@ def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Train
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(
-            name="sweep",
+            name=searcher.sweep,
             storage_path=folder,
             failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands lost trials out again
             stop=FunctionStopper(lambda trial_id, result: searcher.cannot_write is not None),
@@ -85,8 +86,11 @@ def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Train
 class PlanSearcher(Searcher):
     """Hands out bundles to Tune and takes their events back; knows nothing of what a trial does."""
 
-    def __init__(self, queue: BundleQueue, store: Store, watchers: Sequence[Watcher], *, retry: Retry):
+    def __init__(
+        self, queue: BundleQueue, store: Store, watchers: Sequence[Watcher], *, retry: Retry, sweep: str = "sweep"
+    ):
         super().__init__()
+        self.sweep = sweep
         self.queue, self.store, self.watchers, self.retry = queue, store, watchers, retry
         self.running: dict[str, Bundle] = {}  # Tune's trial id -> what it runs
         self.started: dict[str, float] = {}  # trial id -> when its worker said that it begins, seconds
@@ -112,7 +116,8 @@ class PlanSearcher(Searcher):
             return None
         self.running[trial_id] = bundle
         return {
-            "name": f"{bundle.trials[0].label} +{len(bundle.trials) - 1}".replace(" ", "_"),
+            "name": bundle.name,
+            "sweep": self.sweep,
             "store": self.store.location,
             "resources": bundle.resources.model_dump(),
             "timeout_s": self.retry.timeout_s,
@@ -200,6 +205,10 @@ class PlanSearcher(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store knows what is finished."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher to restore it one day: never done here, and watchers hold a terminal."""
+        return {}
 
 
 class _ErrorReader(FIFOScheduler):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ray import tune
 
+from orchestrator.executor_cluster import reserve
 from orchestrator.plan import TIMED_OUT, PlannedTrial
 from orchestrator.spec import Resources
 from orchestrator.work import Outcome, RunTrial
@@ -29,6 +30,15 @@ class SweepWorker(tune.Trainable):
     """
 
     run_trial: RunTrial
+
+    def __repr__(self) -> str:
+        """What the Ray dashboard calls this worker for as long as it lives: the sweep, and what it began with."""
+        return f"{self.config['sweep']}: {self.config['name']}"
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Return what Ray sets aside for a bundle."""
+        return reserve(Resources(**config["resources"]))
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take a bundle and begin it."""

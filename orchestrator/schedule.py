@@ -22,6 +22,12 @@ class Bundle(NamedTuple):
     trials: tuple[PlannedTrial, ...]
     resources: Resources
 
+    @property
+    def name(self) -> str:
+        """A name for people, without spaces: "ptq_W4A4_minmax_seed_1_(config_07e97f)_+8"."""
+        first, *others = self.trials
+        return (first.label + (f" +{len(others)}" if others else "")).replace(" ", "_")
+
 
 class BundleQueue:
     """Hands out trials whose needs are done; a trial whose need failed is never handed out but counted as blocked."""

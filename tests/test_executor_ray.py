@@ -97,7 +97,7 @@ def find_workers(driver: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"Trainable" in (folder / "cmdline").read_bytes():
+            if b"SweepWorker" in (folder / "cmdline").read_bytes():
                 workers.append(int(folder.name))
         except OSError:
             continue  # it ended meanwhile
