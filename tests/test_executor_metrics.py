@@ -83,7 +83,7 @@ def look(progress: Listening, folder: Path, sights: list[Sight]) -> None:
         url = progress.said.rpartition(" ")[2]
         with urllib.request.urlopen(f"{url}/api/jobs/") as page:
             jobs = json.load(page)
-        sights.append(Sight(metrics, jobs, list_actors(detail=True)))
+        sights.append(Sight(metrics, jobs, list_actors(ray.get_runtime_context().gcs_address, detail=True)))
     finally:
         (folder / "seen").touch()
 
