@@ -4,6 +4,7 @@ Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 i
 """
 
 import json
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from orchestrator.cli_data import data_app
+from orchestrator.cli_status import AsJson, StoreArgument, find_failed, say_counts, status, write_reasons
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import make_manifest
 from orchestrator.plan import METHODS, PlanState, count_by_method
@@ -20,7 +22,7 @@ from orchestrator.progress import Progress, ProgressLines
 from orchestrator.request import Request, make_queue, read_request, warn_of_devices
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import built_in_sweeps
-from results import BLOCKED, Store, describe_mixed_pairs
+from results import Store, describe_mixed_pairs
 
 app = typer.Typer(
     help="Measure which groups lose when an image classifier is quantized.",
@@ -40,8 +42,6 @@ SweepWords = Annotated[
 StorePath = Annotated[
     str | None, typer.Option("--store", help="Where results go: a path or URI. Default: results/runs/<name>.")
 ]
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The folder or URI of a sweep's results.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
 @app.command()
@@ -56,7 +56,8 @@ def sweep(
     """Run what is not finished, then write the tables and the dashboard."""
     with exit_codes():
         request = read_request(words, store, retry_failed=retry_failed)
-        request.store.write_manifest(make_manifest(request.sweep, request.plan))
+        command = _write_command(words, request.store, executor)
+        request.store.write_manifest({**make_manifest(request.sweep, request.plan), "command": command})
         if request.state.to_run:
             _run(request, executor, quiet=quiet or as_json)
         elif not quiet and not as_json:
@@ -83,22 +84,7 @@ def plan(words: SweepWords = None, store: StorePath = None, as_json: AsJson = Fa
             print(f"warning: {warning}")
 
 
-@app.command()
-def status(store: StoreArgument, as_json: AsJson = False) -> None:
-    """Say what is finished, failed and missing; works while a sweep runs."""
-    from results import count_trials, list_trials
-
-    with exit_codes():
-        opened = Store.open(store)
-        manifest, trials = opened.read_manifest(), list_trials(opened)
-        counts = count_trials(trials, len(manifest["plan"]))
-        if as_json:
-            failed = [{name: row[name] for name in ("trial_id", "method", "error")} for row in _failed(trials)]
-            facts = {"name": manifest["name"], "store": opened.location, **counts, "failed": failed}
-            print(json.dumps(facts, indent=2))
-            return
-        print(f"{manifest['name']}: {_say_counts(counts)}")
-        _print_failed(trials)
+app.command()(status)
 
 
 @app.command()
@@ -120,6 +106,13 @@ def report(
                 raise RequestError([Problem("--groups", f"names no file: {groups}.")])
             import_groups(opened, groups.read_bytes(), source=str(groups))
         _finish(opened, as_json=as_json)
+
+
+def _write_command(words: list[str] | None, store: Store, executor: str) -> str:
+    """Return the command that goes on with a sweep from any folder that holds this program."""
+    words = [str(Path(word).absolute()) if Path(word).is_file() else word for word in words or []]
+    options = ["--store", store.location, *(["--executor", executor] if executor != "ray" else [])]
+    return shlex.join(["python", "-m", "orchestrator", "sweep", *words, *options])
 
 
 def _say_nothing_to_run(request: Request) -> str:
@@ -199,8 +192,9 @@ def _finish(store: Store, *, as_json: bool) -> None:
         }
         print(json.dumps(facts, indent=2))
     else:
-        _print_failed(trials)
-        print(f"{_say_counts(counts)}.")
+        for line in write_reasons(find_failed(trials)):
+            print(line)
+        print(f"{say_counts(counts)}.")
         if n_others:
             print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
         for warning in warnings:
@@ -208,20 +202,3 @@ def _finish(store: Store, *, as_json: bool) -> None:
         print(f"dashboard: {path}")
     if counts["n_failed"]:
         raise typer.Exit(1)
-
-
-def _failed(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The trials that failed by themselves: one line for each cause is enough."""
-    return [row for row in trials if row["status"] == "failed" and not str(row["error"]).startswith(BLOCKED)]
-
-
-def _print_failed(trials: list[dict[str, Any]]) -> None:
-    for row in _failed(trials):
-        print(f"  failed: {row['trial_id']} {row['method']} seed {row['seed']}: {str(row['error']).splitlines()[0]}")
-
-
-def _say_counts(counts: dict[str, int]) -> str:
-    """Return "5 of 10 trials ok, 1 failed, 4 blocked by a failed one, 0 missing"."""
-    blocked = f", {counts['n_blocked']} blocked by a failed one" if counts["n_blocked"] else ""
-    ok = f"{counts['n_ok']} of {counts['n_planned']} trials ok, {counts['n_failed']} failed{blocked}"
-    return f"{ok}, {counts['n_missing']} missing"

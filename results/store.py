@@ -180,12 +180,21 @@ class Store:
 
     def trial_ids(self) -> set[str]:
         """Ids of the finished trials, ok or failed."""
+        return set(self.finish_times())
+
+    def finish_times(self) -> dict[str, float]:
+        """Return when the row of each finished trial was written, in seconds since 1970."""
         selector = fs.FileSelector(self._full("trials"), allow_not_found=True)
         try:
-            names = [info.base_name for info in self._fs.get_file_info(selector)]
+            infos = self._fs.get_file_info(selector)
         except OSError as error:
             raise StoreError(f"{self.location} cannot be read ({error}): choose another --store.") from error
-        return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        times = {info.base_name: info.mtime_ns / 1e9 for info in infos}
+        return {name.removesuffix(".parquet"): at for name, at in times.items() if name.endswith(".parquet")}
+
+    def find_driver(self) -> dict[str, Any] | None:
+        """Return who runs a sweep here now: host, pid, started_utc. A stub until stores have a lock."""
+        return None
 
     def read_status(self, trial_id: str) -> Literal["ok", "failed"] | None:
         """Return ok or failed, or None for a trial that is not finished."""
