@@ -18,7 +18,7 @@ DOORS_OF_PACKAGES = {
 }
 LIGHT_FILES = (
     *("orchestrator/spec.py", "orchestrator/plan.py", "orchestrator/schedule.py", "orchestrator/cli.py"),
-    *("orchestrator/request.py", "orchestrator/work.py"),
+    *("orchestrator/request.py", "orchestrator/work.py", "orchestrator/progress.py", "orchestrator/cli_status.py"),
     *("quant/spec.py", "quant/model_spec.py", "quant/training_spec.py", "datasets/spec.py"),
 )
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
