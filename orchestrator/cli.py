@@ -4,21 +4,26 @@ Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 i
 """
 
 import json
+import shlex
+import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from orchestrator.cli_data import data_app
+from orchestrator.cli_status import AsJson, StoreArgument, find_failed, say_counts, status, write_reasons
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import keep_manifest
+from orchestrator.plan import count_by_method
 from orchestrator.problems import Problem, RequestError
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import Progress, ProgressLines
 from orchestrator.repair import report_what_is_left, sweep_until_whole
 from orchestrator.request import Request, make_queue, read_plan, read_request, warn_of_devices
+from orchestrator.schedule import BundleQueue
 from orchestrator.sweep_file import built_in_sweeps
-from results import BLOCKED, Derived, Store, describe_mixed_pairs, survey
+from results import Derived, Store, describe_mixed_pairs
 
 app = typer.Typer(
     help="Measure which groups lose when an image classifier is quantized.",
@@ -38,8 +43,6 @@ SweepWords = Annotated[
 StorePath = Annotated[
     str | None, typer.Option("--store", help="Where results go: a path or URI. Default: results/runs/<name>.")
 ]
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The folder or URI of a sweep's results.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
 @app.command()
@@ -57,8 +60,9 @@ def sweep(
     """Run what is not finished, then write the tables and the dashboard."""
     with exit_codes():
         wanted = read_plan(words, store)
+        command = _write_command(words, wanted.store, executor)
         with wanted.store.locked(executor=executor):
-            run = partial(_run, executor=executor, quiet=quiet or as_json)
+            run = partial(_run, executor=executor, command=command, quiet=quiet or as_json)
             derived = sweep_until_whole(wanted, run, retry_failed=retry_failed, limit=limit)
         _finish(wanted.store, derived, as_json=as_json)
 
@@ -89,26 +93,7 @@ def plan(
             print("\n".join(write_plan(summary)))
 
 
-@app.command()
-def status(store: StoreArgument, as_json: AsJson = False) -> None:
-    """Say what is finished, failed and missing; works while a sweep runs."""
-    from results import count_trials, list_trials
-
-    with exit_codes():
-        opened = Store.open(store)
-        manifest, found = opened.read_manifest(), survey(opened)
-        trials = list_trials(opened, found)
-        counts = count_trials(trials, len(manifest["plan"]))
-        if as_json:
-            failed = [{name: row[name] for name in ("trial_id", "method", "error")} for row in _failed(trials)]
-            facts = {"name": manifest["name"], "store": opened.location, **counts, "failed": failed}
-            facts["damaged"] = [str(error) for error in found.damaged]
-            print(json.dumps(facts, indent=2))
-            return
-        print(f"{manifest['name']}: {_say_counts(counts)}")
-        _print_failed(trials)
-        for error in found.damaged:
-            print(f"  damaged: {error}")
+app.command()(status)
 
 
 @app.command()
@@ -132,6 +117,13 @@ def report(
         _finish(opened, report_what_is_left(opened), as_json=as_json)
 
 
+def _write_command(words: list[str] | None, store: Store, executor: str) -> str:
+    """Return the command that goes on with a sweep from any folder that holds this program."""
+    words = [str(Path(word).absolute()) if Path(word).is_file() else word for word in words or []]
+    options = ["--store", store.location, *(["--executor", executor] if executor != "ray" else [])]
+    return shlex.join(["python", "-m", "orchestrator", "sweep", *words, *options])
+
+
 def _say_nothing_to_run(request: Request) -> str:
     state, name = request.state, request.sweep.head.name
     if not state.failed:
@@ -140,9 +132,9 @@ def _say_nothing_to_run(request: Request) -> str:
     return f"Nothing to run of {name}: {len(state.ok)} trials are ok, {failed}; --retry-failed runs them once more."
 
 
-def _run(request: Request, limit: int | None, *, executor: str, quiet: bool) -> None:
+def _run(request: Request, limit: int | None, *, executor: str, command: str, quiet: bool) -> None:
     spec, state = request.sweep, request.state
-    keep_manifest(request)
+    keep_manifest(request, command=command)
     if not state.to_run and not quiet:
         print(_say_nothing_to_run(request))
     if not state.to_run or limit == 0:
@@ -156,14 +148,25 @@ def _run(request: Request, limit: int | None, *, executor: str, quiet: bool) -> 
     n_later = len(state.to_run) - len(queue.trials)
     for trial_id in queue.trials.keys() & request.stored.keys():
         request.store.remove_trial(trial_id)
-    progress = ProgressLines(queue, n_finished_before=len(request.plan) - len(state.to_run), quiet=quiet)
-    progress.say(f"{spec.head.name}: {len(queue.trials)} of {len(request.plan)} trials to run")
-    progress.say(f"results: {request.store.location}")
-    for warning in warn_of_devices(request):
-        progress.say(f"warning: {warning}")
-    run(queue, request.store, progress, retry=spec.head.retry)
-    if n_later:
-        progress.say(f"--limit {limit}: {n_later} trials are left; the same command goes on with them")
+    with _show(request, queue, quiet=quiet) as progress:
+        progress.say(f"{spec.head.name}: {len(queue.trials)} of {len(request.plan)} trials to run")
+        progress.say(f"results: {request.store.location}")
+        for warning in warn_of_devices(request):
+            progress.say(f"warning: {warning}")
+        run(queue, request.store, progress, retry=spec.head.retry)
+        if n_later:
+            progress.say(f"--limit {limit}: {n_later} trials are left; the same command goes on with them")
+
+
+def _show(request: Request, queue: BundleQueue, *, quiet: bool) -> Progress:
+    """A table on a terminal, else lines, or nothing."""
+    name, before = request.sweep.head.name, count_by_method(request.plan, request.state)
+    before = {key: n for key, n in before.items() if key[1] != "to_run"}
+    if quiet or not sys.stdout.isatty():
+        return ProgressLines(queue, name=name, before=before, quiet=quiet)
+    from orchestrator.progress_table import ProgressTable
+
+    return ProgressTable(queue, name=name, before=before)
 
 
 def _finish(store: Store, derived: Derived, *, as_json: bool) -> None:
@@ -184,8 +187,9 @@ def _finish(store: Store, derived: Derived, *, as_json: bool) -> None:
         }
         print(json.dumps(facts, indent=2))
     else:
-        _print_failed(trials)
-        print(f"{_say_counts(counts)}.")
+        for line in write_reasons(find_failed(trials)):
+            print(line)
+        print(f"{say_counts(counts)}.")
         if n_others:
             print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
         for warning in warnings:
@@ -193,20 +197,3 @@ def _finish(store: Store, derived: Derived, *, as_json: bool) -> None:
         print(f"dashboard: {path}")
     if counts["n_failed"]:
         raise typer.Exit(1)
-
-
-def _failed(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The trials that failed by themselves: one line for each cause is enough."""
-    return [row for row in trials if row["status"] == "failed" and not str(row["error"]).startswith(BLOCKED)]
-
-
-def _print_failed(trials: list[dict[str, Any]]) -> None:
-    for row in _failed(trials):
-        print(f"  failed: {row['trial_id']} {row['method']} seed {row['seed']}: {str(row['error']).splitlines()[0]}")
-
-
-def _say_counts(counts: dict[str, int]) -> str:
-    """Return "5 of 10 trials ok, 1 failed, 4 blocked by a failed one, 0 missing"."""
-    blocked = f", {counts['n_blocked']} blocked by a failed one" if counts["n_blocked"] else ""
-    ok = f"{counts['n_ok']} of {counts['n_planned']} trials ok, {counts['n_failed']} failed{blocked}"
-    return f"{ok}, {counts['n_missing']} missing"

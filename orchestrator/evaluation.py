@@ -1,12 +1,24 @@
 """Which images every trial is evaluated on, who they are, and how a trial did on them."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from datasets import GroupedDataset
-from results import Store
+from results import MIN_RANKED, Store
+
+
+class LargestDrop(NamedTuple):
+    """The group of test images that lost most accuracy against the reference, such as "ethnicity Others"."""
+
+    drop_pp: float
+    group: str
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.drop_pp:.1f} pp for {self.group}, n = {self.n}"
 
 
 def list_evaluated(dataset: GroupedDataset) -> tuple[np.ndarray, np.ndarray]:
@@ -28,6 +40,28 @@ def score(predictions: pa.Table, dataset: GroupedDataset) -> dict[str, Any]:
         "macro_accuracy": (right_K[n_K > 0] / n_K[n_K > 0]).mean(),
         "loss_nats": test["loss_nats"].astype(np.float64).mean(),
     }
+
+
+def find_largest_drop(
+    predictions: pa.Table, reference_NK: np.ndarray, dataset: GroupedDataset, groupings: Iterable[str]
+) -> LargestDrop | None:
+    """Return the largest `drop_pp` of `paired_metrics`, or None where no group has MIN_RANKED test images.
+
+    `reference_NK` are the logits of the reference, of the images of `predictions` in their order.
+    """
+    test_N = predictions["split"].to_numpy() == "test"
+    indices = predictions["sample_id"].to_numpy()[test_N]
+    labels_N = dataset.labels_N[indices]
+    right_N = predictions["predicted"].to_numpy()[test_N] == labels_N
+    lost_N = (reference_NK[test_N].argmax(1) == labels_N).astype(int) - right_N  # 1 lost, 0 as before, -1 won
+    drops = []
+    for grouping in groupings:
+        codes_N, names = dataset.groups(grouping)
+        n_G = np.bincount(codes_N[indices], minlength=len(names))
+        lost_G = np.bincount(codes_N[indices], weights=lost_N, minlength=len(names))
+        ranked = np.flatnonzero(n_G >= MIN_RANKED)
+        drops += [LargestDrop(float(100 * (lost_G[g] / n_G[g])), f"{grouping} {names[g]}", int(n_G[g])) for g in ranked]
+    return max(drops, key=lambda drop: drop.drop_pp, default=None)
 
 
 def write_samples(dataset: GroupedDataset, store: Store) -> None:

@@ -6,6 +6,7 @@ import signal
 
 import ray
 from ray import tune
+from ray.job_config import JobConfig
 
 from orchestrator.problems import Problem, RequestError
 from orchestrator.spec import Resources, ResourcesByMethod
@@ -24,11 +25,14 @@ ENVIRONMENT = {
 OBJECT_STORE_BYTES = 150_000_000
 
 
-def connect(address: str | None) -> str | None:
-    """Start a Ray that lives as long as this process, or join the one at `address`; return its dashboard's URL."""
+def connect(address: str | None, *, job: dict[str, str]) -> str | None:
+    """Start a Ray that lives as long as this process, or join the one at `address`; return its dashboard's URL.
+
+    `job` is what the dashboard says of this driver.
+    """
     os.environ.update(ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what is lost with a worker is told in our own words
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": JobConfig(metadata=job)}
     if address is None:
         context = ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
     else:

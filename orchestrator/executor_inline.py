@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from orchestrator.plan import TIMED_OUT, PlannedTrial
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import Progress
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import Retry
 from orchestrator.work import Outcome, RunTrial, TimedOut, run_trial
@@ -15,7 +15,7 @@ from results import Store
 
 
 def run_inline(
-    queue: BundleQueue, store: Store, progress: ProgressLines, *, retry: Retry, run: RunTrial = run_trial
+    queue: BundleQueue, store: Store, progress: Progress, *, retry: Retry, run: RunTrial = run_trial
 ) -> None:
     """Run every trial of the queue that can run. Of `retry` only the time-out has a meaning here: no worker can die.
 

@@ -21,12 +21,13 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import FunctionStopper
 
-from orchestrator.executor_cluster import connect, count_slots, reserve
+from orchestrator.executor_cluster import connect, count_slots
+from orchestrator.executor_metrics import publish_metrics
 from orchestrator.executor_worker import make_worker, pack
 from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import Progress
 from orchestrator.schedule import Bundle, BundleQueue
-from orchestrator.spec import Resources, Retry
+from orchestrator.spec import Retry
 from orchestrator.work import Outcome, RunTrial, SweepStopped, Watcher, run_trial
 from results import Store, WriteError
 
@@ -38,7 +39,7 @@ MAX_STILLBORN = 3
 def run_ray(
     queue: BundleQueue,
     store: Store,
-    progress: ProgressLines,
+    progress: Progress,
     *,
     retry: Retry,
     address: str | None = None,
@@ -51,15 +52,15 @@ def run_ray(
         WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
         SweepStopped: no worker can start.
     """
-    searcher = PlanSearcher(queue, store, [progress], retry=retry)
+    searcher = PlanSearcher(queue, store, [progress], retry=retry, sweep=progress.name)
     n_failures, n_left = 0, len(queue.unfinished)
     while queue.unfinished:
-        dashboard = connect(address)
+        dashboard = connect(address, job={"name": f"quantfair {progress.name}", "store": store.location})
         try:
             searcher.count_slots()
             where = f"   Ray dashboard: {dashboard}" if dashboard else ""
             progress.say(f"on Ray, {queue.n_slots} trials at a time{where}")
-            with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder:
+            with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder, publish_metrics(progress):
                 make_tuner(searcher, folder, worker=make_worker(run)).fit()
         except (RuntimeError, TuneError) as error:  # it ends so when Ray stops a worker that is just starting
             n_failures = n_failures + 1 if len(queue.unfinished) == n_left else 1
@@ -76,7 +77,7 @@ def run_ray(
 def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Trainable]) -> tune.Tuner:
     """Return a Tune run that does what the searcher hands out, and keeps its own files in `folder`."""
     return tune.Tuner(
-        tune.with_resources(worker, lambda config: reserve(Resources(**config["resources"]))),
+        worker,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=BundleScheduler(searcher),
@@ -86,7 +87,7 @@ def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Train
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(
-            name="sweep",
+            name=searcher.sweep,
             storage_path=folder,
             failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands lost trials out again
             stop=FunctionStopper(lambda trial_id, result: searcher.stop_reason is not None),
@@ -98,8 +99,11 @@ def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Train
 class PlanSearcher(Searcher):
     """Hands out bundles to Tune and takes their events back; knows nothing of what a trial does."""
 
-    def __init__(self, queue: BundleQueue, store: Store, watchers: Sequence[Watcher], *, retry: Retry):
+    def __init__(
+        self, queue: BundleQueue, store: Store, watchers: Sequence[Watcher], *, retry: Retry, sweep: str = "sweep"
+    ):
         super().__init__()
+        self.sweep = sweep
         self.queue, self.store, self.watchers, self.retry = queue, store, watchers, retry
         self.running: dict[str, Bundle] = {}  # Tune's trial id -> what it runs
         self.heard: dict[str, float] = {}  # Tune's trial id -> when its worker last said something, seconds
@@ -127,7 +131,8 @@ class PlanSearcher(Searcher):
             return None
         self.running[trial_id] = bundle
         return {
-            "name": f"{bundle.trials[0].label} +{len(bundle.trials) - 1}".replace(" ", "_"),
+            "name": bundle.name,
+            "sweep": self.sweep,
             "store": self.store.location,
             "resources": bundle.resources.model_dump(),
             "timeout_s": self.retry.timeout_s,
@@ -185,7 +190,7 @@ class PlanSearcher(Searcher):
         found = [(trial.trial_id, self.store.read_trial(trial.trial_id)) for trial in bundle.trials]
         rows = {trial_id: row for trial_id, row in found if row is not None and trial_id in self.queue.unfinished}
         for trial_id, row in rows.items():
-            self._finish(Outcome(trial_id, row["status"]))
+            self._finish(Outcome(trial_id, row["status"], error=row["error"]))
         lost = [trial for trial in bundle.trials if trial.trial_id in self.queue.unfinished]
         ended_itself = any(str(row["error"]).startswith(TIMED_OUT) for row in rows.values())
         if lost and not ended_itself and self._is_given_up(lost[0], error, silent_s=silent_s):
@@ -209,10 +214,10 @@ class PlanSearcher(Searcher):
         else:
             cause = "out of memory is a usual cause"
             reason = f"{CRASHED}: its worker was lost {n} times when this trial was next; {cause}"
-        self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{reason}\n{error}\n")
+        self.store.add_to_log(trial.trial_id, f"{reason}\n{error}\n")
         row = {**trial.columns(), "status": "failed", "error": reason, "traceback": error or None, "attempt": n}
         self.store.write_trial(row)
-        self._finish(Outcome(trial.trial_id, "failed"))
+        self._finish(Outcome(trial.trial_id, "failed", error=reason))
         return True
 
     def _finish(self, outcome: Outcome) -> None:
@@ -233,6 +238,10 @@ class PlanSearcher(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store knows what is finished."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher to restore it one day: never done here, and watchers hold a terminal."""
+        return {}
 
 
 class BundleScheduler(FIFOScheduler):

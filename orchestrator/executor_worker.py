@@ -14,6 +14,7 @@ from typing import Any
 
 from ray import tune
 
+from orchestrator.executor_cluster import reserve
 from orchestrator.plan import TIMED_OUT, PlannedTrial
 from orchestrator.spec import Resources
 from orchestrator.work import Outcome, RunTrial
@@ -31,6 +32,15 @@ class SweepWorker(tune.Trainable):
     """
 
     run_trial: RunTrial
+
+    def __repr__(self) -> str:
+        """What the Ray dashboard calls this worker for as long as it lives: the sweep, and what it began with."""
+        return f"{self.config['sweep']}: {self.config['name']}"
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Return what Ray sets aside for a bundle."""
+        return reserve(Resources(**config["resources"]))
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take a bundle."""
@@ -93,10 +103,12 @@ class SweepWorker(tune.Trainable):
         if present is None or self.timeout_s is None or time.monotonic() - present[1] <= self.timeout_s:
             return
         trial, began = present
+        if self.store.read_status(trial.trial_id) is not None:  # it has just ended by itself
+            return
         frame = sys._current_frames().get(self.thread.ident or 0)
         place = "".join(traceback.format_stack(frame)) if frame else ""
         error = f"{TIMED_OUT}: ran longer than retry.timeout_s = {self.timeout_s:g}"
-        self.store.write_log(trial.trial_id, f"{trial.label}  {trial.trial_id}\n{error}; it was here:\n{place}")
+        self.store.add_to_log(trial.trial_id, f"{error}; it was here:\n{place}")
         row = {**trial.columns(), "status": "failed", "error": error, "traceback": place}
         self.store.write_trial({**row, "total_s": time.monotonic() - began})
         os._exit(1)

@@ -37,12 +37,14 @@ def make_manifest(sweep: SweepSpec, plan: Iterable[PlannedTrial]) -> dict[str, A
     }
 
 
-def keep_manifest(request: Request) -> None:
-    """Write the manifest, unless nothing runs and it differs from the one there only by the time at which it is made.
+def keep_manifest(request: Request, *, command: str) -> None:
+    """Write the manifest, with the command that goes on with the sweep.
+
+    Not where nothing runs and it differs from the one there only by the time at which it is made.
 
     So what is built from it is not built again for nothing.
     """
-    manifest = make_manifest(request.sweep, request.plan)
+    manifest = {**make_manifest(request.sweep, request.plan), "command": command}
     if (
         request.state.to_run
         or not request.store.has_manifest()
@@ -63,13 +65,18 @@ def find_provenance() -> dict[str, str]:
     return {
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "code_version": find_code_version(),
-        "engine_version": str(ENGINE_VERSION),
-        "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **find_versions(),
         "platform": platform.platform(),
         "processor": _processor_name(),
         "cpus": str(os.cpu_count()),
     }
+
+
+@cache
+def find_versions() -> dict[str, str]:
+    """The versions of the engine, of Python and of the packages that results may depend on."""
+    packages = {package: metadata.version(package) for package in PACKAGES}
+    return {"engine_version": str(ENGINE_VERSION), "python": platform.python_version(), **packages}
 
 
 @cache

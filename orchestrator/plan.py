@@ -5,6 +5,7 @@ The float stage (fp32) and the controls of QAT (fp32_ft, one for each distinct r
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
@@ -26,6 +27,7 @@ from quant import (
 )
 
 Status = Literal["ok", "failed"]
+METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 # How the error of a trial begins that took its worker down.
 CRASHED = "WorkerDied"  # such trials always run again
 OUT_OF_MEMORY = "OutOfMemory"
@@ -213,6 +215,12 @@ class PlanState(NamedTuple):
     failed: tuple[str, ...]
     blocked: tuple[str, ...]
     to_run: tuple[str, ...]
+
+
+def count_by_method(plan: Iterable[PlannedTrial], state: PlanState) -> Counter[tuple[str, str]]:
+    """Return how many trials of each method are in each place of a state."""
+    places = {trial_id: place for place, ids in state._asdict().items() for trial_id in ids}
+    return Counter((trial.method, places[trial.trial_id]) for trial in plan)
 
 
 def find_state(

@@ -24,6 +24,12 @@ class Bundle(NamedTuple):
     trials: tuple[PlannedTrial, ...]
     resources: Resources
 
+    @property
+    def name(self) -> str:
+        """A name for people, without spaces: "ptq_W4A4_minmax_seed_1_(config_07e97f)_+8"."""
+        first, *others = self.trials
+        return (first.label + (f" +{len(others)}" if others else "")).replace(" ", "_")
+
 
 class BundleQueue:
     """Hands out trials whose needs are done; a trial whose need failed is never handed out but counted as blocked."""
@@ -35,6 +41,7 @@ class BundleQueue:
         self.durations = Durations()
         self.unfinished = set(self.trials)
         self.blocked: set[str] = set()
+        self.n_blocked: Counter[str] = Counter()  # the same, by method
         self._places = {trial_id: place for place, trial_id in enumerate(self.trials)}
         self._shapes = {method: repr(shape) for method, shape in resources}
         # By resources, then by float stage. Shapes take turns, so that none waits for the end of another.
@@ -111,6 +118,7 @@ class BundleQueue:
         for dependant in self._dependants[trial_id]:
             if dependant in self.unfinished:
                 self.blocked.add(dependant)
+                self.n_blocked[self.trials[dependant].method] += 1
                 self._close(dependant)
                 self._block(dependant)
 

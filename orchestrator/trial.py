@@ -7,9 +7,8 @@ Runs alike in this process and in a Ray worker. Whatever a trial raises becomes 
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,8 @@ import torch
 import quant
 from datasets import Batches, DatasetSpec, GroupedDataset, find_target, load_dataset
 from orchestrator.analysis import write_layers, write_sensitivity
-from orchestrator.evaluation import list_evaluated, score, write_samples
+from orchestrator.evaluation import LargestDrop, find_largest_drop, list_evaluated, score, write_samples
+from orchestrator.journal import Journal, describe_run
 from orchestrator.manifest import find_code_version
 from orchestrator.memory import Memory
 from orchestrator.plan import OUT_OF_MEMORY, PlannedTrial
@@ -40,31 +40,6 @@ class Built(NamedTuple):
     model: torch.nn.Module
     selected_epoch: int | None = None
     twin: torch.nn.Module | None = None
-
-
-class Journal:
-    """What a trial says and how long its parts took. `watch` is told how far it is, line by line."""
-
-    def __init__(self, watch: Callable[[str], None]) -> None:
-        self.watch, self.started = watch, time.perf_counter()
-        self.lines: list[str] = []
-        self.seconds = {"train_s": 0.0, "calibrate_s": 0.0, "evaluate_s": 0.0}
-
-    def say(self, text: str) -> None:
-        """Add a line with the seconds since the trial began."""
-        self.lines.append(f"{time.perf_counter() - self.started:8.2f} s  {text}")
-
-    def say_progress(self, text: str) -> None:
-        """Add a line, and tell it to whoever watches."""
-        self.say(text)
-        self.watch(text)
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the time spent inside to a part."""
-        started = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - started
 
 
 class Bench(NamedTuple):
@@ -103,21 +78,24 @@ def run_trial(
 
     `watch` is called with a line at the end of every epoch, while the trial runs.
     """
-    journal = Journal(watch)
-    row = {**trial.columns(), "code_version": find_code_version()}
-    try:
-        torch.set_num_threads(resources.n_threads)
-        row |= {"status": "ok", **_measure(trial, store, journal, find_device(resources))}
-    except WriteError:  # no place for results is not the trial's failure: the sweep stops
-        raise
-    except Exception as error:
-        row |= {"status": "failed", "error": _name(error), "traceback": traceback.format_exc()}
-        journal.say(row["traceback"])
-    row |= {**journal.seconds, "total_s": time.perf_counter() - journal.started}
-    journal.say(f"{row['status']} after {row['total_s']:.2f} s")
-    store.write_log(trial.trial_id, "\n".join([f"{trial.label}  {trial.trial_id}", *journal.lines, ""]))
+    journal = Journal(watch, describe_run(trial, resources))
+    row, drop = {**trial.columns(), "code_version": find_code_version()}, None
+    with journal.kept_by(partial(store.write_log, trial.trial_id)):
+        try:
+            torch.set_num_threads(resources.n_threads)
+            measured, drop = _measure(trial, store, journal, find_device(resources))
+            row |= {"status": "ok", **measured}
+        except WriteError:  # no place for results is not the trial's failure: the sweep stops
+            raise
+        except Exception as error:
+            row |= {"status": "failed", "error": _name(error), "traceback": traceback.format_exc()}
+            journal.say(row["traceback"])
+        row |= {**journal.seconds, "total_s": time.perf_counter() - journal.started}
+        journal.say(f"{row['status']} after {row['total_s']:.2f} s")
     store.write_trial(row)
-    return Outcome(trial.trial_id, row["status"], row["total_s"])
+    drop_pp, group = drop[:2] if drop is not None else (None, None)
+    error, stage_s = row.get("error"), journal.seconds
+    return Outcome(trial.trial_id, row["status"], row["total_s"], drop_pp, group, error=error, stage_s=stage_s)
 
 
 def _name(error: Exception) -> str:
@@ -133,7 +111,10 @@ def find_device(resources: Resources) -> str:
     return resources.device
 
 
-def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -> dict[str, Any]:
+def _measure(
+    trial: PlannedTrial, store: Store, journal: Journal, device: str
+) -> tuple[dict[str, Any], LargestDrop | None]:
+    """Return the columns of the row that are measured, and of a quantized trial the group that lost most."""
     dataset = _load(trial.dataset)
     if dataset.dataset_id != trial.dataset_id:
         raise ValueError(f"The data changed since the plan was made ({trial.dataset_id} -> {dataset.dataset_id}).")
@@ -158,12 +139,17 @@ def _measure(trial: PlannedTrial, store: Store, journal: Journal, device: str) -
     )
     store.write_predictions(trial.trial_id, "torch", predictions)
     _analyse(bench, built, reference_NK)
-    return {
+    drop = None
+    if reference_NK is not None and trial.method in ("ptq", "qat"):
+        drop = find_largest_drop(predictions, reference_NK, dataset, trial.dataset.group_by)
+        journal.say(f"largest drop vs the reference: {drop or 'no group has enough test images'}")
+    measured = {
         **score(predictions, dataset),
         "selected_epoch": built.selected_epoch,
         "device": bench.device,
         "size_bytes": quant.count_bytes(built.model),
     }
+    return measured, drop
 
 
 def _build_fp32(bench: Bench) -> Built:

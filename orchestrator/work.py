@@ -19,6 +19,8 @@ class Outcome(NamedTuple):
     seconds: float | None = None  # null where it is not known: the row was found after its worker had died
     largest_drop_pp: float | None = None  # of all groups with enough test images, against the reference
     largest_drop_group: str | None = None  # such as "ethnicity Others"
+    error: str | None = None  # of a failed trial
+    stage_s: dict[str, float] | None = None  # by train_s, calibrate_s and evaluate_s; null where it is not known
 
 
 class Watcher(Protocol):

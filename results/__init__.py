@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from results.damage import Survey, find_damage, set_aside, survey
     from results.devices import describe_mixed_pairs
     from results.files import DamagedError, StoreError, WriteError
+    from results.group_tables import MIN_RANKED
     from results.predictions import make_predictions
     from results.refresh import Derived, derive
     from results.report import write_report
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCKED",
+    "MIN_RANKED",
     "RUN_DEPENDENT",
     "SCHEMA_VERSION",
     "TABLES",
@@ -48,6 +50,7 @@ _HOMES = {
     "find_damage": "damage",
     "Survey": "damage",
     "BLOCKED": "schema",
+    "MIN_RANKED": "group_tables",
     "RUN_DEPENDENT": "schema",
     "SCHEMA_VERSION": "schema",
     "TABLES": "schema",

@@ -112,10 +112,10 @@ class Files:
         except OSError as error:
             raise StoreError(f"{self.describe(path)} cannot be read ({error}).") from error
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write a file whole. Raises WriteError, and leaves what was there before."""
+    def write(self, path: str, data: bytes, *, sync: bool = True) -> None:
+        """Write a file whole, by default to the disk itself. Raises WriteError, and leaves what was there before."""
         try:
-            self._rename_into(path, data) if self.is_local else self._upload(path, data)
+            self._rename_into(path, data, sync=sync) if self.is_local else self._upload(path, data)
         except OSError as error:
             room = self._say_room(len(data)) if is_full(error) else ""
             failure = WriteError(f"{self.describe(path)} cannot be written ({error}){room}")
@@ -189,15 +189,15 @@ class Files:
         infos = self._filesystem.get_file_info(fs.FileSelector(self._full(folder), allow_not_found=True))
         return [(i.base_name, Version(i.mtime_ns or 0, i.size)) for i in infos if i.type == fs.FileType.File]
 
-    def _rename_into(self, path: str, data: bytes) -> None:
+    def _rename_into(self, path: str, data: bytes, *, sync: bool) -> None:
         target = Path(self._full(path))
         aside = Path(self._full(ASIDE), f"{target.name}.{uuid.uuid4().hex}")
         try:
-            _write_aside_and_rename(aside, target, data)
+            _write_aside_and_rename(aside, target, data, sync=sync)
         except FileNotFoundError:  # the folders are not there yet, or a driver that starts has swept `.aside` away
             for folder in (aside.parent, target.parent):
                 folder.mkdir(parents=True, exist_ok=True)
-            _write_aside_and_rename(aside, target, data)
+            _write_aside_and_rename(aside, target, data, sync=sync)
 
     def _upload(self, path: str, data: bytes) -> None:
         folder = self._full(path).rpartition("/")[0]
@@ -227,16 +227,19 @@ def _decode(data: bytes, schema: pa.Schema | None, columns: list[str] | None) ->
     return file.read(wanted, use_threads=False).cast(kept)
 
 
-def _write_aside_and_rename(aside: Path, target: Path, data: bytes) -> None:
+def _write_aside_and_rename(aside: Path, target: Path, data: bytes, *, sync: bool) -> None:
     try:
         with aside.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         aside.replace(target)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    if not sync:
+        return
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -206,8 +206,16 @@ class Store:
             return None
 
     def write_log(self, trial_id: str, text: str) -> None:
-        """Keep what a trial said."""
-        self.files.write(f"logs/{trial_id}.log", text.encode())
+        """Keep what a trial said: nothing depends on it, so it is not synced."""
+        self.files.write(f"logs/{trial_id}.log", text.encode(), sync=False)
+
+    def add_to_log(self, trial_id: str, text: str) -> None:
+        """Add to what a trial said before it was ended."""
+        try:
+            said = self.files.read(f"logs/{trial_id}.log").decode()
+        except FileNotFoundError:
+            said = ""
+        self.write_log(trial_id, said + text)
 
     def log_path(self, trial_id: str) -> str:
         """Where a person finds the log of a trial."""
@@ -224,6 +232,10 @@ class Store:
     def trial_ids(self) -> set[str]:
         """Ids of the finished trials, ok or failed."""
         return set(trial_index.list_rows(self.files))
+
+    def finish_times(self) -> dict[str, float]:
+        """Return when the row of each finished trial was written, in seconds since 1970."""
+        return {trial_id: v.mtime_ns / 1e9 for trial_id, v in trial_index.list_rows(self.files).items()}
 
     def read_status(self, trial_id: str) -> Literal["ok", "failed"] | None:
         """Return ok or failed, or None for a trial that is not finished."""

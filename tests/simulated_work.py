@@ -21,7 +21,7 @@ from orchestrator.evaluation import list_evaluated, score, write_samples
 from orchestrator.executor_inline import run_inline
 from orchestrator.manifest import make_manifest
 from orchestrator.plan import PlannedTrial, make_plan
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import Progress
 from orchestrator.request import make_queue, read_request
 from orchestrator.spec import Resources, Retry, SweepSpec, parse_sweep
 from orchestrator.work import Outcome, RunTrial
@@ -87,7 +87,7 @@ def fill_store(folder: Path, *, n_trials: int) -> Store:
     request = read_request([str(folder / "sweep.toml")], str(folder / "store"), retry_failed=False)
     request.store.write_manifest(make_manifest(request.sweep, request.plan))
     queue = make_queue(request)
-    run_inline(queue, request.store, ProgressLines(queue, n_finished_before=0, quiet=True), retry=Retry(), run=answer)
+    run_inline(queue, request.store, Progress(queue), retry=Retry(), run=answer)
     return request.store
 
 

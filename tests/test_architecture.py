@@ -21,6 +21,7 @@ LIGHT_FILES = (
     *("orchestrator/request.py", "orchestrator/work.py", "orchestrator/sweep_file.py"),
     *("orchestrator/durations.py", "orchestrator/forecast.py", "orchestrator/plan_summary.py"),
     "orchestrator/sweep_schema.py",
+    *("orchestrator/request.py", "orchestrator/work.py", "orchestrator/progress.py", "orchestrator/cli_status.py"),
     *("quant/spec.py", "quant/model_spec.py", "quant/training_spec.py", "datasets/spec.py"),
 )
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))

@@ -30,7 +30,7 @@ def searcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanSearcher:
     monkeypatch.setattr("orchestrator.executor_ray.count_slots", lambda resources, methods: 1)
     plan = plan_of("seeds=[0]")
     queue = BundleQueue(plan[1:], done=[plan[0].trial_id], resources=ResourcesByMethod())
-    progress = ProgressLines(queue, n_finished_before=1, quiet=True)
+    progress = ProgressLines(queue, before={("fp32", "ok"): 1}, quiet=True)
     return PlanSearcher(queue, Store.open(str(tmp_path)), [progress], retry=Retry(crash=1))
 
 
@@ -98,7 +98,7 @@ def find_workers(driver: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"Trainable" in (folder / "cmdline").read_bytes():
+            if b"SweepWorker" in (folder / "cmdline").read_bytes():
                 workers.append(int(folder.name))
         except OSError:
             continue  # it ended meanwhile

@@ -24,7 +24,7 @@ from test_sweep import SWEEP, assert_equal_tables, run, start, times_of_rows
 from orchestrator.executor_inline import run_inline
 from orchestrator.executor_ray import run_ray
 from orchestrator.plan import PlannedTrial
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import Progress
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import ResourcesByMethod, Retry
 from orchestrator.work import Outcome, RunTrial, SweepStopped
@@ -46,7 +46,7 @@ class Run:
         """Run what has no row; return all rows."""
         done = self.store.trial_ids()
         queue = BundleQueue([t for t in self.plan if t.trial_id not in done], done=done, resources=ResourcesByMethod())
-        progress = ProgressLines(queue, n_finished_before=0, quiet=True)
+        progress = Progress(queue)
         work = partial(_run_special, self.special, special, _make_work(self.log))
         executor(queue, self.store, progress, retry=Retry(**retry), run=work)
         assert not queue.unfinished

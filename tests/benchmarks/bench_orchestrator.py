@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.executor_inline import run_inline
-from orchestrator.progress import ProgressLines
+from orchestrator.progress import Progress
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import ResourcesByMethod, Retry
 from results import Store
@@ -36,7 +36,7 @@ def run_simulated(n_trials: int, folder: Path, *, work: Callable[[], None] = lam
 
     plan = plan_sweep(make_sweep(n_trials, a_stage=a_stage))
     queue = BundleQueue(plan, done=[], resources=ResourcesByMethod())
-    progress = ProgressLines(queue, n_finished_before=0, quiet=True)
+    progress = Progress(queue)
     store = Store.open(str(folder / "store"))
     log = folder / "log"
     run_ray(queue, store, progress, retry=Retry(), run=make_work(log, work))
@@ -120,7 +120,7 @@ def measure_inline(folder: Path) -> dict[str, Any]:
 
     plan = plan_sweep(make_sweep(500))
     queue = BundleQueue(plan, done=[], resources=ResourcesByMethod())
-    progress = ProgressLines(queue, n_finished_before=0, quiet=True)
+    progress = Progress(queue)
     began = time.perf_counter()
     run_inline(queue, Store.open(str(folder)), progress, retry=Retry(), run=make_work(folder / "log"))
     wall = time.perf_counter() - began
