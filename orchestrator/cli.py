@@ -49,6 +49,17 @@ def sweep(
     words: SweepWords = None,
     store: StorePath = None,
     executor: Annotated[Literal["ray", "inline"], typer.Option(help="Ray Tune, or this process.")] = "ray",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="The Ray cluster to run on: host:port of its head, or auto. Without it, this machine alone.",
+        ),
+    ] = None,
+    wait_for_nodes: Annotated[
+        bool,
+        typer.Option("--wait-for-nodes", help="Start even if a trial fits no node yet: one will come."),
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials once more.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     as_json: AsJson = False,
@@ -58,7 +69,8 @@ def sweep(
         request = read_request(words, store, retry_failed=retry_failed)
         request.store.write_manifest(make_manifest(request.sweep, request.plan))
         if request.state.to_run:
-            _run(request, executor, quiet=quiet or as_json)
+            on_ray = {"address": address, "waits": wait_for_nodes} if executor == "ray" else {}
+            _run(request, executor, on_ray, quiet=quiet or as_json)
         elif not quiet and not as_json:
             print(_say_nothing_to_run(request))
         _finish(request.store, as_json=as_json)
@@ -130,7 +142,7 @@ def _say_nothing_to_run(request: Request) -> str:
     return f"Nothing to run of {name}: {len(state.ok)} trials are ok, {failed}; --retry-failed runs them once more."
 
 
-def _run(request: Request, executor: str, *, quiet: bool) -> None:
+def _run(request: Request, executor: str, on_ray: dict[str, Any], *, quiet: bool) -> None:
     spec, state = request.sweep, request.state
     if executor == "ray":
         from orchestrator.executor_ray import run_ray as run
@@ -145,7 +157,7 @@ def _run(request: Request, executor: str, *, quiet: bool) -> None:
     progress.say(f"results: {request.store.location}")
     for warning in warn_of_devices(request):
         progress.say(f"warning: {warning}")
-    run(queue, request.store, progress, retry=spec.head.retry)
+    run(queue, request.store, progress, retry=spec.head.retry, **on_ray)
 
 
 def _summarize_plan(request: Request) -> dict[str, Any]:

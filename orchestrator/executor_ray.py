@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import FunctionStopper
 
 from orchestrator.executor_cluster import connect, count_slots, reserve
+from orchestrator.executor_preflight import check_cluster
 from orchestrator.executor_worker import make_worker
 from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
 from orchestrator.progress import ProgressLines
@@ -38,16 +39,22 @@ def run_ray(
     *,
     retry: Retry,
     address: str | None = None,
+    waits: bool = False,
     run: RunTrial = run_trial,
 ) -> None:
     """Run every trial of the queue that can run, on a Ray that lives as long as this call or the one at `address`.
 
+    `waits`: a shape that fits no node yet waits for one that comes later.
+
     Raises:
-        RequestError: a method asks for more than any node has, which Ray would wait for in silence.
+        RequestError: something stands in the way of a trial: see `executor_preflight.py`.
         WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
     """
     dashboard = connect(address)
     try:
+        trials = list(queue.trials.values())
+        for warning in check_cluster(trials, queue.resources, store, is_local=address is None, waits=waits):
+            progress.say(f"warning: {warning}")
         searcher = PlanSearcher(queue, store, [progress], retry=retry)
         progress.say(
             f"on Ray, {queue.n_slots} trials at a time" + (f"   Ray dashboard: {dashboard}" if dashboard else "")

@@ -196,6 +196,22 @@ class Store:
         rows = [self._read_parquet(f"trials/{trial_id}.parquet") for trial_id in sorted(self.trial_ids())]
         return pa.concat_tables(rows) if rows else TRIALS.empty_table()
 
+    # Whether all machines see one place.
+
+    def write_probe(self, name: str) -> None:
+        """Leave a mark that another machine looks for."""
+        self._write(f".probes/{name}", b"")
+
+    def has_probe(self, name: str) -> bool:
+        """Whether a mark is there."""
+        return self._exists(f".probes/{name}")
+
+    def remove_probes(self) -> None:
+        """Leave no mark behind."""
+        folder = self._full(".probes")
+        if self._fs.get_file_info(folder).type == fs.FileType.Directory:
+            self._fs.delete_dir(folder)
+
     # What is derived, and can be rebuilt at any time.
 
     def write_table(self, name: str, table: pa.Table) -> None:
