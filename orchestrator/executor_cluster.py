@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterable
 from functools import cache
@@ -60,6 +61,7 @@ def connect(address: str | None) -> str | None:
         context = ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
     else:
         context = _join(address, quiet)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own in place, which ends us at once
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 

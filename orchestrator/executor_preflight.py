@@ -35,7 +35,6 @@ class Need(NamedTuple):
     """What a trial of some method reads, and the id of its content by the plan."""
 
     method: str
-    name: str
     spec: DatasetSpec | ModelSpec
     content_id: str
 
@@ -67,7 +66,7 @@ def check_cluster(
 
 
 def _check_shapes(shapes: dict[str, Resources], nodes: list[Node], types: list[Node]) -> list[Problem]:
-    there = "; ".join(_summary(node) for node in nodes)
+    there = "; ".join(sorted({_summary(node) for node in nodes}))
     could_come = "; ".join(f"up to {node.limit} {node.name}: {_summary(node)}" for node in types if node.limit)
     added = f", nor can be added with ({could_come})" if could_come else ""
     remedy = "Ask for less, start such a node, or wait for one with --wait-for-nodes."
@@ -201,8 +200,8 @@ def hash_program() -> str:
 
 
 def _list_needs(trials: Sequence[PlannedTrial]) -> list[Need]:
-    needs = [Need(trial.method, "", trial.dataset, trial.dataset_id) for trial in trials]
-    needs += [Need(trial.method, "", trial.model, trial.weights_id) for trial in trials if trial.weights_id is not None]
+    needs = [Need(trial.method, trial.dataset, trial.dataset_id) for trial in trials]
+    needs += [Need(trial.method, trial.model, trial.weights_id) for trial in trials if trial.weights_id is not None]
     return list(dict.fromkeys(needs))
 
 

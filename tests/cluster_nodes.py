@@ -6,11 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ray.cluster_utils import Cluster
 
 from results import Store
 
@@ -18,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 150.0
 ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 NODE: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+AS_A_JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}  # nothing is shipped: the workers find the program on this disk
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -51,6 +55,11 @@ def started(*command: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def add_node(cluster: Cluster, **node: Any) -> Any:
+    """A node with a folder of its own for what Ray ships: nodes that share one take it away from each other."""
+    return cluster.add_node(**NODE, temp_dir=tempfile.mkdtemp(prefix="ray-", dir="/tmp"), **node)
+
+
 def wait_until(condition: Callable[[], Any], what: str) -> None:
     """Return when the condition holds; fail after a while."""
     deadline = time.monotonic() + LIMIT_S
@@ -65,11 +74,11 @@ def start_sweep(*words: str) -> subprocess.Popen[str]:
 
 
 def start_simulation(
-    store: Path, address: str, words: list[str], *, home: str | None = None, **asked: Any
+    store: Path, address: str, words: list[str], *, variables: dict[str, str] | None = None, **asked: Any
 ) -> subprocess.Popen[str]:
-    """A sweep whose trials only sleep, as a process, if need be of a user with another home."""
+    """A sweep whose trials only sleep, as a process, with more environment variables if need be."""
     request = {"words": words, "store": str(store), "address": address, **asked}
-    return _start(str(ROOT / "tests" / "simulated_driver.py"), json.dumps(request), **({"HOME": home} if home else {}))
+    return _start(str(ROOT / "tests" / "simulated_driver.py"), json.dumps(request), **(variables or {}))
 
 
 def _start(*words: str, **more: str) -> subprocess.Popen[str]:

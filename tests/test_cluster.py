@@ -11,13 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_nodes import ENVIRONMENT, NODE, end_of, most_at_once, places, start_simulation, start_sweep, wait_until
+from cluster_nodes import (
+    ENVIRONMENT,
+    NODE,
+    add_node,
+    end_of,
+    most_at_once,
+    places,
+    start_simulation,
+    start_sweep,
+    wait_until,
+)
 from ray.cluster_utils import Cluster
 from test_sweep import SWEEP, assert_equal_tables, run
 
 from results import Store
 
-GPU_NODE = NODE | {"num_gpus": 1, "resources": {"accelerator_type:A100": 1}, "labels": {"pool": "gpu"}}
+GPU_NODE = {"num_gpus": 1, "resources": {"accelerator_type:A100": 1}, "labels": {"pool": "gpu"}}
 PLACED = """
 [resources]
 fp32 = {labels = {pool = "cpu"}}
@@ -35,7 +45,7 @@ def cluster() -> Iterator[Cluster]:
             patch.setenv(name, value)
         head = NODE | {"labels": {"pool": "cpu"}, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(**GPU_NODE)
+        add_node(cluster, **GPU_NODE)
         yield cluster
         cluster.shutdown()
 
@@ -92,7 +102,7 @@ def test_another_version_on_a_node_is_refused(cluster: Cluster, tmp_path: Path) 
 
 
 def test_a_node_that_does_not_answer_is_named(cluster: Cluster, tmp_path: Path) -> None:
-    node = cluster.add_node(**NODE)
+    node = add_node(cluster)
     raylet = node.all_processes["raylet"][0].process.pid
     os.kill(raylet, signal.SIGSTOP)
     try:
@@ -109,14 +119,13 @@ def test_a_node_killed_under_a_sweep_costs_nothing_but_time(tmp_path: Path, clus
     file = tmp_path / "tiny.toml"
     file.write_text(SWEEP)
     words = (str(file), "resources.ptq.labels={pool='extra'}", "resources.qat.labels={pool='extra'}", "retry.crash=3")
-    extra = NODE | {"labels": {"pool": "extra"}}
     store = Store.open(str(tmp_path / "store"))
-    node = cluster.add_node(**extra)
+    node = add_node(cluster, labels={"pool": "extra"})
     driver = start_sweep(*words, "--address", str(cluster.address), "--store", store.location)
     wait_until(lambda: len(store.trial_ids()) > 3 or driver.poll() is not None, "four trials are done")
     assert driver.poll() is None, driver.communicate()[0]
     cluster.remove_node(node, allow_graceful=False)
-    cluster.add_node(**extra)
+    add_node(cluster, labels={"pool": "extra"})
     code, said = end_of(driver)
     assert code == 0, said
     inline = run("sweep", str(file), "--executor", "inline", "--store", str(tmp_path / "inline"))
@@ -129,7 +138,7 @@ def test_a_node_that_joins_later_gets_work_that_waited_for_it(cluster: Cluster, 
     store = tmp_path / "store"
     driver = start_simulation(store, str(cluster.address), words, waits=True)
     wait_until(lambda: Store.open(str(store)).trial_ids() or driver.poll() is not None, "a trial is done")
-    cluster.add_node(**NODE | {"labels": {"pool": "late"}})
+    add_node(cluster, labels={"pool": "late"})
     code, said = end_of(driver)
     assert code == 0, said
     assert "warning: `resources.ptq` asks for cpu 1, labels pool=late, which no node has" in said

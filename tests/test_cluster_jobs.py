@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 from cluster_nodes import (
+    AS_A_JOB,
     LIMIT_S,
     RAY,
     ROOT,
@@ -105,7 +107,9 @@ def test_a_node_with_a_disk_of_its_own_is_named_with_all_that_it_lacks(head: Hea
     file.write_text(SWEEP)
     pictures = f"{{name='image_folder', task='class', path='{apart / 'pictures'}', size=12}}"
     words = [str(file), f"experiments.0.dataset={pictures}", "seeds=[0]"]
-    node = f"{RAY} {' '.join(START)} --address={head.address} --num-cpus=1 --labels=pool=apart"
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    options = f"--temp-dir={folder} --address={head.address} --num-cpus=1 --labels=pool=apart"
+    node = f"{RAY} {' '.join(START)} {options}"
     with started("unshare", "-m", "bash", "-c", f"mount -t tmpfs tmpfs {apart} && {node}"):
         until_it_is_there = ["quickstart", *FEW, "resources.fp32.labels={pool='apart'}"]
         code, said = end_of(
@@ -180,15 +184,16 @@ def test_what_fits_a_node_type_of_an_autoscaler_makes_it_start_nodes(tmp_path: P
     file = tmp_path / "ray_bootstrap_config.yaml"  # its name on the head of a cluster that `ray up` started
     file.write_text(yaml.safe_dump(json.loads(json.dumps(config))))
     fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id}
+    driver = {"HOME": str(tmp_path), **AS_A_JOB}
     options = (f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--autoscaling-config={file}")
     words = ["quickstart", "quant=[{method='ptq', bits=[8, 4]}]", "resources.ptq={gpu=1, labels={pool='gpu'}}"]
     with started(RAY, *START, "--head", *options, **fake):
         code, said = end_of(
-            start_simulation(tmp_path / "no", address, [*words, "resources.ptq.gpu=2"], home=str(tmp_path))
+            start_simulation(tmp_path / "no", address, [*words, "resources.ptq.gpu=2"], variables=driver)
         )
         assert code == 2, said
         assert "nor can be added with (up to 2 gpu: 2 CPUs, 1 GPUs, pool=gpu)" in said
-        code, said = end_of(start_simulation(tmp_path / "store", address, words, seconds=2, home=str(tmp_path)))
+        code, said = end_of(start_simulation(tmp_path / "store", address, words, seconds=2, variables=driver))
         assert code == 0, said
     found = places(tmp_path / "store")
     assert {place["labels"]["pool"] for place in found["ptq"]} == {"gpu"}
