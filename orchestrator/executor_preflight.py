@@ -28,6 +28,7 @@ ANSWER_S = 60.0
 DATA_S = 900.0  # the first use of a data set converts it, and may download it
 PACKAGES = ("torch", "ray", "numpy", "pyarrow")
 ROOMS = ("orchestrator", "quant", "datasets", "results")
+ASK_FOR_LESS = "Ask for less, start such a node, or wait for one with --wait-for-nodes."
 SHARED = "a folder that all nodes share, or a URI such as s3://bucket/folder"
 
 
@@ -54,8 +55,11 @@ def check_cluster(
     """
     shapes = {method: getattr(resources, method) for method in sorted({trial.method for trial in trials})}
     nodes = find_nodes()
-    misfits = _check_shapes(shapes, nodes, [] if is_local else find_node_types())
-    problems = [] if waits else misfits
+    if is_local:
+        misfits = _check_shapes(shapes, nodes, [], "Ask for less.")
+    else:
+        misfits = _check_shapes(shapes, nodes, find_node_types(), ASK_FOR_LESS)
+    problems = [] if waits and not is_local else misfits
     if not is_local:
         used = [node for node in nodes if any(n_slots([node], shape) for shape in shapes.values())]
         answering, found = _check_machines(used, store)
@@ -65,11 +69,10 @@ def check_cluster(
     return [f"{problem} Waiting for such a node." for problem in misfits]
 
 
-def _check_shapes(shapes: dict[str, Resources], nodes: list[Node], types: list[Node]) -> list[Problem]:
+def _check_shapes(shapes: dict[str, Resources], nodes: list[Node], types: list[Node], remedy: str) -> list[Problem]:
     there = "; ".join(sorted({_summary(node) for node in nodes}))
     could_come = "; ".join(f"up to {node.limit} {node.name}: {_summary(node)}" for node in types if node.limit)
     added = f", nor can be added with ({could_come})" if could_come else ""
-    remedy = "Ask for less, start such a node, or wait for one with --wait-for-nodes."
     return [
         Problem(f"resources.{method}", f"asks for {_say(shape)}, which no node has ({there}){added}. {remedy}")
         for method, shape in shapes.items()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # type: ignore[attr-defined]
 
 from orchestrator import executor_cluster
 from orchestrator.executor_cluster import NO_LIMIT, Node, count_slots, find_node_types, n_slots, reserve
