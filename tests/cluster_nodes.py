@@ -1,7 +1,9 @@
 """Ray nodes on this machine for the tests of clusters, and drivers that use them. Every process is ended by its id."""
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -55,9 +57,16 @@ def started(*command: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def own_folder() -> str:
+    """A folder with a short path (it holds sockets), removed when the tests end."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def add_node(cluster: Cluster, **node: Any) -> Any:
     """A node with a folder of its own for what Ray ships: nodes that share one take it away from each other."""
-    return cluster.add_node(**NODE, temp_dir=tempfile.mkdtemp(prefix="ray-", dir="/tmp"), **node)
+    return cluster.add_node(**NODE, temp_dir=own_folder(), **node)
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> None:

@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 import ray
 import yaml
-from cluster_nodes import LIMIT_S, ROOT, environment, wait_until
+from cluster_nodes import LIMIT_S, ROOT, environment, own_folder, wait_until
 from test_sweep import SWEEP
 
 from orchestrator.cli import sweep
@@ -128,7 +128,7 @@ def test_every_panel_is_of_the_chosen_sweep_and_has_its_place() -> None:
 
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
-[[ "$*" == *--head* ]] || set -- "$@" --temp-dir="$(mktemp -d /tmp/ray-XXXXXX)"
+[[ "$*" == *--head* ]] || set -- "$@" --temp-dir="$NODE_FOLDER"
 exec "$@"
 """
 SCONTROL = """#!/usr/bin/env bash
@@ -144,7 +144,7 @@ def start_slurm(folder: Path, *words: str) -> subprocess.Popen[str]:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "localhost[1-2]", "SLURM_JOB_ID": str(os.getpid())}
-    slurm |= {"SLURM_CPUS_PER_TASK": "1", "REQUEUED": str(folder / "requeued")}
+    slurm |= {"SLURM_CPUS_PER_TASK": "1", "REQUEUED": str(folder / "requeued"), "NODE_FOLDER": own_folder()}
     base = environment(**slurm)
     return subprocess.Popen(
         ["bash", str(FOLDER / "slurm.sh"), *words],

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from cluster_nodes import (
     end_of,
     environment,
     free_port,
+    own_folder,
     places,
     start_simulation,
     start_sweep,
@@ -107,8 +107,7 @@ def test_a_node_with_a_disk_of_its_own_is_named_with_all_that_it_lacks(head: Hea
     file.write_text(SWEEP)
     pictures = f"{{name='image_folder', task='class', path='{apart / 'pictures'}', size=12}}"
     words = [str(file), f"experiments.0.dataset={pictures}", "seeds=[0]"]
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    options = f"--temp-dir={folder} --address={head.address} --num-cpus=1 --labels=pool=apart"
+    options = f"--temp-dir={own_folder()} --address={head.address} --num-cpus=1 --labels=pool=apart"
     node = f"{RAY} {' '.join(START)} {options}"
     with started("unshare", "-m", "bash", "-c", f"mount -t tmpfs tmpfs {apart} && {node}"):
         until_it_is_there = ["quickstart", *FEW, "resources.fp32.labels={pool='apart'}"]
