@@ -8,7 +8,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -50,6 +50,17 @@ def sweep(
     words: SweepWords = None,
     store: StorePath = None,
     executor: Annotated[Literal["ray", "inline"], typer.Option(help="Ray Tune, or this process.")] = "ray",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="The Ray cluster to run on: host:port of its head, or auto. Without it, this machine alone.",
+        ),
+    ] = None,
+    wait_for_nodes: Annotated[
+        bool,
+        typer.Option("--wait-for-nodes", help="Start even if a trial fits no node yet: one will come."),
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials once more.")] = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Run at most so many trials; the same command goes on.")
@@ -60,9 +71,10 @@ def sweep(
     """Run what is not finished, then write the tables and the dashboard."""
     with exit_codes():
         wanted = read_plan(words, store)
-        command = _write_command(words, wanted.store, executor)
+        command = _write_command(words, wanted.store, executor, address)
+        on_ray = {"address": address, "waits": wait_for_nodes} if executor == "ray" else {}
         with wanted.store.locked(executor=executor):
-            run = partial(_run, executor=executor, command=command, quiet=quiet or as_json)
+            run = partial(_run, executor=executor, on_ray=on_ray, command=command, quiet=quiet or as_json)
             derived = sweep_until_whole(wanted, run, retry_failed=retry_failed, limit=limit)
         _finish(wanted.store, derived, as_json=as_json)
 
@@ -117,10 +129,11 @@ def report(
         _finish(opened, report_what_is_left(opened), as_json=as_json)
 
 
-def _write_command(words: list[str] | None, store: Store, executor: str) -> str:
+def _write_command(words: list[str] | None, store: Store, executor: str, address: str | None) -> str:
     """Return the command that goes on with a sweep from any folder that holds this program."""
     words = [str(Path(word).absolute()) if Path(word).is_file() else word for word in words or []]
     options = ["--store", store.location, *(["--executor", executor] if executor != "ray" else [])]
+    options += ["--address", address] if address else []
     return shlex.join(["python", "-m", "orchestrator", "sweep", *words, *options])
 
 
@@ -132,7 +145,9 @@ def _say_nothing_to_run(request: Request) -> str:
     return f"Nothing to run of {name}: {len(state.ok)} trials are ok, {failed}; --retry-failed runs them once more."
 
 
-def _run(request: Request, limit: int | None, *, executor: str, command: str, quiet: bool) -> None:
+def _run(
+    request: Request, limit: int | None, *, executor: str, on_ray: dict[str, Any], command: str, quiet: bool
+) -> None:
     spec, state = request.sweep, request.state
     keep_manifest(request, command=command)
     if not state.to_run and not quiet:
@@ -153,7 +168,7 @@ def _run(request: Request, limit: int | None, *, executor: str, command: str, qu
         progress.say(f"results: {request.store.location}")
         for warning in warn_of_devices(request):
             progress.say(f"warning: {warning}")
-        run(queue, request.store, progress, retry=spec.head.retry)
+        run(queue, request.store, progress, retry=spec.head.retry, **on_ray)
         if n_later:
             progress.say(f"--limit {limit}: {n_later} trials are left; the same command goes on with them")
 

@@ -23,6 +23,7 @@ from ray.tune.stopper import FunctionStopper
 
 from orchestrator.executor_cluster import connect, count_slots
 from orchestrator.executor_metrics import publish_metrics
+from orchestrator.executor_preflight import check_cluster
 from orchestrator.executor_worker import make_worker, pack
 from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
 from orchestrator.progress import Progress
@@ -43,12 +44,15 @@ def run_ray(
     *,
     retry: Retry,
     address: str | None = None,
+    waits: bool = False,
     run: RunTrial = run_trial,
 ) -> None:
     """Run every trial of the queue that can run, on a Ray that lives as long as this call or the one at `address`.
 
+    `waits`: a shape that fits no node yet waits for one that comes later.
+
     Raises:
-        RequestError: a method asks for more than any node has, which Ray would wait for in silence.
+        RequestError: something stands in the way of a trial: see `executor_preflight.py`.
         WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
         SweepStopped: no worker can start.
     """
@@ -57,6 +61,9 @@ def run_ray(
     while queue.unfinished:
         dashboard = connect(address, job={"name": f"quantfair {progress.name}", "store": store.location})
         try:
+            left = [trial for trial in queue.trials.values() if trial.trial_id in queue.unfinished]
+            for warning in check_cluster(left, queue.resources, store, is_local=address is None, waits=waits):
+                progress.say(f"warning: {warning}")
             searcher.count_slots()
             where = f"   Ray dashboard: {dashboard}" if dashboard else ""
             progress.say(f"on Ray, {queue.n_slots} trials at a time{where}")

@@ -16,6 +16,7 @@ from orchestrator.request import Request
 from orchestrator.spec import SweepSpec
 from quant import ENGINE_VERSION
 
+CODE_VERSION_VARIABLE = "QUANTFAIR_CODE_VERSION"  # what the driver found, for workers that have the files alone
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pandas", "pyarrow", "scipy", "plotly")
 
 
@@ -82,6 +83,8 @@ def find_versions() -> dict[str, str]:
 @cache
 def find_code_version() -> str:
     """The git commit of this program, with `+` where files were changed, or `unknown` outside a checkout."""
+    if CODE_VERSION_VARIABLE in os.environ:
+        return os.environ[CODE_VERSION_VARIABLE]
     root = Path(__file__).parent
     commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     try:

@@ -5,6 +5,7 @@ SweepSpec holds only single values. No torch and no ray.
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_origin
 
@@ -19,6 +20,8 @@ from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 Analysis = Literal["sqnr", "sensitivity"]
 METHODS: dict[str, type[PtqSpec] | type[QatSpec]] = {"ptq": PtqSpec, "qat": QatSpec}
+LABEL_PATTERN = r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"  # no operators: a label fits by being equal
+Label = Annotated[tuple[str, str], Field(strict=False)]  # JSON, which workers get, has no tuples
 _ANY_TRAIN = TrainSpec(epochs=1, lr=0.1)  # quant blocks are checked even where no experiment is valid
 
 
@@ -27,10 +30,38 @@ class _Frozen(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan
 
 
 class Resources(_Frozen, frozen=True):
-    """What Ray reserves for a trial of one method. Torch gets as many threads as whole CPUs, at least one."""
+    """What Ray reserves for a trial of one method, and on which nodes. Torch gets as many threads as whole CPUs.
+
+    `labels` are those of Ray's nodes, all of which must fit; `accelerator_type` is Ray's name, such as A100. No part of
+    a trial's identity.
+    """
 
     cpu: float = Field(default=1, gt=0)
     gpu: float = Field(default=0, ge=0)
+    memory_gb: float = Field(default=0, ge=0)
+    accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    labels: tuple[Label, ...] = Field(default=(), strict=False)
+
+    @field_validator("gpu")
+    @classmethod
+    def several_gpus_are_whole(cls, gpu: float) -> float:
+        """Raise for 1.5: Ray shares a GPU, or gives several whole ones."""
+        if gpu > 1 and gpu != int(gpu):
+            message = f"must be at most 1, or a whole number, got {gpu:g}: Ray shares one GPU only"
+            raise PydanticCustomError("misfit", "{message}", {"message": message})
+        return gpu
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def labels_are_a_table(cls, labels: Any) -> Any:
+        """Take a table as pairs, which can be hashed. Raise for what Ray takes for no label."""
+        pairs = tuple(labels.items()) if isinstance(labels, dict) else labels
+        words = [word for pair in pairs for word in pair] if isinstance(pairs, list | tuple) else [None]
+        if not all(isinstance(word, str) and re.fullmatch(LABEL_PATTERN, word) for word in words):
+            example = 'must be a table of texts, such as {pool = "gpu"}, of letters, digits and . _ - / inside'
+            message = f"{example}, got {labels!r}"
+            raise PydanticCustomError("misfit", "{message}", {"message": message})
+        return pairs
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:

@@ -270,6 +270,21 @@ class Store:
         ]
         return sum(version.n_bytes for name in names if (version := self.files.version(name)))
 
+    # Whether all machines see one place.
+
+    def write_probe(self, name: str) -> None:
+        """Leave a mark that another machine looks for."""
+        self.files.write(f".probes/{name}", b"")
+
+    def has_probe(self, name: str) -> bool:
+        """Whether a mark is there."""
+        return self.files.exists(f".probes/{name}")
+
+    def remove_probes(self) -> None:
+        """Leave no mark behind."""
+        for name in self.files.list_folder(".probes"):
+            self.files.remove(f".probes/{name}")
+
     # What is derived, and can be rebuilt at any time.
 
     def write_table(self, name: str, table: pa.Table) -> None:

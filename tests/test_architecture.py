@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("orchestrator", "quant", "datasets", "results")
 MAY_ENTER = {"orchestrator": {"datasets", "quant", "results"}, "quant": set(), "datasets": set(), "results": set()}
 DOORS_OF_PACKAGES = {
-    "ray": {f"orchestrator/executor_{name}.py" for name in ("ray", "worker", "cluster", "metrics")},
+    "ray": {f"orchestrator/executor_{name}.py" for name in ("ray", "worker", "cluster", "preflight", "metrics")},
     "plotly": {"results/figures.py", "results/report.py"},
     "onnxruntime": {"quant/runtime_ort.py"},
     "tensorrt": {"quant/runtime_tensorrt.py"},

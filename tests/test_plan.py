@@ -144,7 +144,8 @@ def test_ids_are_those_of_yesterday(label: str) -> None:
 
 def test_ids_do_not_depend_on_what_changes_no_result() -> None:
     plain = {trial.trial_id for trial in plan_of()}
-    assert plain == {trial.trial_id for trial in plan_of("name=other", "retry.crash=5", "resources.qat.cpu=2")}
+    placed = ("name=other", "retry.crash=5", "resources.qat={cpu=2, gpu=0.5, memory_gb=4, labels={pool='gpu'}}")
+    assert plain == {trial.trial_id for trial in plan_of(*placed, "resources.ptq.accelerator_type=A100")}
     assert plain == {trial.trial_id for trial in plan_of("quant.0.scheme=symmetric", "experiments.0.model.width=16")}
     assert plain == {trial.trial_id for trial in plan_of("experiments.0.dataset.group_by=['digit']")}
     for change in ("experiments.0.train.lr=0.004", "experiments.0.model.width=8", "experiments.0.train.epochs=16"):

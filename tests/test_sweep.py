@@ -395,7 +395,7 @@ def test_more_than_any_node_has_is_refused_before_waiting_for_ever(sweep_file: s
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 2
     assert "`resources.qat` asks for" in said
-    assert "no node has that much" in said
+    assert "gpu 64, which no node has (" in said
 
 
 def test_tables_have_their_complete_schemas(undisturbed: Store) -> None:

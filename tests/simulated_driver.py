@@ -1,0 +1,65 @@
+"""A driver whose trials only sleep and say where they ran: `python simulated_driver.py JSON`, from the root.
+
+The JSON: `words` of a sweep, `store`, `address`, `seconds` of a trial, `waits`, and `ANSWER_S` and `numpy`, which
+stand in for the limit of an answer and for the version of a package that this driver has.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import ray
+import typer
+
+from orchestrator import executor_preflight as preflight
+from orchestrator.executor_ray import run_ray
+from orchestrator.exit_codes import exit_codes
+from orchestrator.plan import PlannedTrial
+from orchestrator.request import make_queue, read_request
+from orchestrator.spec import Resources, Retry
+from orchestrator.work import Outcome
+from results import Store
+
+asked = json.loads(sys.argv[1])
+SECONDS = asked.get("seconds", 0.5)
+
+
+def sleep_and_say_where(
+    trial: PlannedTrial, store: Store, resources: Resources, watch: Callable[[str], None]
+) -> Outcome:
+    """The row's `device` says when, on which node, with which labels and which GPU the trial ran."""
+    began = time.time()
+    time.sleep(SECONDS)
+    context = ray.get_runtime_context()
+    where = {
+        "node": context.get_node_id(),
+        "labels": context.get_node_labels(),
+        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "began": began,
+        "ended": time.time(),
+    }
+    store.write_trial({**trial.columns(), "status": "ok", "device": json.dumps(where), "total_s": SECONDS})
+    return Outcome(trial.trial_id, "ok", SECONDS)
+
+
+def main() -> None:
+    """Run the sweep; end as the command does."""
+    with exit_codes():
+        preflight.ANSWER_S = asked.get("ANSWER_S", preflight.ANSWER_S)
+        if "numpy" in asked:
+            real = preflight.describe_program
+            preflight.describe_program = lambda: {**real(), "numpy": asked["numpy"]}
+        request = read_request(asked["words"], asked["store"], retry_failed=False)
+        queue = make_queue(request)
+        progress = ProgressLines(queue, quiet=False)
+        options = {"address": asked["address"], "waits": asked.get("waits", False), "retry": Retry(crash=3)}
+        run_ray(queue, request.store, progress, run=sleep_and_say_where, **options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
