@@ -34,7 +34,8 @@ from results import Store, WriteError
 
 COUNT_SLOTS_EVERY_S = 2.0  # nodes come and go
 NOT_STARTED = "raised in its creation task"  # in Ray's words, of a worker that could not be set up
-MAX_STILLBORN = 3
+NO_MEMORY = "running low on memory"  # in Ray's words, of a worker that it has ended
+MAX_STILLBORN = 10
 
 
 def run_ray(
@@ -114,6 +115,7 @@ class PlanSearcher(Searcher):
         self.queue, self.store, self.watchers, self.retry = queue, store, watchers, retry
         self.running: dict[str, Bundle] = {}  # Tune's trial id -> what it runs
         self.heard: dict[str, float] = {}  # Tune's trial id -> when its worker last said something, seconds
+        self.pids: dict[str, int] = {}  # Tune's trial id -> its worker
         self.errors: dict[str, str] = {}  # Tune's trial id -> how its worker ended, in Ray's words
         self.started: set[str] = set()  # our trial ids
         self.n_crashes: Counter[str] = Counter()
@@ -149,6 +151,7 @@ class PlanSearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Take in what a worker has to say since it was last asked."""
         self.n_stillborn, self.heard[trial_id] = 0, time.monotonic()
+        self.pids[trial_id] = result.get("pid", 0)
         for event, *about in result["events"]:
             match event:
                 case "cannot_write":
@@ -173,11 +176,12 @@ class PlanSearcher(Searcher):
         error_text = re.sub(r"\x1b\[[0-9;]*m", "", self.errors.pop(trial_id, ""))
         if self.stop_reason is not None or all(t.trial_id not in self.queue.unfinished for t in bundle.trials):
             return
-        if NOT_STARTED in error_text:
+        pid = self.pids.pop(trial_id, 0)
+        if NOT_STARTED in error_text or (NO_MEMORY in error_text and not pid):
             self._take_in_stillborn(bundle, error_text)
             return
         try:
-            self._take_in_loss(bundle, error_text, silent_s=silent_s)
+            self._take_in_loss(bundle, error_text, silent_s=silent_s, is_innocent=took_less_memory(pid, error_text))
         except WriteError as failure:
             self.stop_reason = failure
 
@@ -193,14 +197,14 @@ class PlanSearcher(Searcher):
             self.stop_reason = SweepStopped(f"Workers cannot start: {error.strip()}")
         self.queue.give_back(bundle.trials)
 
-    def _take_in_loss(self, bundle: Bundle, error: str, *, silent_s: float) -> None:
+    def _take_in_loss(self, bundle: Bundle, error: str, *, silent_s: float, is_innocent: bool) -> None:
         found = [(trial.trial_id, self.store.read_trial(trial.trial_id)) for trial in bundle.trials]
         rows = {trial_id: row for trial_id, row in found if row is not None and trial_id in self.queue.unfinished}
         for trial_id, row in rows.items():
             self._finish(Outcome(trial_id, row["status"], error=row["error"]))
         lost = [trial for trial in bundle.trials if trial.trial_id in self.queue.unfinished]
-        ended_itself = any(str(row["error"]).startswith(TIMED_OUT) for row in rows.values())
-        if lost and not ended_itself and self._is_given_up(lost[0], error, silent_s=silent_s):
+        is_innocent |= any(str(row["error"]).startswith(TIMED_OUT) for row in rows.values())  # the next one of those is
+        if lost and not is_innocent and self._is_given_up(lost[0], error, silent_s=silent_s):
             lost.pop(0)
         for trial in lost:
             if trial.trial_id in self.started:
@@ -216,7 +220,7 @@ class PlanSearcher(Searcher):
             reason = f"{TIMED_OUT}: ran longer than retry.timeout_s = {limit_s:g} and held its worker, which was ended"
         elif n <= self.retry.crash:
             return False
-        elif "running low on memory" in error:
+        elif NO_MEMORY in error:
             reason = f"{OUT_OF_MEMORY}: Ray ended its worker {n} times, since the node was running low on memory"
         else:
             cause = "out of memory is a usual cause"
@@ -249,6 +253,12 @@ class PlanSearcher(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher to restore it one day: never done here, and watchers hold a terminal."""
         return {}
+
+
+def took_less_memory(pid: int, error: str) -> bool:
+    """Whether Ray, short of memory, ended a worker that took more than this one. It ends several to be safe."""
+    ended = {int(p): float(gb) for p, gb in re.findall(r"pid=(\d+), actual memory used=([\d.]+)GB", error)}
+    return bool(ended) and pid != max(ended, key=lambda one: ended[one])
 
 
 class BundleScheduler(FIFOScheduler):

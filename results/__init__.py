@@ -8,11 +8,10 @@ if TYPE_CHECKING:
     from results.damage import Survey, find_damage, set_aside, survey
     from results.devices import describe_mixed_pairs
     from results.files import DamagedError, StoreError, WriteError
-    from results.group_tables import MIN_RANKED
     from results.predictions import make_predictions
     from results.refresh import Derived, derive
     from results.report import write_report
-    from results.schema import BLOCKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
+    from results.schema import BLOCKED, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
     from results.store import Store
     from results.tables import build_tables
     from results.trial_list import count_trials, list_trials
@@ -50,7 +49,7 @@ _HOMES = {
     "find_damage": "damage",
     "Survey": "damage",
     "BLOCKED": "schema",
-    "MIN_RANKED": "group_tables",
+    "MIN_RANKED": "schema",
     "RUN_DEPENDENT": "schema",
     "SCHEMA_VERSION": "schema",
     "TABLES": "schema",

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from results.facts import Facts, Group, Trial, name_configurations, name_variant
 from results.figures import FAINT, INK, MUTED, PU_OR, Cell, Figure, make_axis, make_layout, name_group
-from results.group_tables import MIN_RANKED
 from results.markup import MISSING, escape_label, format_pp, shorten
+from results.schema import MIN_RANKED
 from results.summary import GroupDrop, Section, average_drop
 
 ROW_HEIGHT: Final = 27  # px of a heatmap row

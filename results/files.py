@@ -30,13 +30,17 @@ class WriteError(OSError):
 class DamagedError(StoreError):
     """A file of a store is damaged, or missing where one must be: `path` in the store, `place` for people."""
 
+    remedy = "`sweep` moves it to corrupt/ and makes it anew."
+
     def __init__(self, path: str, place: str, why: str):
-        super().__init__(f"{place} {why}. `sweep` moves it to corrupt/ and makes it anew.")
+        super().__init__(f"{place} {why}. {self.remedy}")
         self.path, self.why = path, why
 
 
 class MissingError(DamagedError):
     """A file is not there."""
+
+    remedy = "`sweep` makes it anew."
 
     def __init__(self, path: str, place: str):
         super().__init__(path, place, "is missing")

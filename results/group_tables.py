@@ -7,10 +7,10 @@ import numpy as np
 from results.files import StoreError
 from results.groupings import Grouping, TestSet
 from results.rows import Rows
+from results.schema import MIN_RANKED
 from results.statistics import Interval, mean_interval, wilson_interval
 from results.store import Store
 
-MIN_RANKED = 50  # images: a smaller group is listed, but never called the worst or the best
 NO_IMAGES = "no test images in this group"
 NO_FLOOR = "noise floor not computed: a value of this size may be chance"
 

@@ -17,9 +17,9 @@ from results.accuracy_figures import draw_accuracy
 from results.drop_figures import draw_drops
 from results.facts import Facts, Tables, read_facts
 from results.figures import DARK, Figure
-from results.group_tables import MIN_RANKED
 from results.markup import dump_json, escape, render_cell, render_table
 from results.report_tables import render_overview, render_provenance, render_summary, render_trials
+from results.schema import MIN_RANKED
 from results.summary import Section, list_sections, summarize
 
 FOLDER: Final = Path(__file__).resolve().parent

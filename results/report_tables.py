@@ -5,7 +5,6 @@ from itertools import groupby
 
 from results.devices import describe_mixed_pairs
 from results.facts import Facts, Pair, Spread, Trial, name_bits, name_variant
-from results.group_tables import MIN_RANKED
 from results.markup import (
     MISSING,
     count,
@@ -21,6 +20,7 @@ from results.markup import (
     shorten,
     soften_range,
 )  # fmt: skip
+from results.schema import MIN_RANKED
 from results.summary import Section, SummaryRow, find_worst
 
 SUMMARY_HEAD = ("Method", "Bits", "Trials", "Accuracy", "Compared with", "All images", "Worst", "Gap", "Drop disparity")

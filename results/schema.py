@@ -91,6 +91,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "verdicts": VERDICTS,
     "provenance": PROVENANCE,
 }
+MIN_RANKED: Final = 50  # test images: a smaller group is listed, but never called the worst or the best
 # comparison -> the column of `trials` that names the other side
 COMPARISONS: Final = {"reference": "reference_trial_id", "control": "control_trial_id"}
 # Columns of `trials` that differ between two runs of the same plan. Equality of tables leaves them out.

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from results.facts import Facts, Group, Spread, Trial, name_bits, name_variant, take_spread
-from results.group_tables import MIN_RANKED
+from results.schema import MIN_RANKED
 
 NO_EXCESS_PP: Final = 1e-9  # what rounding leaves of an EAG of 0
 COMPARISONS: Final[dict[str, tuple[str | None, ...]]] = {"fp32": (None,), "qat": ("reference", "control")}

@@ -17,6 +17,7 @@ from orchestrator import executor_preflight as preflight
 from orchestrator.executor_ray import run_ray
 from orchestrator.exit_codes import exit_codes
 from orchestrator.plan import PlannedTrial
+from orchestrator.progress import ProgressLines
 from orchestrator.request import make_queue, read_request
 from orchestrator.spec import Resources, Retry
 from orchestrator.work import Outcome

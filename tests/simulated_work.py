@@ -5,7 +5,9 @@ Every piece of work leaves a line in a file, so that a test can count what ran, 
 
 import json
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -123,6 +125,25 @@ _load = lru_cache(load_dataset)
 def make_work(log: Path, work: Callable[[], None] = lambda: None) -> RunTrial:
     """Return what does `work`, writes the trial's row durably, and leaves a line in `log`."""
     return partial(_run, log, work)
+
+
+def run_apart(call: Callable[[], Any]) -> Any:
+    """Make a call in a process of its own, since Ray leaves threads behind; return or raise what comes of it."""
+    code = (
+        "import pickle, sys\n"
+        "call = pickle.load(sys.stdin.buffer)\n"
+        "try:\n    came = call(), None\n"
+        "except Exception as error:\n    came = None, error\n"
+        "print()\nprint(pickle.dumps(came).hex(), flush=True)\n"
+    )
+    command, root = [sys.executable, "-c", code], Path(__file__).resolve().parent.parent
+    payload = cloudpickle.dumps(call)  # pyright: ignore[reportPrivateImportUsage]
+    done = subprocess.run(command, input=payload, capture_output=True, cwd=root, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    value, error = pickle.loads(bytes.fromhex(done.stdout.split()[-1].decode()))
+    if error is not None:
+        raise error
+    return value
 
 
 def burn_cpu(seconds: float) -> None:

@@ -13,6 +13,7 @@ from test_sweep import SWEEP, run
 
 from orchestrator.cli_status import MOST_REASONS, group_by_reason, summarize_status, write_reasons, write_status
 from results import Store
+from results.schema import PREDICTIONS, SAMPLES
 
 PLAN = plan_of("seeds=[0, 1]")
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC).timestamp()
@@ -24,6 +25,7 @@ def store(tmp_path: Path) -> Store:
     store = Store.open(str(tmp_path))
     plan = [{**trial.columns(), "needs": list(trial.needs)} for trial in PLAN]
     command = f"python -m orchestrator sweep mnist --store {tmp_path}"
+    store.write_samples(PLAN[0].dataset_id, SAMPLES.empty_table(), {"label": []})
     store.write_manifest({"name": "faces", "groupings": {}, "plan": plan, "provenance": {}, "command": command})
     seeds = [[trial for trial in PLAN if trial.seed == seed] for seed in (0, 1)]
     write(store, seeds[0][0], at=NOW - 7200, status="ok", total_s=20.0)  # by an earlier driver
@@ -34,6 +36,8 @@ def store(tmp_path: Path) -> Store:
 
 
 def write(store: Store, trial: Any, *, at: float, **row: Any) -> None:
+    store.write_predictions(trial.trial_id, "torch", PREDICTIONS.empty_table())
+    store.write_layers(trial.trial_id, [])
     store.write_trial({**trial.columns(), **row})
     os.utime(Path(store.location, "trials", f"{trial.trial_id}.parquet"), (at, at))
 

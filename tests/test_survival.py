@@ -7,17 +7,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray import cloudpickle
 from ray._common.utils import get_system_memory
 from ray._private.utils import get_used_memory
-from simulated_work import kill_this_process, make_sweep, plan_sweep, read_log
+from ray._private.worker import WORKER_MODE, global_worker
+from simulated_work import kill_this_process, make_sweep, plan_sweep, read_log, run_apart
 from simulated_work import make_work as _make_work
 from test_sweep import SWEEP, assert_equal_tables, run, start, times_of_rows
 
@@ -44,13 +44,15 @@ class Run:
 
     def go(self, executor: Callable[..., None], special: Callable[[], None], **retry: Any) -> dict[str, dict[str, Any]]:
         """Run what has no row; return all rows."""
+        run_apart(partial(self._run, executor, special, Retry(**retry)))
+        return {row["trial_id"]: row for row in self.store.read_trials().to_pylist()}
+
+    def _run(self, executor: Callable[..., None], special: Callable[[], None], retry: Retry) -> None:
         done = self.store.trial_ids()
         queue = BundleQueue([t for t in self.plan if t.trial_id not in done], done=done, resources=ResourcesByMethod())
-        progress = Progress(queue)
         work = partial(_run_special, self.special, special, _make_work(self.log))
-        executor(queue, self.store, progress, retry=Retry(**retry), run=work)
+        executor(queue, self.store, Progress(queue), retry=retry, run=work)
         assert not queue.unfinished
-        return {row["trial_id"]: row for row in self.store.read_trials().to_pylist()}
 
     def count_runs(self) -> Counter[str]:
         """How often each trial wrote its row."""
@@ -86,14 +88,14 @@ def test_a_trial_that_kills_every_worker_is_a_failed_row_and_costs_the_others_no
 
 
 class NoWorker:
-    """Work that only its driver can unpack."""
+    """Work that no worker can unpack."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpack_only_in, (os.getpid(),)
+        return _unpack_outside_of_workers, ()
 
 
-def _unpack_only_in(pid: int) -> "NoWorker":
-    if os.getpid() != pid:
+def _unpack_outside_of_workers() -> NoWorker:
+    if global_worker.mode == WORKER_MODE:
         import no_such_package  # type: ignore[import-not-found]  # noqa: F401
     return NoWorker()
 
@@ -132,7 +134,6 @@ def test_a_trial_that_hangs_inline_is_a_failed_row_that_says_where(simulated: Ru
     row = assert_all_but_special_are_ok(simulated, simulated.go(run_inline, wait_for_ever, timeout_s=1.0))
     assert (row["status"], row["error"]) == ("failed", "TimedOut: ran longer than retry.timeout_s = 1")
     assert "in wait_for_ever" in row["traceback"]
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_trial_in_time_is_left_alone(simulated: Run) -> None:
@@ -146,13 +147,12 @@ def raise_memory_error() -> None:
 
 
 @pytest.fixture
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Let Ray end workers when this machine has 1 GiB less than now; return how many bytes are too many."""
-    limit = (get_used_memory() + 2**30) / get_system_memory()
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let Ray end workers when this machine has 4 GiB less than now; return how many bytes are too many."""
+    limit = (get_used_memory() + 4 * 2**30) / get_system_memory()
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.4f}")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
-    yield 3 * 2**30
-    ray.shutdown()
+    return 6 * 2**30
 
 
 def take_memory(n_bytes: int) -> None:
@@ -235,7 +235,7 @@ def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go
     store = Store.open(str(tmp_path))
     driver = start_and_wait(sweep_file, store, 2)
     family = find_descendants(driver.pid)
-    assert any("Trainable" in processes().get(pid, (0, ""))[1] for pid in family)
+    assert any("SweepWorker" in processes().get(pid, (0, ""))[1] for pid in family)
     os.kill(driver.pid, signal_number)
     said = driver.communicate(timeout=20)[0]
     assert driver.returncode == 130, said
@@ -254,7 +254,7 @@ def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go
 @IN_PROC
 def test_workers_end_when_their_driver_is_killed(sweep_file: str, tmp_path: Path) -> None:
     driver = start_and_wait(sweep_file, Store.open(str(tmp_path)), 2)
-    workers = {pid for pid in find_descendants(driver.pid) if "Trainable" in processes().get(pid, (0, ""))[1]}
+    workers = {pid for pid in find_descendants(driver.pid) if "SweepWorker" in processes().get(pid, (0, ""))[1]}
     assert workers
     driver.kill()
     driver.communicate()
