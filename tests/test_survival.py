@@ -16,7 +16,6 @@ import pytest
 from ray import cloudpickle
 from ray._common.utils import get_system_memory
 from ray._private.utils import get_used_memory
-from ray._private.worker import WORKER_MODE, global_worker
 from simulated_work import kill_this_process, make_sweep, plan_sweep, read_log, run_apart
 from simulated_work import make_work as _make_work
 from test_sweep import SWEEP, assert_equal_tables, run, start, times_of_rows
@@ -95,6 +94,8 @@ class NoWorker:
 
 
 def _unpack_outside_of_workers() -> NoWorker:
+    from ray._private.worker import WORKER_MODE, global_worker
+
     if global_worker.mode == WORKER_MODE:
         import no_such_package  # type: ignore[import-not-found]  # noqa: F401
     return NoWorker()
