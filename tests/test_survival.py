@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos import disturb, find_family
 from ray import cloudpickle
 from ray._common.utils import get_system_memory
 from ray._private.utils import get_used_memory
@@ -172,27 +173,12 @@ def test_a_trial_that_takes_too_much_memory_is_a_failed_row_that_says_so(simulat
     assert row["error"].startswith("OutOfMemory: Ray ended its worker")
 
 
-def processes() -> dict[int, tuple[int, str]]:
-    """Every process that lives: its parent and its command."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
-            if state != "Z":  # ended, but not yet buried
-                found[int(folder.name)] = int(parent), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue  # it ended meanwhile
-    return found
-
-
-def find_descendants(pid: int) -> set[int]:
-    """Ids of all processes under `pid`: Ray's own and the workers."""
-    parents = {child: parent for child, (parent, _) in processes().items()}
-
-    def is_under(child: int) -> bool:
-        return child in parents and (parents[child] == pid or is_under(parents[child]))
-
-    return {child for child in parents if is_under(child)}
+def lives(pid: int) -> bool:
+    """Whether a process runs: not if it has ended and is not buried yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> None:
@@ -235,14 +221,14 @@ def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go
 ) -> None:
     store = Store.open(str(tmp_path))
     driver = start_and_wait(sweep_file, store, 2)
-    family = find_descendants(driver.pid)
-    assert any("SweepWorker" in processes().get(pid, (0, ""))[1] for pid in family)
+    family = find_family(driver.pid)
+    assert any("SweepWorker" in command for command in family.values())
     os.kill(driver.pid, signal_number)
     said = driver.communicate(timeout=20)[0]
     assert driver.returncode == 130, said
     assert "Interrupted. Finished trials are kept: the same command goes on from here." in said
     assert "Traceback" not in said
-    wait_until(lambda: not family & processes().keys(), seconds=10, what="workers and Ray are gone")
+    wait_until(lambda: not any(map(lives, family)), seconds=10, what="workers and Ray are gone")
     before = times_of_rows(store)
     again = start("sweep", sweep_file, "--store", store.location)
     said = again.communicate(timeout=240)[0]
@@ -255,8 +241,31 @@ def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go
 @IN_PROC
 def test_workers_end_when_their_driver_is_killed(sweep_file: str, tmp_path: Path) -> None:
     driver = start_and_wait(sweep_file, Store.open(str(tmp_path)), 2)
-    workers = {pid for pid in find_descendants(driver.pid) if "SweepWorker" in processes().get(pid, (0, ""))[1]}
+    workers = [pid for pid, command in find_family(driver.pid).items() if "SweepWorker" in command]
     assert workers
     driver.kill()
     driver.communicate()
-    wait_until(lambda: not workers & processes().keys(), seconds=30, what="workers are gone")  # Ray's own take a minute
+    wait_until(lambda: not any(map(lives, workers)), seconds=30, what="workers are gone")  # Ray's own take a minute
+
+
+MANY_WORDS = ("quant.0.bits=[16, 8, 7, 6, 5, 4]", 'quant.0.scheme=["symmetric", "asymmetric"]', "retry.crash=9")
+
+
+@IN_PROC
+@pytest.mark.slow
+def test_a_driver_killed_ten_times_loses_and_repeats_nothing(sweep_file: str, tmp_path: Path) -> None:
+    calm, disturbed = Store.open(str(tmp_path / "calm")), Store.open(str(tmp_path / "disturbed"))
+    words = (sweep_file, *MANY_WORDS, "seeds=[0, 1, 2, 3, 4]")
+    assert run("sweep", *words, "--executor", "inline", "--store", calm.location).exit_code == 0
+    deeds = disturb(list(words), disturbed, n_drivers=10, n_workers=0, seed=5)
+    assert deeds.n_trials == 5 * (1 + 1 + 12 + 1)
+    assert_equal_tables(calm, disturbed)
+
+
+@IN_PROC
+def test_drivers_and_workers_killed_at_random_lose_and_repeat_nothing(sweep_file: str, tmp_path: Path) -> None:
+    calm, disturbed = Store.open(str(tmp_path / "calm")), Store.open(str(tmp_path / "disturbed"))
+    words = (sweep_file, *MANY_WORDS)
+    assert run("sweep", *words, "--executor", "inline", "--store", calm.location).exit_code == 0
+    disturb(list(words), disturbed, n_drivers=1, n_workers=2, seed=1)
+    assert_equal_tables(calm, disturbed)
