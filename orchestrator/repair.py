@@ -64,15 +64,17 @@ def read_sound_state(wanted: Wanted, *, retry_failed: bool) -> Request:
 def find_damaged_stages(request: Request) -> list[DamagedError]:
     """Return the stages that trials which are to run need, and that are damaged or missing.
 
-    Such a stage is trained anew, so what it needs itself is looked at too: needs come earlier in the plan.
+    Such a stage is trained anew, so what it needs itself is looked at too: needs come earlier in the plan. Each stage
+    is read once, however many trials need it.
     """
-    to_run, found = set(request.state.to_run), []
+    to_run, sound, found = set(request.state.to_run), set[str](), []
     for trial in reversed(request.plan):
         if trial.trial_id not in to_run:
             continue
-        for need in set(trial.needs) - to_run:
+        for need in set(trial.needs) - to_run - sound:
             try:
                 request.store.check_stage(need)
+                sound.add(need)
             except DamagedError as error:
                 found.append(error)
                 to_run.add(need)

@@ -115,6 +115,21 @@ def test_a_damaged_stage_is_trained_again_where_a_trial_needs_it(
     assert_equal_tables(copy, whole)
 
 
+def test_a_stage_is_read_once_however_many_trials_need_it(
+    copy: Store, sweep_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = ids_by_method(copy)
+    for row in copy.read_trials().to_pylist():
+        if row["method"] != "fp32":
+            copy.remove_trial(row["trial_id"])
+    read, really_read = [], Store.read_stage
+    monkeypatch.setattr(Store, "read_stage", lambda store, stage: (read.append(stage), really_read(store, stage))[1])
+    request = read_request([sweep_file, *SMALL], copy.location, retry_failed=False)
+    assert len(request.state.to_run) == 4
+    assert find_damaged_stages(request) == []
+    assert read == [ids["fp32"]]
+
+
 def test_status_names_damage_and_changes_nothing(copy: Store) -> None:
     victim = ids_by_method(copy)["qat"]
     truncate(Path(copy.location, "trials", f"{victim}.parquet"))
