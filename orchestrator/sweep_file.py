@@ -4,6 +4,7 @@ A file with `extends` holds changes. Tables merge; a value or a list replaces th
 that has a list, a table with numbers for keys changes single elements: `quant.1.bits = [4]`, as on the command line.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Iterable
@@ -59,7 +60,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[Pr
 def _read(name: str, *, folder: Path, chain: tuple[str, ...]) -> SweepFile:
     """Read one file and, before it, what it extends. `chain`: the files that led here, by what they are called."""
     path = _find(name, folder, chain)
-    called = name if path.parent == BUILT_IN_FOLDER else str(folder / name)
+    called = name if path.parent == BUILT_IN_FOLDER else os.path.normpath(folder / name)
     if called in chain:
         way = " -> ".join([*chain[chain.index(called) :], called])
         raise RequestError([Problem("extends", f"leads back to where it started: {way}; remove one of them.")], called)

@@ -109,6 +109,10 @@ def test_every_experiment_meets_every_block_of_the_file() -> None:
             r"a.toml:\n  `extends` leads back to where it started: \S+a.toml -> \S+b.toml -> \S+a.toml; remove one",
         ),
         (
+            {"in__a": 'extends = "../in/a.toml"'},
+            r"a.toml:\n  `extends` leads back to where it started: \S+in/a.toml -> \S+in/a.toml; remove one",
+        ),
+        (
             {"child": 'extends = "quickstart"\nname = "x"\nquant.7.bits = 4'},
             r"child.toml:\n  `quant.7` cannot be set: there is no '7' in a list of 2 \(count from 0\)\.",
         ),
