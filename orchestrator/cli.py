@@ -22,7 +22,7 @@ from orchestrator.progress import Progress, ProgressLines
 from orchestrator.repair import report_what_is_left, sweep_until_whole
 from orchestrator.request import Request, make_queue, read_plan, read_request, warn_of_devices
 from orchestrator.schedule import BundleQueue
-from orchestrator.sweep_file import built_in_sweeps
+from orchestrator.sweep_file import built_in_sweeps, is_file
 from results import Derived, Store, describe_mixed_pairs
 
 app = typer.Typer(
@@ -71,8 +71,8 @@ def sweep(
     """Run what is not finished, then write the tables and the dashboard."""
     with exit_codes():
         wanted = read_plan(words, store)
-        command = _write_command(words, wanted.store, executor, address)
         on_ray = {"address": address, "waits": wait_for_nodes} if executor == "ray" else {}
+        command = write_command(words, wanted.store, **on_ray)
         with wanted.store.locked(executor=executor):
             run = partial(_run, executor=executor, on_ray=on_ray, command=command, quiet=quiet or as_json)
             derived = sweep_until_whole(wanted, run, retry_failed=retry_failed, limit=limit)
@@ -129,11 +129,13 @@ def report(
         _finish(opened, report_what_is_left(opened), as_json=as_json)
 
 
-def _write_command(words: list[str] | None, store: Store, executor: str, address: str | None) -> str:
+def write_command(words: list[str] | None, store: Store, **on_ray: Any) -> str:
     """Return the command that goes on with a sweep from any folder that holds this program."""
-    words = [str(Path(word).absolute()) if Path(word).is_file() else word for word in words or []]
-    options = ["--store", store.location, *(["--executor", executor] if executor != "ray" else [])]
-    options += ["--address", address] if address else []
+    known = built_in_sweeps()
+    words = [str(Path(word).absolute()) if word not in known and is_file(word) else word for word in words or []]
+    options = ["--store", store.location, *([] if on_ray else ["--executor", "inline"])]
+    options += ["--address", on_ray["address"]] if on_ray.get("address") else []
+    options += ["--wait-for-nodes"] if on_ray.get("waits") else []
     return shlex.join(["python", "-m", "orchestrator", "sweep", *words, *options])
 
 

@@ -15,6 +15,7 @@ from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make
 from orchestrator.problems import Problem, RequestError
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import SweepSpec, load_sweep
+from orchestrator.sweep_file import is_file
 from results import Store, describe_mixed_pairs, survey
 
 
@@ -52,7 +53,7 @@ def read_request(words: list[str] | None, location: str | None, *, retry_failed:
 def read_plan(words: list[str] | None, location: str | None) -> Wanted:
     """Return what is asked for, without how far it is. Raises as `read_request`."""
     words = list(words or [])
-    names_a_sweep = words and ("=" not in words[0] or Path(words[0]).is_file())
+    names_a_sweep = words and ("=" not in words[0] or is_file(words[0]))
     name = words.pop(0) if names_a_sweep else "quickstart"
     strangers = [word for word in words if "=" not in word]
     if strangers:

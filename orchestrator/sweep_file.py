@@ -38,6 +38,11 @@ def built_in_sweeps() -> list[str]:
     return sorted(path.stem for path in BUILT_IN_FOLDER.glob("*.toml"))
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file. Unlike pathlib's, it takes a word that is too long for a path: an override."""
+    return os.path.isfile(path)
+
+
 def read_sweep_file(name: str, overrides: Iterable[str] = ()) -> SweepFile:
     """Read a built-in sweep or a file with everything it extends, and set `key=value` overrides.
 
@@ -85,7 +90,7 @@ def _find(name: str, folder: Path, chain: tuple[str, ...]) -> Path:
     """Return the file of a built-in sweep, or the one at a path that is relative to `folder`."""
     known = built_in_sweeps()
     path = BUILT_IN_FOLDER / f"{name}.toml" if name in known else folder / name
-    if path.is_file():
+    if is_file(path):
         return path
     message = f"is neither a file nor a built-in sweep ({', '.join(known)}).{did_you_mean(name, known)}"
     if not chain:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from test_plan import plan_of
 from test_sweep import SWEEP, run
 
+from orchestrator.cli import write_command
 from orchestrator.cli_status import MOST_REASONS, group_by_reason, summarize_status, write_reasons, write_status
 from results import Store
 from results.schema import PREDICTIONS, SAMPLES
@@ -108,7 +110,7 @@ def test_equal_reasons_are_one_line_and_of_many_the_most_frequent_are_shown() ->
 def test_the_command_that_it_names_goes_on(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(SWEEP)
     location = str(tmp_path / "store of mine")
-    words = ("seeds=[0]", "quant=[]", "--executor", "inline")
+    words = ("seeds=[0]", "quant=[]", "--executor", "inline", "--address", "of.no.use:6379")
     assert run("sweep", str(tmp_path / "tiny.toml"), *words, "--store", location).exit_code == 0
     for row in Path(location, "trials").iterdir():
         row.unlink()
@@ -120,6 +122,17 @@ def test_the_command_that_it_names_goes_on(tmp_path: Path) -> None:
     summary = json.loads(run("status", location, "--json").stdout)
     assert summary["n_missing"] == 1
     assert summary["command"] in said.stdout
+
+
+def test_the_command_keeps_what_a_sweep_on_a_cluster_was_started_with(store: Store) -> None:
+    words = ["quickstart", f"quant=[{{method='ptq', act_observer={['minmax'] * 100}}}]"]
+    command = write_command(words, store, address="head:6379", waits=True)
+    start = ["python", "-m", "orchestrator", "sweep", *words]
+    assert shlex.split(command) == [
+        *start,
+        *("--store", store.location),
+        *("--address", "head:6379", "--wait-for-nodes"),
+    ]
 
 
 def test_status_changes_nothing(store: Store) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.problems import RequestError
+from orchestrator.request import read_plan
 from orchestrator.spec import SweepSpec, load_sweep
 from orchestrator.sweep_file import built_in_sweeps
 
@@ -148,3 +149,10 @@ def test_a_block_that_replaces_a_list_answers_for_everything_in_it(tmp_path: Pat
 def test_a_mistake_on_the_command_line_says_so() -> None:
     with pytest.raises(RequestError, match=r"`quant.0.bits` must be .*, got 17. \(on the command line\)"):
         load_sweep("quickstart", ["quant.0.bits=17"])
+
+
+def test_a_word_that_is_longer_than_any_path_is_an_override(tmp_path: Path) -> None:
+    word = f"quant=[{{method='ptq', act_observer={['minmax'] * 100}}}]"
+    assert {trial.method for trial in read_plan([word], str(tmp_path)).plan} == {"fp32", "ptq"}
+    with pytest.raises(RequestError, match="is neither a file nor a built-in sweep"):
+        read_plan(["x" * 300], str(tmp_path))
