@@ -173,10 +173,9 @@ class PlanSearcher(Searcher):
         if result is not None and not error:
             self.on_trial_result(trial_id, result)
         silent_s = time.monotonic() - self.heard.pop(trial_id, time.monotonic())
-        error_text = re.sub(r"\x1b\[[0-9;]*m", "", self.errors.pop(trial_id, ""))
+        error_text, pid = re.sub(r"\x1b\[[0-9;]*m", "", self.errors.pop(trial_id, "")), self.pids.pop(trial_id, 0)
         if self.stop_reason is not None or all(t.trial_id not in self.queue.unfinished for t in bundle.trials):
             return
-        pid = self.pids.pop(trial_id, 0)
         if NOT_STARTED in error_text or (NO_MEMORY in error_text and not pid):
             self._take_in_stillborn(bundle, error_text)
             return

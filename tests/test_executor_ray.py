@@ -40,7 +40,7 @@ def trials_of(config: dict) -> list[PlannedTrial]:
 
 def finish(searcher: PlanSearcher, tune_id: str, config: dict) -> None:
     events = [("finished", Outcome(trial.trial_id, "ok", 1.0)) for trial in trials_of(config)]
-    searcher.on_trial_complete(tune_id, {"events": events})
+    searcher.on_trial_complete(tune_id, {"events": events, "pid": 4711})
 
 
 def test_everything_is_handed_out_once_and_then_it_says_finished(searcher: PlanSearcher) -> None:
@@ -50,6 +50,7 @@ def test_everything_is_handed_out_once_and_then_it_says_finished(searcher: PlanS
         finish(searcher, str(number), config)
         number += 1
     assert len(seen) == len(set(seen)) == 16
+    assert not any([searcher.running, searcher.heard, searcher.pids, searcher.errors, searcher.started])
 
 
 def test_no_more_bundles_are_out_than_slots_and_two_in_reserve(searcher: PlanSearcher) -> None:
