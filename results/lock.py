@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread, main_thread
-from typing import Any, Protocol
+from typing import Any
 
 from results.files import Files, StoreError, WriteError, is_full
 
@@ -28,14 +28,7 @@ SETTLE_S = 1.0  # longer than a write takes to be seen: two newcomers do not bot
 Facts = dict[str, Any]
 
 
-class Lock(Protocol):
-    """What a driver holds."""
-
-    def update(self, **facts: Any) -> None:
-        """Let others know more about this driver."""
-
-
-def hold_lock(files: Files, facts: Mapping[str, Any]) -> AbstractContextManager[Lock]:
+def hold_lock(files: Files, facts: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Hold a store while inside; `facts` are what `find_holder` tells others besides host, pid and started_utc.
 
     Raises:
@@ -53,23 +46,14 @@ def find_holder(files: Files) -> Facts | None:
         return lease if lease and _is_alive(lease) else None
     try:
         with Path(files.root, NAME).open("rb") as file:
-            return None if _try_lock(file.fileno(), fcntl.LOCK_SH) else _parse(file.read())
+            is_held = not _try_lock(file.fileno(), fcntl.LOCK_SH)
+            return (_parse(file.read()) or None) if is_held else None  # nothing yet: it is taken this very moment
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-class _FileLock:
-    def __init__(self, handle: int, facts: Facts):
-        self.handle, self.facts = handle, facts
-
-    def update(self, **facts: Any) -> None:
-        self.facts |= facts
-        text = json.dumps(self.facts).encode()
-        os.ftruncate(self.handle, os.pwrite(self.handle, text, 0))
-
-
 @contextmanager
-def _hold_file(files: Files, facts: Facts) -> Iterator[Lock]:
+def _hold_file(files: Files, facts: Facts) -> Iterator[None]:
     path = Path(files.root, NAME)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,12 +63,12 @@ def _hold_file(files: Files, facts: Facts) -> Iterator[Lock]:
     try:
         if not _wait_for_lock(handle):
             raise StoreError(_refusal(files, _parse(path.read_bytes())))
-        lock = _FileLock(handle, facts)
         try:
-            lock.update()
+            os.ftruncate(handle, 0)  # what a driver that died has left
+            os.pwrite(handle, json.dumps(facts).encode(), 0)
         except OSError as error:
             raise _say_why(files, error) from error
-        yield lock
+        yield
         os.ftruncate(handle, 0)
     finally:
         os.close(handle)
@@ -112,9 +96,8 @@ class _Lease:
         self.files, self.facts = files, {**facts, "token": uuid.uuid4().hex, "machine": _machine()}
         self.ended, self.is_lost = Event(), False
 
-    def update(self, **facts: Any) -> None:
-        self.facts = {**self.facts, **facts, "refreshed_utc": _now().isoformat()}
-        self.files.write(NAME, json.dumps(self.facts).encode())
+    def write(self) -> None:
+        self.files.write(NAME, json.dumps({**self.facts, "refreshed_utc": _now().isoformat()}).encode())
 
     def is_mine(self) -> bool:
         lease = _read_lease(self.files)
@@ -128,15 +111,15 @@ class _Lease:
                     self.is_lost = True
                     signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)  # wakes it, too
                     return
-                self.update()
+                self.write()
 
 
 @contextmanager
-def _hold_lease(files: Files, facts: Facts) -> Iterator[Lock]:
+def _hold_lease(files: Files, facts: Facts) -> Iterator[None]:
     _refuse_if_held(files)
     lease = _Lease(files, facts)
     try:
-        lease.update()
+        lease.write()
     except WriteError as error:
         raise _say_why(files, error) from error
     time.sleep(SETTLE_S)
@@ -146,7 +129,7 @@ def _hold_lease(files: Files, facts: Facts) -> Iterator[Lock]:
     beat = Thread(target=lease.refresh, daemon=True)
     beat.start()
     try:
-        yield lease
+        yield
     except KeyboardInterrupt:
         if not lease.is_lost:
             raise

@@ -38,7 +38,7 @@ class Store:
     # Who writes.
 
     @contextmanager
-    def locked(self, **facts: Any) -> Iterator[lock.Lock]:
+    def locked(self, **facts: Any) -> Iterator[None]:
         """Be the only driver here while inside; `facts` are what `find_driver` says besides host, pid, started_utc.
 
         What writers that were killed left half is removed.
@@ -47,9 +47,9 @@ class Store:
             StoreError: another driver runs a sweep here, or the folder cannot be made.
             WriteError: the disk is full.
         """
-        with lock.hold_lock(self.files, facts) as held:
+        with lock.hold_lock(self.files, facts):
             self.files.sweep_aside()
-            yield held
+            yield
 
     def find_driver(self) -> dict[str, Any] | None:
         """Return what is known of the driver that runs a sweep here now (by its lock, not by a file), or None."""

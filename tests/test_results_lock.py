@@ -71,19 +71,25 @@ def test_a_driver_that_was_killed_leaves_no_lock_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["local", "elsewhere"])
-def test_a_lock_is_there_while_it_is_held_and_tells_what_its_driver_adds(
+def test_a_lock_is_there_while_it_is_held_and_tells_what_its_driver_says(
     tmp_path: Path, elsewhere: Store, kind: str
 ) -> None:
     store = Store.open(str(tmp_path / "store")) if kind == "local" else elsewhere
     assert store.find_driver() is None
-    with store.locked(executor="inline") as held:
-        held.update(n_slots=4)
+    with store.locked(executor="inline"):
         found = store.find_driver()
         assert found is not None
-        assert (found["pid"], found["executor"], found["n_slots"]) == (os.getpid(), "inline", 4)
+        assert (found["pid"], found["executor"]) == (os.getpid(), "inline")
         with pytest.raises(StoreError, match=f"is in use: process {os.getpid()} on "), store.locked():
             pass
     assert store.find_driver() is None
+
+
+def test_a_lock_that_is_taken_this_very_moment_is_nobodys_yet(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    with store.locked():
+        (tmp_path / ".lock").write_bytes(b"")  # as between taking it and saying who
+        assert store.find_driver() is None
 
 
 def test_asking_for_the_driver_writes_nothing(tmp_path: Path, elsewhere: Store) -> None:
