@@ -4,16 +4,14 @@ from collections import Counter
 from typing import Any
 
 from orchestrator.forecast import estimate_bytes, find_machine, forecast, measure_trials
-from orchestrator.plan import PlanState
+from orchestrator.plan import METHODS, PlanState, count_by_method
+from orchestrator.progress import format_s
 from orchestrator.request import Request, make_queue, warn_of_devices
-
-METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 
 
 def summarize_plan(request: Request) -> dict[str, Any]:
     """Return the plan's state and estimates as plain values: seconds of one slot (`work_s`) and by the clock, bytes."""
-    places = {trial_id: place for place, ids in request.state._asdict().items() for trial_id in ids}
-    counts = Counter((trial.method, places[trial.trial_id]) for trial in request.plan)
+    counts = count_by_method(request.plan, request.state)
     planned = Counter(trial.method for trial in request.plan)
     return {
         "name": request.sweep.head.name,
@@ -56,11 +54,11 @@ def write_plan(summary: dict[str, Any]) -> list[str]:
     heads = {"planned": "planned", **{place: place.replace("_", " ") for place in PlanState._fields}}
     lines = [
         f"{summary['name']}: {summary['n_trials']:,} trials in {summary['store']}",
-        f"{'':8}" + "".join(f"{head:>9}" for head in heads.values()) + f"{'work':>10}",
+        f"{'':8}" + "".join(f"{head:>9}" for head in heads.values()) + f"{'work':>12}",
     ]
     for method, counts in summary["by_method"].items():
-        work = say_seconds(left["work_s_by_method"].get(method, 0.0))
-        lines.append(f"{method:8}" + "".join(f"{counts[key]:9,}" for key in heads) + f"{work:>10}")
+        work = format_s(left["work_s_by_method"].get(method, 0.0))
+        lines.append(f"{method:8}" + "".join(f"{counts[key]:9,}" for key in heads) + f"{work:>12}")
     lines += _write_left(left) if left["n_trials"] else ["left: nothing"]
     if any(counts["failed"] for counts in summary["by_method"].values()):
         lines.append("failed trials, and those blocked by them, run once more with `sweep --retry-failed`")
@@ -71,8 +69,8 @@ def _write_left(left: dict[str, Any]) -> list[str]:
     slots = f"{left['n_slots']} trial{'s' if left['n_slots'] > 1 else ''} at a time"
     bundles = f"{left['n_bundles']:,} bundle{'s' if left['n_bundles'] > 1 else ''}"
     return [
-        f"left: {left['n_trials']:,} trials in about {bundles}, {say_seconds(left['work_s'])} of work",
-        f"time: about {say_seconds(left['wall_s'])} on this machine, {slots}{_say_source(left['guessed_times'], left)}",
+        f"left: {left['n_trials']:,} trials in about {bundles}, {format_s(left['work_s'])} of work",
+        f"time: about {format_s(left['wall_s'])} on this machine, {slots}{_say_source(left['guessed_times'], left)}",
         f"disk: about {say_bytes(left['disk_bytes'])}{_say_source(left['guessed_sizes'], left, ' without weights')}",
     ]
 
@@ -84,14 +82,6 @@ def _say_source(guessed: list[str], left: dict[str, Any], what: str = "") -> str
     if len(guessed) == len(left["work_s_by_method"]):
         return f" (a first guess{what})"
     return f" (as finished trials; a first guess{what} for {', '.join(guessed)})"
-
-
-def say_seconds(seconds: float) -> str:
-    """Return "45 s", "12 min", "3.4 h" or "2.1 days"."""
-    for unit, size, digits in (("days", 86_400, 1), ("h", 3600, 1), ("min", 60, 0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.{digits}f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def say_bytes(n: float) -> str:
