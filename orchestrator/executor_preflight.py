@@ -103,8 +103,8 @@ def _check_machines(nodes: list[Node], store: Store) -> tuple[list[Node], list[P
                 problems.append(Problem("", f"Node {node.name} has {', '.join(others)}: {remedy}"))
             if fault or not store.has_probe(f"{token}.{node.node_id}"):
                 fault = fault or "what it wrote does not arrive here"
-                problems.append(Problem("--store", f"{store.location} is another place on node {node.name}: {fault}. "
-                                        f"Name {SHARED}."))  # fmt: skip
+                message = f"{store.location} is another place on node {node.name}, or closed to it: {fault}. "
+                problems.append(Problem("--store", f"{message}Name {SHARED}, with its keys on every node."))
     finally:
         store.remove_probes()
     return answering, problems
@@ -167,12 +167,12 @@ def ask(
 
 def probe_machine(store: Store, token: str, reply: str) -> tuple[dict[str, str], str | None]:
     """On a node: describe the program there, and say why the store is another place, or None. Replies through it."""
-    if not store.has_probe(token):
-        return describe_program(), "what the driver wrote is not there"
     try:
+        if not store.has_probe(token):
+            return describe_program(), "what the driver wrote is not there"
         store.write_probe(reply)
     except OSError as error:
-        return describe_program(), f"it cannot be written ({error})"
+        return describe_program(), f"it cannot be read and written ({error})"
     return describe_program(), None
 
 

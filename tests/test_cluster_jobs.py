@@ -29,6 +29,7 @@ from data_files import write_class_folders
 from ray._private.services import get_node_ip_address
 from test_sweep import SWEEP
 
+from orchestrator.executor_preflight import probe_machine
 from results import Store
 
 START = ("start", "--block", "--disable-usage-stats", "--object-store-memory=100000000")
@@ -123,6 +124,15 @@ def test_a_node_with_a_disk_of_its_own_is_named_with_all_that_it_lacks(head: Hea
     assert "the data set image_folder fails: DataError" in said
     assert "Put it into a folder that all nodes share, under an absolute path (data sets: QUANTFAIR_DATA)." in said
     assert not list((apart / "store").glob(".probes/*"))
+
+
+def test_a_node_without_the_keys_of_a_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(store: Store, name: str) -> bool:
+        raise OSError("ACCESS_DENIED")  # as pyarrow does where a node has no keys of a bucket
+
+    monkeypatch.setattr(Store, "has_probe", refuse)
+    _, fault = probe_machine(Store.open(str(tmp_path)), "asked", "answered")
+    assert fault == "it cannot be read and written (ACCESS_DENIED)"
 
 
 @pytest.mark.parametrize(
