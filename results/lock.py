@@ -39,6 +39,23 @@ def hold_lock(files: Files, facts: Mapping[str, Any]) -> AbstractContextManager[
     return _hold_file(files, mine) if files.is_local else _hold_lease(files, mine)
 
 
+@contextmanager
+def hold_tables(files: Files) -> Iterator[None]:
+    """Wait until nobody else builds tables, as `report` beside a sweep does: two at once would mix old and new ones.
+
+    On a local disk only: elsewhere no lock can be waited for. Raises as `hold_lock`.
+    """
+    if not files.is_local:
+        yield
+        return
+    handle = _open_lock(files, Path(files.root, "tables", NAME))
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def find_holder(files: Files) -> Facts | None:
     """Return what is known of the driver that holds the store now, or None. Writes nothing."""
     if not files.is_local:
@@ -55,11 +72,7 @@ def find_holder(files: Files) -> Facts | None:
 @contextmanager
 def _hold_file(files: Files, facts: Facts) -> Iterator[None]:
     path = Path(files.root, NAME)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise _say_why(files, error) from error
+    handle = _open_lock(files, path)
     try:
         if not _wait_for_lock(handle):
             raise StoreError(_refusal(files, _parse(path.read_bytes())))
@@ -72,6 +85,14 @@ def _hold_file(files: Files, facts: Facts) -> Iterator[None]:
         os.ftruncate(handle, 0)
     finally:
         os.close(handle)
+
+
+def _open_lock(files: Files, path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _say_why(files, error) from error
 
 
 def _wait_for_lock(handle: int) -> bool:

@@ -32,6 +32,11 @@ def derive(store: Store, *, always: bool = False) -> Derived:
         StoreError: there is no sweep in the store.
         WriteError: they cannot be written.
     """
+    with store.locked_tables():
+        return _derive(store, always=always)
+
+
+def _derive(store: Store, *, always: bool) -> Derived:
     source = _describe_source(store)
     if not always and (kept := _read_kept(store, source)):
         return kept

@@ -8,7 +8,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -50,6 +50,10 @@ class Store:
         with lock.hold_lock(self.files, facts):
             self.files.sweep_aside()
             yield
+
+    def locked_tables(self) -> AbstractContextManager[None]:
+        """Be the only one who builds tables here while inside; waits for whoever does. Not on object stores."""
+        return lock.hold_tables(self.files)
 
     def find_driver(self) -> dict[str, Any] | None:
         """Return what is known of the driver that runs a sweep here now (by its lock, not by a file), or None."""

@@ -1,7 +1,9 @@
 """Damaged files: each kind is found, whatever byte is wrong, put away, and costs nothing but its own trial."""
 
 import io
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,22 @@ def test_damage_inside_is_met_when_tables_are_built(sweep: Sweep) -> None:
         derive(sweep.store)
     set_aside(sweep.store, find_damage(sweep.store))
     assert [row["trial_id"] for row in derive(sweep.store).trials] == ["a", "c"]
+
+
+def test_two_who_build_tables_at_once_do_it_one_after_the_other(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+
+    def write_slowly(store: Store, tables: object) -> str:
+        said.append("begins")
+        time.sleep(0.3)  # the other one has begun long before the end
+        said.append("ends")
+        return "report.html"
+
+    monkeypatch.setattr("results.report.write_report", write_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: derive(sweep.store, always=True), range(2))
+    assert said == ["begins", "ends"] * 2
+    assert first == second
 
 
 def test_without_the_description_of_its_images_a_data_set_has_no_trials_in_the_tables(sweep: Sweep) -> None:
