@@ -35,6 +35,7 @@ from results import Store, WriteError
 COUNT_SLOTS_EVERY_S = 2.0  # nodes come and go
 NOT_STARTED = "raised in its creation task"  # in Ray's words, of a worker that could not be set up
 NO_MEMORY = "running low on memory"  # in Ray's words, of a worker that it has ended
+NODE_LOST = "its node has died"  # in Ray's words, half a minute after it fell silent
 MAX_STILLBORN = 10
 
 
@@ -215,7 +216,7 @@ class PlanSearcher(Searcher):
         """Count a crash of the trial; write its row if it has had its chances."""
         self.n_crashes[trial.trial_id] += 1
         n, limit_s = self.n_crashes[trial.trial_id], self.retry.timeout_s
-        if limit_s is not None and silent_s > limit_s:
+        if limit_s is not None and silent_s > limit_s and NODE_LOST not in error:
             reason = f"{TIMED_OUT}: ran longer than retry.timeout_s = {limit_s:g} and held its worker, which was ended"
         elif n <= self.retry.crash:
             return False

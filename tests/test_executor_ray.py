@@ -87,6 +87,21 @@ def test_a_trial_whose_worker_keeps_dying_is_a_failed_row_and_the_rest_of_its_bu
     assert not searcher.queue.unfinished
 
 
+@pytest.mark.parametrize(
+    ("how_it_ended", "status"),
+    [("The actor died because its node has died. Node Id: 1", None), ("The worker died unexpectedly", "failed")],
+)
+def test_silence_means_a_trial_that_holds_its_worker_but_not_where_the_node_is_lost(
+    searcher: PlanSearcher, how_it_ended: str, status: str | None
+) -> None:
+    searcher.retry = Retry(crash=1, timeout_s=1e-9)
+    first, *_ = trials_of(searcher.suggest("a"))
+    searcher.on_trial_result("a", {"events": [("started", first.trial_id)], "pid": 4711})
+    searcher.errors["a"] = how_it_ended
+    searcher.on_trial_complete("a", error=True)
+    assert searcher.store.read_status(first.trial_id) == status
+
+
 def test_waiting_for_nothing_is_a_bug_that_says_so(searcher: PlanSearcher) -> None:
     searcher.queue._ready.clear()
     with pytest.raises(AssertionError, match="trials wait for needs that nothing can finish"):
