@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from processes import find_workers
 from test_sweep import assert_equal_tables, start, times_of_rows
 
 from results import Store
@@ -55,23 +56,6 @@ class Deeds(NamedTuple):
     seconds: float
 
 
-def find_family(pid: int) -> dict[int, str]:
-    """Every process under `pid` that lives, with its command."""
-    found: dict[int, tuple[int, str]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
-            if state != "Z":  # ended, but not yet buried
-                found[int(folder.name)] = int(parent), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue  # it ended meanwhile
-
-    def is_under(child: int) -> bool:
-        return child in found and (found[child][0] == pid or is_under(found[child][0]))
-
-    return {child: command for child, (_, command) in found.items() if is_under(child)}
-
-
 def disturb(words: list[str], store: Store, *, n_drivers: int, n_workers: int, seed: int) -> Deeds:
     """Run a sweep to its end, killing so many drivers and workers at random moments.
 
@@ -87,7 +71,7 @@ def disturb(words: list[str], store: Store, *, n_drivers: int, n_workers: int, s
             _wait_a_while(store, driver, dice)
             if driver.poll() is not None:
                 break
-            workers = [pid for pid, command in find_family(driver.pid).items() if "SweepWorker" in command]
+            workers = find_workers(driver.pid)
             victim = driver.pid if deed == "driver" else dice.choice(workers) if workers else None
             if victim is not None:
                 os.kill(victim, signal.SIGKILL)

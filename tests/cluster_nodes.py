@@ -9,18 +9,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from processes import LIMIT_S
 from ray.cluster_utils import Cluster
 
 from results import Store
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_S = 150.0
 ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 NODE: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 AS_A_JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}  # nothing is shipped: the workers find the program on this disk
@@ -67,14 +66,6 @@ def own_folder() -> str:
 def add_node(cluster: Cluster, **node: Any) -> Any:
     """A node with a folder of its own for what Ray ships: nodes that share one take it away from each other."""
     return cluster.add_node(**NODE, temp_dir=own_folder(), **node)
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    """Return when the condition holds; fail after a while."""
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {LIMIT_S:g} s: {what}"
-        time.sleep(0.1)
 
 
 def start_sweep(*words: str) -> subprocess.Popen[str]:

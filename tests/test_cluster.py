@@ -20,8 +20,8 @@ from cluster_nodes import (
     places,
     start_simulation,
     start_sweep,
-    wait_until,
 )
+from processes import wait_until
 from ray.cluster_utils import Cluster
 from test_sweep import SWEEP, assert_equal_tables, run
 

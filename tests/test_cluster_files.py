@@ -18,7 +18,8 @@ import jsonschema
 import pytest
 import ray
 import yaml
-from cluster_nodes import LIMIT_S, ROOT, environment, own_folder, wait_until
+from cluster_nodes import LIMIT_S, ROOT, environment, own_folder
+from processes import wait_until
 from test_sweep import SWEEP
 
 from orchestrator.cli import sweep

@@ -23,9 +23,9 @@ from cluster_nodes import (
     start_simulation,
     start_sweep,
     started,
-    wait_until,
 )
 from data_files import write_class_folders
+from processes import wait_until
 from ray._private.services import get_node_ip_address
 from test_sweep import SWEEP
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import find_workers
 from ray.tune.search import Searcher
 from test_plan import plan_of
 from test_sweep import ROOT, SWEEP, run
@@ -106,23 +107,6 @@ def test_waiting_for_nothing_is_a_bug_that_says_so(searcher: PlanSearcher) -> No
     searcher.queue._ready.clear()
     with pytest.raises(AssertionError, match="trials wait for needs that nothing can finish"):
         searcher.suggest("a")
-
-
-def find_workers(driver: int) -> list[int]:
-    """Ids of the processes under `driver` that run bundles."""
-    parents, workers = {}, []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"SweepWorker" in (folder / "cmdline").read_bytes():
-                workers.append(int(folder.name))
-        except OSError:
-            continue  # it ended meanwhile
-
-    def is_under_driver(pid: int) -> bool:
-        return pid == driver or (pid in parents and is_under_driver(parents[pid]))
-
-    return [pid for pid in workers if is_under_driver(pid)]
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker in /proc, which this system lacks")

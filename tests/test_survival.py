@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos import disturb, find_family
+from chaos import disturb
+from processes import find_family, find_workers, lives, wait_until
 from ray import cloudpickle
 from ray._common.utils import get_system_memory
 from ray._private.utils import get_used_memory
@@ -173,21 +174,6 @@ def test_a_trial_that_takes_too_much_memory_is_a_failed_row_that_says_so(simulat
     assert row["error"].startswith("OutOfMemory: Ray ended its worker")
 
 
-def lives(pid: int) -> bool:
-    """Whether a process runs: not if it has ended and is not buried yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("sweep") / "tiny.toml"
@@ -208,8 +194,7 @@ def start_and_wait(sweep_file: str, store: Store, n_rows: int) -> subprocess.Pop
     driver = start("sweep", sweep_file, "--store", store.location)
     wait_until(
         lambda: len(store.trial_ids()) >= n_before + n_rows or driver.poll() is not None,
-        seconds=120,
-        what=f"{n_rows} rows",
+        f"{n_rows} rows",
     )
     return driver
 
@@ -228,7 +213,7 @@ def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go
     assert driver.returncode == 130, said
     assert "Interrupted. Finished trials are kept: the same command goes on from here." in said
     assert "Traceback" not in said
-    wait_until(lambda: not any(map(lives, family)), seconds=10, what="workers and Ray are gone")
+    wait_until(lambda: not any(map(lives, family)), "workers and Ray are gone", seconds=10)
     before = times_of_rows(store)
     again = start("sweep", sweep_file, "--store", store.location)
     said = again.communicate(timeout=240)[0]
@@ -241,11 +226,11 @@ def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go
 @IN_PROC
 def test_workers_end_when_their_driver_is_killed(sweep_file: str, tmp_path: Path) -> None:
     driver = start_and_wait(sweep_file, Store.open(str(tmp_path)), 2)
-    workers = [pid for pid, command in find_family(driver.pid).items() if "SweepWorker" in command]
+    workers = find_workers(driver.pid)
     assert workers
     driver.kill()
     driver.communicate()
-    wait_until(lambda: not any(map(lives, workers)), seconds=30, what="workers are gone")  # Ray's own take a minute
+    wait_until(lambda: not any(map(lives, workers)), "workers are gone", seconds=30)  # Ray's own take a minute
 
 
 MANY_WORDS = ("quant.0.bits=[16, 8, 7, 6, 5, 4]", 'quant.0.scheme=["symmetric", "asymmetric"]', "retry.crash=9")
