@@ -1,6 +1,6 @@
 """The commands: sweep, plan, status, report, data. They read the request, call the rooms, and say what happened.
 
-Exit codes: 0 all trials finished; 1 some failed; 2 the request was wrong; 130 interrupted.
+`exit_codes.py` says how they end.
 """
 
 import json

@@ -193,7 +193,7 @@ class PlanSearcher(Searcher):
 
     def _take_in_stillborn(self, bundle: Bundle, error: str) -> None:
         self.n_stillborn += 1
-        if self.n_stillborn > MAX_STILLBORN:
+        if self.n_stillborn >= MAX_STILLBORN:
             self.stop_reason = SweepStopped(f"Workers cannot start: {error.strip()}")
         self.queue.give_back(bundle.trials)
 

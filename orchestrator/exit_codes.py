@@ -1,4 +1,4 @@
-"""How every command ends: 0 all is well; 1 some trials failed; 2 the request was wrong; 130 interrupted."""
+"""How a command ends: 0 all is well; 1 some trials failed, or it was stopped; 2 a wrong request; 130 interrupted."""
 
 import signal
 from collections.abc import Iterator

@@ -41,17 +41,11 @@ def make_manifest(sweep: SweepSpec, plan: Iterable[PlannedTrial]) -> dict[str, A
 def keep_manifest(request: Request, *, command: str) -> None:
     """Write the manifest, with the command that goes on with the sweep.
 
-    Not where nothing runs and it differs from the one there only by the time at which it is made.
-
-    So what is built from it is not built again for nothing.
+    Where nothing is to run, one that differs only by its time is left as it is, and so are the tables built from it.
     """
-    manifest = {**make_manifest(request.sweep, request.plan), "command": command}
-    if (
-        request.state.to_run
-        or not request.store.has_manifest()
-        or not _is_same(request.store.read_manifest(), manifest)
-    ):
-        request.store.write_manifest(manifest)
+    manifest, store = {**make_manifest(request.sweep, request.plan), "command": command}, request.store
+    if request.state.to_run or not store.has_manifest() or not _is_same(store.read_manifest(), manifest):
+        store.write_manifest(manifest)
 
 
 def _is_same(old: dict[str, Any], new: dict[str, Any]) -> bool:
