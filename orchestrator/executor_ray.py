@@ -33,7 +33,6 @@ from orchestrator.work import Outcome, RunTrial, SweepStopped, Watcher, run_tria
 from results import Store, WriteError
 
 COUNT_SLOTS_EVERY_S = 2.0  # nodes come and go
-NOT_STARTED = "raised in its creation task"  # in Ray's words, of a worker that could not be set up
 NO_MEMORY = "running low on memory"  # in Ray's words, of a worker that it has ended
 NODE_LOST = "its node has died"  # in Ray's words, half a minute after it fell silent
 MAX_STILLBORN = 10
@@ -177,7 +176,7 @@ class PlanSearcher(Searcher):
         error_text, pid = re.sub(r"\x1b\[[0-9;]*m", "", self.errors.pop(trial_id, "")), self.pids.pop(trial_id, 0)
         if self.stop_reason is not None or all(t.trial_id not in self.queue.unfinished for t in bundle.trials):
             return
-        if NOT_STARTED in error_text or (NO_MEMORY in error_text and not pid):
+        if not pid:  # it never said that it begins: Ray has several words for why
             self._take_in_stillborn(bundle, error_text)
             return
         try:
@@ -187,9 +186,13 @@ class PlanSearcher(Searcher):
 
     def take_back(self, error: str) -> None:
         """Take in the loss of everything that was handed out: Tune itself has ended."""
-        for trial_id in list(self.running):
-            self.errors[trial_id] = error
-            self.on_trial_complete(trial_id, error=True)
+        for trial_id, bundle in list(self.running.items()):
+            if trial_id in self.pids:
+                self.errors[trial_id] = error
+                self.on_trial_complete(trial_id, error=True)
+            else:
+                self.queue.give_back(bundle.trials)
+        self.running.clear()
 
     def _take_in_stillborn(self, bundle: Bundle, error: str) -> None:
         self.n_stillborn += 1

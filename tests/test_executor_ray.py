@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from test_plan import plan_of
 from test_sweep import ROOT, SWEEP, run
 
-from orchestrator.executor_ray import PlanSearcher
+from orchestrator.executor_ray import MAX_STILLBORN, PlanSearcher
 from orchestrator.executor_worker import unpack
 from orchestrator.plan import PlannedTrial
 from orchestrator.progress import EVERY_S, ProgressLines
@@ -44,6 +44,11 @@ def finish(searcher: PlanSearcher, tune_id: str, config: dict) -> None:
     searcher.on_trial_complete(tune_id, {"events": events, "pid": 4711})
 
 
+def begin(searcher: PlanSearcher, tune_id: str) -> None:
+    """As a worker says that it begins with a bundle."""
+    searcher.on_trial_result(tune_id, {"events": [], "pid": 4711})
+
+
 def test_everything_is_handed_out_once_and_then_it_says_finished(searcher: PlanSearcher) -> None:
     seen, number = [], 0
     while (config := searcher.suggest(str(number))) != Searcher.FINISHED:
@@ -64,6 +69,7 @@ def test_a_trial_whose_worker_keeps_dying_is_a_failed_row_and_the_rest_of_its_bu
 ) -> None:
     config = searcher.suggest("a")
     first, second, *_ = trials_of(config)
+    begin(searcher, "a")
     searcher.store.write_trial({**first.columns(), "status": "ok"})
     searcher.on_trial_complete("a", error=True)
     assert searcher.store.read_status(second.trial_id) is None  # it gets another chance
@@ -74,6 +80,7 @@ def test_a_trial_whose_worker_keeps_dying_is_a_failed_row_and_the_rest_of_its_bu
         if second.trial_id in ids:
             break
         finish(searcher, tune_id, config)
+    begin(searcher, tune_id)
     for trial in trials_of(config)[: ids.index(second.trial_id)]:
         searcher.store.write_trial({**trial.columns(), "status": "ok"})
     searcher.on_trial_complete(tune_id, error=True)
@@ -88,6 +95,36 @@ def test_a_trial_whose_worker_keeps_dying_is_a_failed_row_and_the_rest_of_its_bu
     assert not searcher.queue.unfinished
 
 
+def test_a_worker_that_never_begins_costs_no_trial_a_chance_and_ten_in_a_row_stop_the_sweep(
+    searcher: PlanSearcher,
+) -> None:
+    for number in range(MAX_STILLBORN - 1):
+        assert searcher.suggest(str(number)) is not None
+        searcher.on_trial_complete(str(number), error=True)
+    assert searcher.stop_reason is None
+    searcher.suggest("last")
+    searcher.errors["last"] = "no such package"
+    searcher.on_trial_complete("last", error=True)
+    assert str(searcher.stop_reason) == "Workers cannot start: no such package"
+    assert not searcher.n_crashes
+    assert not searcher.store.trial_ids()
+
+
+def test_when_tune_itself_ends_only_what_had_begun_has_lost_a_chance(searcher: PlanSearcher) -> None:
+    bundles = [trials_of(searcher.suggest(tune_id)) for tune_id in "abc"]
+    begin(searcher, "b")
+    searcher.take_back("Tune has ended")
+    assert searcher.n_crashes == {bundles[1][0].trial_id: 1}
+    assert searcher.n_stillborn == 0
+    again: list[str] = []
+    for number in range(100):
+        if (config := searcher.suggest(str(number))) == Searcher.FINISHED:
+            break
+        again += [trial.trial_id for trial in trials_of(config)]
+        finish(searcher, str(number), config)
+    assert sorted(again) == sorted(searcher.queue.trials)
+
+
 @pytest.mark.parametrize(
     ("how_it_ended", "status"),
     [("The actor died because its node has died. Node Id: 1", None), ("The worker died unexpectedly", "failed")],
@@ -97,7 +134,7 @@ def test_silence_means_a_trial_that_holds_its_worker_but_not_where_the_node_is_l
 ) -> None:
     searcher.retry = Retry(crash=1, timeout_s=1e-9)
     first, *_ = trials_of(searcher.suggest("a"))
-    searcher.on_trial_result("a", {"events": [("started", first.trial_id)], "pid": 4711})
+    begin(searcher, "a")
     searcher.errors["a"] = how_it_ended
     searcher.on_trial_complete("a", error=True)
     assert searcher.store.read_status(first.trial_id) == status
