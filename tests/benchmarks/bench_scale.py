@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from orchestrator import schedule
 from orchestrator.manifest import make_manifest
 from orchestrator.plan import PlannedTrial
 from orchestrator.progress import Progress
@@ -77,14 +78,20 @@ def measure_ray(folder: Path, n_trials: int) -> Figures:
         return measure_no_op(Path(place), n_trials)
 
 
+def measure_long_trials(folder: Path, n_trials: int) -> Figures:
+    """The same where trials take so long that none shares a bundle, at most 3,000 of them."""
+    with patch.multiple(schedule, BUNDLE_S=0, LEAST_BUNDLE_S=0):
+        return measure_ray(folder, min(n_trials, 3000))
+
+
 def measure_fill(folder: Path, _: int) -> Figures:
     """The files and bytes of a full store. They are not synced, since nobody waits for a real trial's."""
     request = _read_request(folder)
-    left = [trial for trial in request.plan if trial.trial_id in set(request.state.to_run)]
+    to_run = set(request.state.to_run)
+    left = [trial for trial in request.plan if trial.trial_id in to_run]
     parts = [left[place : place + 500] for place in range(0, len(left), 500)]
     with ProcessPoolExecutor(2) as pool:
-        for _ in pool.map(partial(_fill, request.store), parts):
-            pass
+        list(pool.map(partial(_fill, request.store), parts))
     sizes = [file.stat().st_size for file in (folder / "store").rglob("*") if file.is_file()]
     n_blocks = sum(file.stat().st_blocks for file in (folder / "store").rglob("*"))
     return {"files": len(sizes), "mb": sum(sizes) / 1e6, "mb_on_disk": 512 * n_blocks / 1e6}
@@ -138,6 +145,7 @@ PARTS: dict[str, Callable[[Path, int], Figures]] = {
     "plan": measure_plan,
     "searcher without Ray": measure_searcher,
     "no-op trials on Ray": measure_ray,
+    "a bundle a trial on Ray": measure_long_trials,
     "files": measure_fill,
     "status without an index": measure_first_status,
     "status": measure_status,
