@@ -5,6 +5,7 @@ after the other, so equal stores give equal tables.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from results.devices import find_mixed_pairs
 from results.group_tables import Outcomes, add_group_metrics, read_outcomes
 from results.groupings import TestSet, make_test_set
 from results.paired_tables import Pair, add_missing_pair, add_pairs, compare
-from results.rows import Rows, table_of
+from results.rows import Rows, join, table_of
 from results.schema import (
     COMPARISONS,
     DISPARITY,
@@ -137,7 +138,9 @@ def _join_samples(tables: Iterable[pa.Table]) -> pa.Table:
 
 def _join_layers(tables: Iterable[pa.Table]) -> pa.Table:
     """Concatenate; a column that a table does not have is null, since an earlier version may have written it."""
-    return pa.concat_tables([LAYERS.empty_table(), *tables], promote_options="default")
+    joined = join(chain([LAYERS.empty_table()], tables))
+    assert joined is not None
+    return joined
 
 
 def _sensitivity(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet]) -> pa.Table:

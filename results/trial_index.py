@@ -8,12 +8,14 @@ calls such an entry racy). So a row goes into the index only when the filesystem
 `SETTLED_NS` later: had its file been rewritten in that same instant, the listing would have shown it.
 """
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pyarrow as pa
 
 from results.files import DamagedError, Files, MissingError, Version, WriteError
+from results.rows import join
 from results.schema import TRIALS
 
 NAME = "trials.index.parquet"
@@ -45,15 +47,16 @@ def read_rows(files: Files) -> tuple[pa.Table, list[DamagedError]]:
     listed, (index, versions) = list_rows(files), _read_index(files)
     kept = [number for number, (trial_id, version) in enumerate(versions) if listed.get(trial_id) == version]
     rest = sorted(listed.keys() - {versions[number][0] for number in kept})
+    damaged: list[DamagedError] = []
     with ThreadPoolExecutor(4 if files.is_local else 16) as pool:
-        read = list(pool.map(lambda trial_id: _try_to_read(files, trial_id), rest))
-    rows = [row for row in read if isinstance(row, pa.Table)]
-    whole = index if len(kept) == len(versions) and not rows else _join(index, kept, rows)
+        rows = join(_keep_sound(pool.map(lambda trial_id: _try_to_read(files, trial_id), rest), damaged))
+    n_read = 0 if rows is None else len(rows)
+    whole = index if len(kept) == len(versions) and rows is None else _join(index, kept, rows)
     whole = TRIALS.empty_table() if whole is None else whole
-    if _is_worth_writing(n_changed=len(versions) - len(kept) + len(rows), n_rows=len(whole)):
+    if _is_worth_writing(n_changed=len(versions) - len(kept) + n_read, n_rows=len(whole)):
         times = [version.mtime_ns for version in (*listed.values(), clock) if version is not None]
         _write_index(files, whole, listed, until_ns=max(times, default=0) - SETTLED_NS)
-    return whole, [error for error in read if isinstance(error, DamagedError) and not isinstance(error, MissingError)]
+    return whole, [error for error in damaged if not isinstance(error, MissingError)]
 
 
 def _read_index(files: Files) -> tuple[pa.Table | None, list[tuple[str, Version]]]:
@@ -73,12 +76,22 @@ def _try_to_read(files: Files, trial_id: str) -> pa.Table | DamagedError:
         return error
 
 
-def _join(index: pa.Table | None, kept: list[int], rows: list[pa.Table]) -> pa.Table | None:
+def _keep_sound(read: Iterable[pa.Table | DamagedError], damaged: list[DamagedError]) -> Iterator[pa.Table]:
+    """Yield the rows, and add what is damaged to `damaged`."""
+    for one in read:
+        if isinstance(one, DamagedError):
+            damaged.append(one)
+        else:
+            yield one
+
+
+def _join(index: pa.Table | None, kept: list[int], rows: pa.Table | None) -> pa.Table | None:
     """Concatenate and sort; a column that a row does not have is null, since an earlier version wrote it.
 
     Without an index no array is made of Python values here, for which pyarrow would load pandas (0.2 s).
     """
-    parts = rows if index is None else [index.take(pa.array(kept, pa.int64())), *rows]
+    known = None if index is None else index.take(pa.array(kept, pa.int64()))
+    parts = [part for part in (known, rows) if part is not None]
     if not parts:
         return None
     joined = pa.concat_tables(parts, promote_options="default").combine_chunks().sort_by("trial_id")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 from synthetic_tables import GROUP_NAMES, LONG_NAME, make_tables, rows_from_tables, tables_from_rows
 
-from results import write_report
+from results import trial_table, write_report
 from results.accuracy_figures import LABEL_STEP, push_apart
 from results.facts import Spread, read_facts
 from results.figures import DARK, INK, PU_OR
@@ -604,6 +604,21 @@ def test_a_thousand_trials_make_a_page_of_less_than_ten_megabytes() -> None:
     html = render_report(tables)
     assert len(html.encode()) < 10_000_000
     assert len(cells_of(Page(html).root.find("table", "trials")[0])) == 1086
+
+
+def test_of_too_many_trials_the_table_shows_the_failed_and_those_that_lose_most(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_table, "MAX_TRIALS", 20)
+    root = Page(render_report(tables)).root
+    rows = cells_of(root.find("table", "trials")[0])
+    trials, paired, _ = frames(tables)
+    drops = paired.query("grouping == 'overall' and comparison == 'reference'").set_index("trial_id").drop_pp
+    shown = {row[0].attributes["title"] for row in rows}
+    assert [row[1].text for row in rows] == ["failed"] + ["ok"] * 19
+    assert drops.nlargest(19).min() >= drops[[id_ for id_ in drops.index if id_ not in shown]].max()
+    assert min(drops[id_] for id_ in shown & set(drops.index)) == drops.nlargest(19).min()
+    assert f"20 of {len(trials) + 1} trials: those that failed, then those that lose most" in root.text
 
 
 def test_float_models_that_differ_are_not_pooled() -> None:
