@@ -163,14 +163,17 @@ def _run(
 
     queue = make_queue(request, limit=limit)
     n_later = len(state.to_run) - len(queue.trials)
-    for trial_id in queue.trials.keys() & request.stored.keys():
-        request.store.remove_trial(trial_id)
+
+    def forget_old_rows() -> None:
+        for trial_id in queue.trials.keys() & request.stored.keys():
+            request.store.remove_trial(trial_id)
+
     with _show(request, queue, quiet=quiet) as progress:
         progress.say(f"{spec.head.name}: {len(queue.trials)} of {len(request.plan)} trials to run")
         progress.say(f"results: {request.store.location}")
         for warning in warn_of_devices(request):
             progress.say(f"warning: {warning}")
-        run(queue, request.store, progress, retry=spec.head.retry, **on_ray)
+        run(queue, request.store, progress, retry=spec.head.retry, begin=forget_old_rows, **on_ray)
         if n_later:
             progress.say(f"--limit {limit}: {n_later} trials are left; the same command goes on with them")
 

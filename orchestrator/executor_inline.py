@@ -2,7 +2,7 @@
 
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -15,14 +15,23 @@ from results import Store
 
 
 def run_inline(
-    queue: BundleQueue, store: Store, progress: Progress, *, retry: Retry, run: RunTrial = run_trial
+    queue: BundleQueue,
+    store: Store,
+    progress: Progress,
+    *,
+    retry: Retry,
+    begin: Callable[[], None] = lambda: None,
+    run: RunTrial = run_trial,
 ) -> None:
     """Run every trial of the queue that can run. Of `retry` only the time-out has a meaning here: no worker can die.
+
+    `begin` is called before the first trial.
 
     Raises:
         WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
     """
     progress.say("in this process, one trial at a time")
+    begin()
     while bundle := queue.take():
         for trial in bundle.trials:
             progress.started(trial.trial_id)

@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,12 @@ def run_ray(
     retry: Retry,
     address: str | None = None,
     waits: bool = False,
+    begin: Callable[[], None] = lambda: None,
     run: RunTrial = run_trial,
 ) -> None:
     """Run every trial of the queue that can run, on a Ray that lives as long as this call or the one at `address`.
 
+    `begin` is called when nothing stands in the way of the first trial.
     `waits`: a shape that fits no node yet waits for one that comes later.
 
     Raises:
@@ -65,6 +67,8 @@ def run_ray(
             left = [trial for trial in queue.trials.values() if trial.trial_id in queue.unfinished]
             for warning in check_cluster(left, queue.resources, store, is_local=address is None, waits=waits):
                 progress.say(f"warning: {warning}")
+            if not searcher.counted:
+                begin()
             searcher.count_slots()
             where = f"   Ray dashboard: {dashboard}" if dashboard else ""
             progress.say(f"on Ray, {queue.n_slots} trials at a time{where}")
