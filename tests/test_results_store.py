@@ -219,6 +219,6 @@ def test_missing_pieces_are_named(tmp_path: Path) -> None:
         (lambda: store.read_samples("d"), "samples/d.parquet"),
         (lambda: store.read_table("trials"), "tables/trials.parquet"),
     ):
-        with pytest.raises(DamagedError, match=rf"{name} is missing\. `sweep` moves it to corrupt/ and makes it anew"):
+        with pytest.raises(DamagedError, match=rf"{name} is missing\. `sweep` makes it anew"):
             read()
     assert store.read_layer_predictions("a") is None  # not every trial measures it
