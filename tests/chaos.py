@@ -25,7 +25,7 @@ SWEEP = """
 name = "chaos"
 seeds = [0, 1, 2, 3, 4]
 [[experiments]]
-dataset = {name = "mnist", task = "digit", train_size = 500, test_size = 1000}
+dataset = {name = "mnist", task = "class", train_size = 500, test_size = 1000}
 model = {name = "small_cnn", width = 8}
 train = {epochs = 2, lr = 0.01}
 [[quant]]
