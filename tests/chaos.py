@@ -2,7 +2,7 @@
 
     PYTHONPATH=.:tests python tests/chaos.py FOLDER [SEED]
 
-runs 315 small real trials on MNIST (PTQ and QAT) twice, into FOLDER/calm and FOLDER/chaos, and prints what it did.
+runs 330 small real trials on MNIST (PTQ and QAT) twice, into FOLDER/calm and FOLDER/chaos, and prints what it did.
 """
 
 import json
