@@ -9,7 +9,7 @@ SWEEP ?= quickstart
 sweep: install  ## Run the main job; the last line names the dashboard. SWEEP=mnist for another one.
 	$(BIN)/python -m orchestrator sweep $(SWEEP)
 
-test: install-dev  ## Every test under a minute.
+test: install-dev  ## Every test but the slow ones.
 	$(BIN)/python -m pytest
 
 test-all: install-dev  ## The slow ones too.

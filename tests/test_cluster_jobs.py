@@ -166,6 +166,7 @@ LISTS = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initializatio
 LISTS += ("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
 
 
+@pytest.mark.slow
 def test_what_fits_a_node_type_of_an_autoscaler_makes_it_start_nodes(tmp_path: Path) -> None:
     port, head_id = free_port(), "f" * 51 + "00000"
     address = f"{get_node_ip_address()}:{port}"

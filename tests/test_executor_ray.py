@@ -146,6 +146,7 @@ def test_waiting_for_nothing_is_a_bug_that_says_so(searcher: PlanSearcher) -> No
         searcher.suggest("a")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker in /proc, which this system lacks")
 def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     file = tmp_path / "tiny.toml"

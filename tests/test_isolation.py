@@ -72,6 +72,7 @@ def test_a_process_for_each_trial_ends_alike(sweep_file: str, tmp_path: Path) ->
     assert_equal_tables(together, apart)
 
 
+@pytest.mark.slow
 def test_on_ray_two_workers_end_alike(sweep_file: str, one_worker: Store, tmp_path: Path) -> None:
     process = start("sweep", sweep_file, "--store", str(tmp_path))
     said = process.communicate(timeout=300)[0]

@@ -139,6 +139,7 @@ def test_a_trial_that_hangs_inline_is_a_failed_row_that_says_where(simulated: Ru
     assert "in wait_for_ever" in row["traceback"]
 
 
+@pytest.mark.slow
 def test_a_trial_in_time_is_left_alone(simulated: Run) -> None:
     rows = simulated.go(run_ray, partial(time.sleep, 2.5), timeout_s=30.0)
     assert {row["status"] for row in rows.values()} == {"ok"}
@@ -200,7 +201,7 @@ def start_and_wait(sweep_file: str, store: Store, n_rows: int) -> subprocess.Pop
 
 
 @IN_PROC
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go_on(
     sweep_file: str, tmp_path: Path, undisturbed: Store, signal_number: int
 ) -> None:
