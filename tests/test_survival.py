@@ -241,10 +241,11 @@ MANY_WORDS = ("quant.0.bits=[16, 8, 7, 6, 5, 4]", 'quant.0.scheme=["symmetric", 
 @pytest.mark.slow
 def test_a_driver_killed_ten_times_loses_and_repeats_nothing(sweep_file: str, tmp_path: Path) -> None:
     calm, disturbed = Store.open(str(tmp_path / "calm")), Store.open(str(tmp_path / "disturbed"))
-    words = (sweep_file, *MANY_WORDS, "seeds=[0, 1, 2, 3, 4]")
+    axes = ('quant.0.granularity=["per_channel", "per_tensor"]', 'quant.0.act_observer=["minmax", "ema", "percentile"]')
+    words = (sweep_file, *MANY_WORDS, *axes, "seeds=[0, 1, 2, 3, 4]")
     assert run("sweep", *words, "--executor", "inline", "--store", calm.location).exit_code == 0
     deeds = disturb(list(words), disturbed, n_drivers=10, n_workers=0, seed=5)
-    assert deeds.n_trials == 5 * (1 + 1 + 12 + 1)
+    assert deeds.n_trials == 5 * (1 + 1 + 72 + 1)
     assert_equal_tables(calm, disturbed)
 
 
