@@ -117,6 +117,7 @@ class PlanSearcher(Searcher):
         super().__init__()
         self.sweep = sweep
         self.queue, self.store, self.watchers, self.retry = queue, store, watchers, retry
+        self.methods = {trial.method for trial in queue.trials.values()}
         self.running: dict[str, Bundle] = {}  # Tune's trial id -> what it runs
         self.heard: dict[str, float] = {}  # Tune's trial id -> when its worker last said something, seconds
         self.pids: dict[str, int] = {}  # Tune's trial id -> its worker
@@ -251,8 +252,7 @@ class PlanSearcher(Searcher):
     def count_slots(self) -> None:
         """Ask Ray how many trials run at once."""
         self.counted = time.monotonic()
-        methods = {trial.method for trial in self.queue.trials.values()}
-        self.queue.n_slots = count_slots(self.queue.resources, methods)
+        self.queue.n_slots = count_slots(self.queue.resources, self.methods)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store knows what is finished."""
