@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from results.damage import Survey, find_damage, set_aside, survey
     from results.devices import describe_mixed_pairs
     from results.files import DamagedError, StoreError, WriteError
+    from results.page.report import write_report
     from results.predictions import make_predictions
     from results.refresh import Derived, derive
-    from results.report import write_report
     from results.schema import BLOCKED, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
     from results.store import Store
-    from results.tables import build_tables
+    from results.tables.build import build_tables
     from results.trial_list import count_trials, list_trials
 
 __all__ = [
@@ -57,13 +57,13 @@ _HOMES = {
     "DamagedError": "files",
     "StoreError": "files",
     "WriteError": "files",
-    "build_tables": "tables",
+    "build_tables": "tables.build",
     "count_trials": "trial_list",
     "list_trials": "trial_list",
     "describe_mixed_pairs": "devices",
     "import_groups": "custom_groups",
     "make_predictions": "predictions",
-    "write_report": "report",
+    "write_report": "page.report",
 }
 
 

@@ -35,6 +35,7 @@ def make_predictions(
         "sample_id": sample_ids_N,
         "split": splits_N,
         "predicted": logits_NK.argmax(1),
+        "predicted_refit": pa.nulls(len(labels_N)),
         "loss_nats": -log_p_NK[np.arange(len(labels_N)), labels_N],
         "confidence": p_NK.max(1),
         "margin": top_two[:, 1] - top_two[:, 0],

@@ -40,8 +40,8 @@ def _derive(store: Store, *, always: bool) -> Derived:
     source = _describe_source(store)
     if not always and (kept := _read_kept(store, source)):
         return kept
-    from results.report import write_report
-    from results.tables import build_tables
+    from results.page.report import write_report
+    from results.tables.build import build_tables
 
     tables = build_tables(store)
     dashboard = write_report(store, tables)
@@ -66,7 +66,7 @@ def _derived(trials: Any, provenance: Any, dashboard: str) -> Derived:
 def _describe_source(store: Store) -> str:
     """Return sha256 over all that decides the tables and the page."""
     digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, store.location]).encode())
-    for path in sorted(path for path in FOLDER.iterdir() if path.suffix in (".py", ".js", ".css", ".html")):
+    for path in sorted(path for path in FOLDER.rglob("*") if path.suffix in (".py", ".js", ".css", ".html")):
         digest.update(path.read_bytes())
     for data in store.read_sources():
         digest.update(hashlib.sha256(data).digest())

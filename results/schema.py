@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _STR, _F64, _F32 = pa.string(), pa.float64(), pa.float32()
 _I8, _I16, _I32 = pa.int8(), pa.int16(), pa.int32()
@@ -33,8 +33,9 @@ GROUPS = _schema(dataset_id=_STR, split=_STR, grouping=_STR, group=_STR, group_i
 SAMPLES = _schema(  # plus one string column for each group attribute
     dataset_id=_STR, sample_id=_I32, split=_STR, label=_I16, source=_STR,
 )  # fmt: skip
+# `predicted_refit` is the class after an offset for each class, fitted on the val images, was added to the logits.
 PREDICTIONS = _schema(
-    trial_id=_STR, runtime=_STR, sample_id=_I32, split=_STR, predicted=_I16,
+    trial_id=_STR, runtime=_STR, sample_id=_I32, split=_STR, predicted=_I16, predicted_refit=_I16,
     loss_nats=_F32, confidence=_F32, margin=_F32, entropy_nats=_F32, kl_nats=_F32, logits=pa.list_(pa.float16()),
 )  # fmt: skip
 RUNTIMES = _schema(
@@ -60,19 +61,61 @@ GROUP_METRICS = _schema(
     trial_id=_STR, runtime=_STR, grouping=_STR, group=_STR, metric=_STR, **{"class": _STR},
     n=_I32, n_train=_I32, value=_F64, ci_low=_F64, ci_high=_F64, ci_method=_STR, reason=_STR,
 )  # fmt: skip
+SHIFTS = _schema(  # of the share of images predicted as a class
+    trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, group=_STR, **{"class": _STR}, other_trial_id=_STR,
+    n=_I32, other_share=_F64, share=_F64, shift_pp=_F64, ci_low_pp=_F64, ci_high_pp=_F64, reason=_STR,
+)  # fmt: skip
+# `refit` columns are of `predicted_refit` on both sides: what is left of a drop when offsets take the prior shift away.
 PAIRED_METRICS = _schema(
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, group=_STR, other_trial_id=_STR,
     n=_I32, n_rr=_I32, n_rw=_I32, n_wr=_I32, n_ww=_I32, n_flip=_I32,
     drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, eag_pp=_F64, eag_ci_low_pp=_F64, eag_ci_high_pp=_F64,
-    eag_p=_F64, eag_q=_F64, mcnemar_p=_F64, excess_loss_nats=_F64, kl_nats=_F64, family_id=_STR, reason=_STR,
+    eag_p=_F64, eag_q=_F64, eag_p_holm=_F64, family_id=_STR, family_size=_I32, mde_pp=_F64, mcnemar_p=_F64,
+    excess_loss_nats=_F64, excess_loss_ci_low_nats=_F64, excess_loss_ci_high_nats=_F64, kl_nats=_F64,
+    refit_drop_pp=_F64, refit_drop_ci_low_pp=_F64, refit_drop_ci_high_pp=_F64, prior_shift_pp=_F64, reason=_STR,
 )  # fmt: skip
 DISPARITY = _schema(
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, metric=_STR, value=_F64, corrected=_F64,
-    worst_group=_STR, best_group=_STR, null_mean=_F64, null_q95=_F64, perm_p=_F64, reason=_STR,
+    worst_group=_STR, best_group=_STR, n_groups=_I32, null_mean=_F64, null_q95=_F64, perm_p=_F64, reason=_STR,
+)  # fmt: skip
+# A family is what one question tests at once: every group and configuration of a data set, grouping and comparison.
+FAMILIES = _schema(
+    family_id=_STR, dataset_id=_STR, task=_STR, grouping=_STR, runtime=_STR, comparison=_STR,
+    n_tests=_I32, n_left_out=_I32, provisional=pa.bool_(),
+)  # fmt: skip
+# A contrast is between two configurations, over the seeds that both have. `comparison` is null where the other one is
+# neither the reference nor the control. Rates are fractions of the images, means over the seeds.
+CONTRASTS = _schema(
+    contrast_id=_STR, kind=_STR, runtime=_STR, dataset_id=_STR, comparison=_STR, config_id=_STR, other_config_id=_STR,
+    level=_STR, other_level=_STR, grouping=_STR, group=_STR, n=_I32, n_seeds=_I32, seeds=pa.list_(_I32),
+    seed_drops_pp=pa.list_(_F64), drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, ci_method=_STR,
+    drop_t_low_pp=_F64, drop_t_high_pp=_F64, eag_pp=_F64, eag_ci_low_pp=_F64, eag_ci_high_pp=_F64, mde_pp=_F64,
+    flip_rate=_F64, bad_flip_rate=_F64, good_flip_rate=_F64, churn_rate=_F64,
+    cie_share=_F64, taxicab=_F64, reason=_STR,
+)  # fmt: skip
+CONTRAST_DISPARITY = _schema(  # how unevenly the drops of a contrast are spread over the groups
+    contrast_id=_STR, kind=_STR, runtime=_STR, dataset_id=_STR, comparison=_STR, config_id=_STR, other_config_id=_STR,
+    grouping=_STR, n_seeds=_I32, n_groups=_I32, drop_disparity_pp=_F64, corrected_sd_pp=_F64,
+    null_mean_pp=_F64, null_q95_pp=_F64, perm_p=_F64, perm_q=_F64, family_id=_STR, family_size=_I32,
+    worst_group=_STR, best_group=_STR, reason=_STR,
+)  # fmt: skip
+SPREADS = _schema(  # the standard deviation of a drop over seeds of one kind: training or calibration
+    kind=_STR, runtime=_STR, config_id=_STR, comparison=_STR, grouping=_STR, group=_STR, n_values=_I32,
+    mean_drop_pp=_F64, sd_pp=_F64, sd_ci_low_pp=_F64, sd_ci_high_pp=_F64, reason=_STR,
 )  # fmt: skip
 VERDICTS = _schema(
-    config_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, word=_STR, rule=_STR, n_seeds=_I32, mde_pp=_F64,
-    worst_group=_STR, reason=_STR,
+    config_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, word=_STR, rule=_STR, n_seeds=_I32,
+    drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, drop_disparity_pp=_F64, null_q95_pp=_F64, perm_p=_F64,
+    mde_pp=_F64, harmless_margin_pp=_F64, worst_group=_STR, out_of_play=pa.list_(_STR), provisional=pa.bool_(),
+    reason=_STR,
+)  # fmt: skip
+CHOICES = _schema(  # of the configurations that answer one question, the best on val, and what it does on test
+    dataset_id=_STR, model=_STR, method=_STR, weight_bits=_I8, act_bits=_I8, criterion=_STR, grouping=_STR,
+    config_id=_STR, n_configs=_I32, n_seeds=_I32, val_value=_F64, test_value=_F64, best_test_value=_F64, reason=_STR,
+)  # fmt: skip
+CORRELATIONS = _schema(  # over the groups of a grouping, of what the reference says and what the groups then lose
+    config_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, statistic=_STR, outcome=_STR,
+    rho=_F64, p=_F64, n_groups=_I32, n_seeds=_I32, reason=_STR,
 )  # fmt: skip
 PROVENANCE = _schema(key=_STR, value=_STR)
 
@@ -86,9 +129,16 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "sensitivity": SENSITIVITY,
     "mechanism": MECHANISM,
     "group_metrics": GROUP_METRICS,
+    "shifts": SHIFTS,
     "paired_metrics": PAIRED_METRICS,
     "disparity": DISPARITY,
+    "families": FAMILIES,
+    "contrasts": CONTRASTS,
+    "contrast_disparity": CONTRAST_DISPARITY,
+    "spreads": SPREADS,
     "verdicts": VERDICTS,
+    "choices": CHOICES,
+    "correlations": CORRELATIONS,
     "provenance": PROVENANCE,
 }
 MIN_RANKED: Final = 50  # test images: a smaller group is listed, but never called the worst or the best

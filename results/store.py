@@ -101,6 +101,11 @@ class Store:
                 f"{self.location} has schema version {manifest['schema_version']}, and this program knows "
                 f"{SCHEMA_VERSION}: update the program, or choose another --store."
             )
+        if manifest["schema_version"] < SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.location} was written by an earlier version of this program, whose predictions lack columns: "
+                "choose another --store."
+            )
         return manifest
 
     def read_sources(self) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.plan import PlannedTrial, find_state, make_plan
 from orchestrator.spec import load_sweep
-from results.facts import name_configurations, read_facts
+from results.page.facts import name_configurations, read_facts
 from results.rows import table_of
 from results.schema import TRIALS
 

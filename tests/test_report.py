@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 from synthetic_tables import GROUP_NAMES, LONG_NAME, make_tables, rows_from_tables, tables_from_rows
 
-from results import trial_table, write_report
-from results.accuracy_figures import LABEL_STEP, push_apart
-from results.facts import Spread, read_facts
-from results.figures import DARK, INK, PU_OR
-from results.markup import describe_drop, dump_json, format_pp
-from results.report import render_report
-from results.summary import list_sections
+from results import write_report
+from results.page import trial_table
+from results.page.accuracy_figures import LABEL_STEP, push_apart
+from results.page.facts import Spread, read_facts
+from results.page.figures import DARK, INK, PU_OR
+from results.page.markup import describe_drop, dump_json, format_pp
+from results.page.report import render_report
+from results.page.summary import list_sections
 
 ROOT = Path(__file__).resolve().parent.parent
 VOID = {"meta", "br", "link", "img", "input"}
@@ -393,7 +394,7 @@ def test_page_passes_no_verdict(page: Page) -> None:
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_bytes_depend_on_the_tables_alone(html: str, seed: str) -> None:
     code = "import sys; sys.path.insert(0, 'tests'); from synthetic_tables import make_tables; import hashlib;"
-    code += "from results.report import render_report;"
+    code += "from results.page.report import render_report;"
     code += "print(hashlib.sha256(render_report(make_tables()).encode()).hexdigest())"
     environment = {**os.environ, "PYTHONHASHSEED": seed}
     run = subprocess.run(

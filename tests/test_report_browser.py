@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import pytest
 from synthetic_tables import make_tables
 
-from results.report import render_report
+from results.page.report import render_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

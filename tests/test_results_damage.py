@@ -146,7 +146,7 @@ def test_two_who_build_tables_at_once_do_it_one_after_the_other(sweep: Sweep, mo
         said.append("ends")
         return "report.html"
 
-    monkeypatch.setattr("results.report.write_report", write_slowly)
+    monkeypatch.setattr("results.page.report.write_report", write_slowly)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: derive(sweep.store, always=True), range(2))
     assert said == ["begins", "ends"] * 2

@@ -166,7 +166,7 @@ def test_tables_say_their_schema_version(tmp_path: Path) -> None:
     Store.open(str(tmp_path)).write_table("layers", table_of([], LAYERS))
     metadata = pq.read_schema(tmp_path / "tables" / "layers.parquet").metadata
     assert metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
-    assert all(schema.metadata[b"schema_version"] == b"1" for schema in TABLES.values())
+    assert all(schema.metadata[b"schema_version"] == str(SCHEMA_VERSION).encode() for schema in TABLES.values())
 
 
 def test_a_missing_manifest_says_which_folder_to_name(tmp_path: Path) -> None:
@@ -197,6 +197,13 @@ def test_a_place_that_cannot_be_a_store_says_so(tmp_path: Path, place: str) -> N
     store = Store.open(str(tmp_path / place))
     with pytest.raises(StoreError, match=rf"{place} cannot be written .*choose another --store"), store.locked():
         pass
+
+
+def test_a_store_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    old = {**MANIFEST, "schema_version": SCHEMA_VERSION - 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(old))
+    with pytest.raises(StoreError, match=r"was written by an earlier version of this program.*choose another --store"):
+        Store.open(str(tmp_path)).read_manifest()
 
 
 @pytest.mark.parametrize("text", ["{", "x{", "{}", "[1]", '{"schema_version": 1}', "null"])

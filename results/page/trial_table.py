@@ -5,8 +5,8 @@ from heapq import nlargest
 from math import inf
 from typing import Final
 
-from results.facts import Facts, Pair, Trial, name_bits, name_variant
-from results.markup import (
+from results.page.facts import Facts, Pair, Trial, name_bits, name_variant
+from results.page.markup import (
     MISSING,
     count,
     escape,
@@ -17,7 +17,7 @@ from results.markup import (
     render_table,
     shorten,
 )
-from results.summary import Section, find_worst
+from results.page.summary import Section, find_worst
 
 MAX_TRIALS: Final = 2000  # rows; to sort them takes a browser 0.6 s, and 14 s with 10,000 (2 cores, busy)
 TRIAL_HEAD = (

@@ -11,23 +11,24 @@ import pyarrow as pa
 
 
 class Grouping(NamedTuple):
-    """One way to look at a data set. Codes index into `names`; G groups, of which some may be empty."""
+    """One way to look at a data set. Codes index into `names`; G groups, of which some may be empty; V val images."""
 
     name: str
     names: tuple[str, ...]
     train_N: np.ndarray
-    val_N: np.ndarray
+    val_V: np.ndarray
     test_N: np.ndarray
 
     def sizes(self, split: str) -> np.ndarray:
         """Number of images in each group of a split."""
-        return np.bincount(getattr(self, f"{split}_N"), minlength=len(self.names))
+        codes = {"train": self.train_N, "val": self.val_V, "test": self.test_N}[split]
+        return np.bincount(codes, minlength=len(self.names))
 
 
 class TestSet(NamedTuple):
     """What the statistics of a data set's trials share. Images are in the order of their sample_id.
 
-    `val_ids_N` are the images of the val split, whose groups the groupings also know.
+    `val_ids_V` are the images of the val split, whose groups the groupings also know.
     """
 
     dataset_id: str
@@ -35,7 +36,7 @@ class TestSet(NamedTuple):
     labels_N: np.ndarray
     n_classes: int
     groupings: tuple[Grouping, ...]
-    val_ids_N: np.ndarray
+    val_ids_V: np.ndarray
 
     def grouping(self, name: str) -> Grouping:
         """The grouping of this name."""

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from results.devices import describe_mixed_pairs
-from results.facts import Facts, Spread
-from results.markup import (
+from results.page.facts import Facts, Spread
+from results.page.markup import (
     MISSING,
     count,
     describe_drop,
@@ -18,8 +18,8 @@ from results.markup import (
     shorten,
     soften_range,
 )  # fmt: skip
+from results.page.summary import Section, SummaryRow
 from results.schema import MIN_RANKED
-from results.summary import Section, SummaryRow
 
 SUMMARY_HEAD = ("Method", "Bits", "Trials", "Accuracy", "Compared with", "All images", "Worst", "Gap", "Drop disparity")
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from results.facts import Spread
+from results.page.facts import Spread
 
 MISSING: Final = "–"
 

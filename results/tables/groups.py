@@ -1,51 +1,24 @@
 """How each group fares in one trial: accuracy, recall and means with intervals, and the gap between groups."""
 
-from typing import NamedTuple
-
 import numpy as np
 
-from results.files import StoreError
-from results.groupings import Grouping, TestSet
 from results.rows import Rows
 from results.schema import MIN_RANKED
-from results.statistics import Interval, mean_interval, wilson_interval
-from results.store import Store
+from results.statistics.intervals import Interval, mean_interval, wilson_interval
+from results.tables.groupings import Grouping, TestSet
+from results.tables.outcomes import Certainty, Outcomes
 
 NO_IMAGES = "no test images in this group"
 NO_FLOOR = "noise floor not computed: a value of this size may be chance"
 
 
-class Outcomes(NamedTuple):
-    """One trial's predictions of the test images, in the order of their sample_id."""
-
-    trial_id: str
-    runtime: str
-    predicted_N: np.ndarray
-    right_N: np.ndarray
-    loss_N: np.ndarray
-    confidence_N: np.ndarray
-    kl_N: np.ndarray
-
-
-def read_outcomes(store: Store, trial_id: str, runtime: str, test_set: TestSet) -> Outcomes:
-    """Read a trial's test predictions. Raises StoreError if they are not of exactly the data set's test images."""
-    table = store.read_predictions(trial_id, runtime)  # whole, so that damage anywhere in it is noticed
-    table = table.filter(np.asarray(table["split"].to_numpy() == "test")).sort_by("sample_id")
-    if not np.array_equal(table["sample_id"].to_numpy(), test_set.sample_ids_N):
-        raise StoreError(
-            f"Trial {trial_id} ({runtime}) predicted other images than the test images of data set "
-            f"{test_set.dataset_id}. Delete trials/{trial_id}.parquet and run the sweep again: only that trial runs."
-        )
-    predicted_N = table["predicted"].to_numpy().astype(np.int64)
-    floats = (table[name].to_numpy().astype(np.float64) for name in ("loss_nats", "confidence", "kl_nats"))
-    return Outcomes(trial_id, runtime, predicted_N, predicted_N == test_set.labels_N, *floats)
-
-
-def add_group_metrics(outcomes: Outcomes, test_set: TestSet, *, metrics: Rows, disparity: Rows) -> None:
+def add_group_metrics(
+    outcomes: Outcomes, certainty: Certainty, test_set: TestSet, *, metrics: Rows, disparity: Rows
+) -> None:
     """Add the rows of one trial to `group_metrics`, and its gaps to `disparity`."""
     for grouping in test_set.groupings:
         _add_accuracy(outcomes, grouping, metrics)
-        _add_means(outcomes, grouping, metrics)
+        _add_means(outcomes, certainty, grouping, metrics)
         _add_by_class(outcomes, test_set, grouping, metrics)
         if grouping.name != "overall":
             _add_gap(outcomes, grouping, disparity)
@@ -66,9 +39,9 @@ def _add_accuracy(outcomes: Outcomes, grouping: Grouping, metrics: Rows) -> None
     _add(metrics, outcomes, grouping, "accuracy", divide(right_G, n_G), wilson_interval(right_G, n_G), "wilson")
 
 
-def _add_means(outcomes: Outcomes, grouping: Grouping, metrics: Rows) -> None:
+def _add_means(outcomes: Outcomes, certainty: Certainty, grouping: Grouping, metrics: Rows) -> None:
     n_G = grouping.sizes("test")
-    for name, values_N in (("loss_nats", outcomes.loss_N), ("confidence", outcomes.confidence_N)):
+    for name, values_N in (("loss_nats", outcomes.loss_N.astype(np.float64)), ("confidence", certainty.confidence_N)):
         total_G, squares_G = sum_by_group(values_N, grouping), sum_by_group(values_N**2, grouping)
         _add(metrics, outcomes, grouping, name, divide(total_G, n_G), mean_interval(total_G, squares_G, n_G), "t")
 

@@ -4,7 +4,7 @@ Statistics are of the test images only. Trials stand in the order of the plan, i
 after the other, so equal stores give equal tables.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -13,28 +13,32 @@ import pyarrow as pa
 from results.custom_groups import add_custom_groups
 from results.damage import is_of_samples, survey
 from results.devices import find_mixed_pairs
-from results.group_tables import Outcomes, add_group_metrics, read_outcomes
-from results.groupings import TestSet, make_test_set
-from results.paired_tables import Pair, add_missing_pair, add_pairs, compare
 from results.rows import Rows, join, table_of
 from results.schema import (
-    COMPARISONS,
     DISPARITY,
     GROUP_METRICS,
     GROUPS,
     LAYERS,
-    MECHANISM,
     PAIRED_METRICS,
     PROVENANCE,
     RUNTIMES,
     SAMPLES,
     SENSITIVITY,
+    TABLES,
     TRIALS,
-    VERDICTS,
 )
-from results.sensitivity_tables import add_sensitivity
 from results.store import Store
+from results.tables.groupings import TestSet, make_test_set
+from results.tables.groups import add_group_metrics
+from results.tables.outcomes import Measured, read_outcomes
+from results.tables.pairs import add_pairs
+from results.tables.sensitivity import add_sensitivity
 from results.trial_list import count_trials, list_trials
+
+NOT_YET = (
+    *("mechanism", "correlations", "shifts", "families"),
+    *("contrasts", "contrast_disparity", "spreads", "verdicts", "choices"),
+)
 
 
 def build_tables(store: Store) -> dict[str, pa.Table]:
@@ -67,8 +71,7 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
         "runtimes": _runtimes(ok),
         "layers": _join_layers(store.read_layers(row["trial_id"]) for row in ok),
         "sensitivity": _sensitivity(store, ok, test_sets),
-        "mechanism": MECHANISM.empty_table(),
-        "verdicts": VERDICTS.empty_table(),
+        **{name: TABLES[name].empty_table() for name in NOT_YET},
         "provenance": _provenance(
             manifest, trials, n_strangers=len(store.trial_ids() - {r["trial_id"] for r in trials})
         ),
@@ -83,35 +86,13 @@ def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, Tes
     metrics, paired, disparity = Rows(GROUP_METRICS), Rows(PAIRED_METRICS), Rows(DISPARITY)
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
-        rows = [row for row in ok if row["dataset_id"] == dataset_id]
-        pairs: list[Pair] = []
-        for row, outcomes, others in _read_with_others(store, rows, test_set):
-            add_group_metrics(outcomes, test_set, metrics=metrics, disparity=disparity)
-            for comparison, other in others.items():
-                if other is not None:
-                    flag = flags.get((row["trial_id"], comparison))
-                    pairs.append(compare(outcomes, other, test_set, comparison=comparison, flag=flag))
-                    continue
-                key = {"trial_id": row["trial_id"], "runtime": outcomes.runtime, "comparison": comparison}
-                other_id = row[COMPARISONS[comparison]]
-                add_missing_pair(key, other_id, test_set, paired=paired, disparity=disparity)
-        add_pairs(pairs, test_set, paired=paired, disparity=disparity)
+        rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
+        for row in rows:
+            answers, certainty = read_outcomes(store, row["trial_id"], "torch", test_set)
+            add_group_metrics(answers, certainty, test_set, metrics=metrics, disparity=disparity)
+            outcomes[row["trial_id"]] = answers
+        add_pairs(Measured(test_set, rows, outcomes), flags, paired=paired, disparity=disparity)
     return {"group_metrics": metrics.table(), "paired_metrics": paired.table(), "disparity": disparity.table()}
-
-
-def _read_with_others(
-    store: Store, rows: list[dict[str, Any]], test_set: TestSet
-) -> Iterator[tuple[dict[str, Any], Outcomes, dict[str, Outcomes | None]]]:
-    """Yield each trial with those it is compared with, None for one without a result. Every file is read once."""
-    other_ids = {row[column] for row in rows for column in COMPARISONS.values()}
-    kept = {
-        row["trial_id"]: read_outcomes(store, row["trial_id"], "torch", test_set)
-        for row in rows
-        if row["trial_id"] in other_ids
-    }
-    for row in rows:
-        outcomes = kept.get(row["trial_id"]) or read_outcomes(store, row["trial_id"], "torch", test_set)
-        yield row, outcomes, {name: kept.get(row[column]) for name, column in COMPARISONS.items() if row[column]}
 
 
 def _groups(test_sets: dict[str, TestSet]) -> pa.Table:

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from results.group_tables import NO_IMAGES, Outcomes, add_extremes, divide, join_reasons, sum_by_group
-from results.groupings import Grouping, TestSet
 from results.rows import Rows
-from results.statistics import drop_interval, excess_gap, mcnemar_p
+from results.schema import COMPARISONS
+from results.statistics.intervals import drop_interval, excess_gap, mcnemar_p
+from results.tables.groupings import Grouping, TestSet
+from results.tables.groups import NO_IMAGES, add_extremes, divide, join_reasons, sum_by_group
+from results.tables.outcomes import Measured, Outcomes
 
 NO_Q = "eag_q: the correction over the whole family of tests is not computed"
 PAIRED_GAPS = {"drop_disparity_pp": "drop_pp", "eag_max_pp": "eag_pp"}  # the metric -> the column it is taken from
@@ -38,9 +40,9 @@ def compare(
     """Count what one trial changed in every group of every grouping. `other` is the other side."""
     cell_N = 2 * ~other.right_N + ~outcomes.right_N  # 0 rr, 1 rw, 2 wr, 3 ww: the other side's letter first
     flipped_N = outcomes.predicted_N != other.predicted_N
-    means = {"excess_loss_nats": outcomes.loss_N - other.loss_N}
+    means = {"excess_loss_nats": outcomes.loss_N.astype(np.float64) - other.loss_N}
     if comparison == "reference":
-        means["kl_nats"] = outcomes.kl_N
+        means["kl_nats"] = outcomes.kl_N.astype(np.float64)
 
     def count(grouping: Grouping) -> Columns:
         cells = np.bincount(grouping.test_N * 4 + cell_N, minlength=4 * len(grouping.names)).reshape(-1, 4)
@@ -56,8 +58,22 @@ def compare(
     return Pair(key, other.trial_id, {grouping.name: count(grouping) for grouping in test_set.groupings}, flag)
 
 
-def add_pairs(pairs: Sequence[Pair], test_set: TestSet, *, paired: Rows, disparity: Rows) -> None:
-    """Add the rows of all pairs of one data set to `paired_metrics` and `disparity`."""
+def add_pairs(measured: Measured, flags: Mapping[tuple[str, str], str], *, paired: Rows, disparity: Rows) -> None:
+    """Add the rows of all pairs of one data set to `paired_metrics` and `disparity`.
+
+    `flags`: a reason to take a pair with care, by trial and comparison.
+    """
+    test_set, pairs = measured.test_set, []
+    for row in measured.trials:
+        for comparison, column in COMPARISONS.items():
+            outcomes, other_id = measured.outcomes[row["trial_id"]], row[column]
+            if other_id in measured.outcomes:
+                flag = flags.get((row["trial_id"], comparison))
+                other = measured.outcomes[other_id]
+                pairs.append(compare(outcomes, other, test_set, comparison=comparison, flag=flag))
+            elif other_id:
+                key = {"trial_id": row["trial_id"], "runtime": outcomes.runtime, "comparison": comparison}
+                add_missing_pair(key, other_id, test_set, paired=paired, disparity=disparity)
     if not pairs:
         return
     inferred = {

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from results.facts import Facts, Group, Spread, Trial, name_bits, name_variant
-from results.figures import HUES, MUTED, Cell, Figure, make_axis, make_layout, name_group
-from results.markup import count, describe_percents, escape_label, format_percent, shorten
-from results.summary import Section, average_accuracy, find_worst, split_trials
+from results.page.facts import Facts, Group, Spread, Trial, name_bits, name_variant
+from results.page.figures import HUES, MUTED, Cell, Figure, make_axis, make_layout, name_group
+from results.page.markup import count, describe_percents, escape_label, format_percent, shorten
+from results.page.summary import Section, average_accuracy, find_worst, split_trials
 
 HEIGHT, TOP, BOTTOM = 370, 16, 46  # px of a line chart
 LABEL_STEP = 15  # px from one direct label to the next

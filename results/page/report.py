@@ -13,15 +13,15 @@ from typing import Final, Protocol
 
 from plotly.offline import get_plotlyjs
 
-from results.accuracy_figures import draw_accuracy
-from results.drop_figures import draw_drops
-from results.facts import Facts, Tables, read_facts
-from results.figures import DARK, Figure
-from results.markup import dump_json, escape, render_cell, render_table
-from results.report_tables import render_overview, render_provenance, render_summary
+from results.page.accuracy_figures import draw_accuracy
+from results.page.drop_figures import draw_drops
+from results.page.facts import Facts, Tables, read_facts
+from results.page.figures import DARK, Figure
+from results.page.markup import dump_json, escape, render_cell, render_table
+from results.page.report_tables import render_overview, render_provenance, render_summary
+from results.page.summary import Section, list_sections, summarize
+from results.page.trial_table import render_trials
 from results.schema import MIN_RANKED
-from results.summary import Section, list_sections, summarize
-from results.trial_table import render_trials
 
 FOLDER: Final = Path(__file__).resolve().parent
 MAX_CHIPS: Final = 30  # with more groups the row of focus buttons would be longer than the chart

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from results.facts import Facts, Group, Trial, name_configurations, name_variant
-from results.figures import FAINT, INK, MUTED, PU_OR, Cell, Figure, make_axis, make_layout, name_group
-from results.markup import MISSING, escape_label, format_pp, shorten
+from results.page.facts import Facts, Group, Trial, name_configurations, name_variant
+from results.page.figures import FAINT, INK, MUTED, PU_OR, Cell, Figure, make_axis, make_layout, name_group
+from results.page.markup import MISSING, escape_label, format_pp, shorten
+from results.page.summary import GroupDrop, Section, average_drop
 from results.schema import MIN_RANKED
-from results.summary import GroupDrop, Section, average_drop
 
 ROW_HEIGHT: Final = 27  # px of a heatmap row
 MAX_NAME: Final = 11  # characters of a group's name above its column

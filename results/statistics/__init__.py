@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: intervals, tests, floors. No files, no tables, no names of groups."""

@@ -1,0 +1,1 @@
+"""Predictions -> tables: one file a table; `build.py` puts them together."""

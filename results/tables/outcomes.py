@@ -1,0 +1,74 @@
+"""What every trial of a data set answered, image by image: the ground that all statistics stand on.
+
+Legend: N test images in the order of their sample_id, V val images.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from results.files import StoreError
+from results.store import Store
+from results.tables.groupings import TestSet
+
+
+class Outcomes(NamedTuple):
+    """One trial's answers to the test images, in types that let a thousand trials stay in memory.
+
+    `refit_N` are the answers after offsets for each class were fitted on val, None where the logits were not known;
+    `kl_N` is nan without a reference; `val_right_V` None where the val images were not predicted.
+    """
+
+    trial_id: str
+    runtime: str
+    predicted_N: np.ndarray
+    right_N: np.ndarray
+    refit_N: np.ndarray | None
+    loss_N: np.ndarray
+    kl_N: np.ndarray
+    val_right_V: np.ndarray | None
+
+
+class Certainty(NamedTuple):
+    """How sure a trial was of the test images; needed once, so not kept."""
+
+    confidence_N: np.ndarray
+    margin_N: np.ndarray
+    entropy_N: np.ndarray
+
+
+class Measured(NamedTuple):
+    """A data set with the rows of its finished trials, in the order of the plan, and what each of them answered."""
+
+    test_set: TestSet
+    trials: Sequence[Mapping[str, Any]]
+    outcomes: Mapping[str, Outcomes]
+
+
+def read_outcomes(store: Store, trial_id: str, runtime: str, test_set: TestSet) -> tuple[Outcomes, Certainty]:
+    """Read a trial's predictions. Raises StoreError if they are not of exactly the data set's test images."""
+    table = store.read_predictions(trial_id, runtime)  # whole, so that damage anywhere in it is noticed
+    table = table.drop_columns(["trial_id", "runtime", "logits"]).sort_by("sample_id")
+    is_test = table["split"].to_numpy() == "test"
+    val, table = table.filter(~is_test), table.filter(is_test)
+    for name, part, ids_N in (("test", table, test_set.sample_ids_N), ("val", val, test_set.val_ids_V)):
+        if not np.array_equal(part["sample_id"].to_numpy(), ids_N) and (len(part) or name == "test"):
+            raise StoreError(
+                f"Trial {trial_id} ({runtime}) predicted other images than the {name} images of data set "
+                f"{test_set.dataset_id}. Delete trials/{trial_id}.parquet and run the sweep again: only that "
+                "trial runs."
+            )
+    predicted_N, refit = table["predicted"].to_numpy(), table["predicted_refit"]
+    outcomes = Outcomes(
+        trial_id,
+        runtime,
+        predicted_N,
+        predicted_N == test_set.labels_N,
+        None if refit.null_count else refit.to_numpy(),
+        table["loss_nats"].to_numpy(),
+        table["kl_nats"].to_numpy(),
+        val["predicted"].to_numpy() == test_set.grouping("label").val_V if len(val) else None,
+    )
+    certainty = (table[name].to_numpy().astype(np.float64) for name in ("confidence", "margin", "entropy_nats"))
+    return outcomes, Certainty(*certainty)
