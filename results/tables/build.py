@@ -28,6 +28,7 @@ from results.schema import (
     TRIALS,
 )
 from results.store import Store
+from results.tables.classes import add_class_metrics
 from results.tables.groupings import TestSet, make_test_set
 from results.tables.groups import add_group_metrics
 from results.tables.outcomes import Measured, read_outcomes
@@ -90,6 +91,7 @@ def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, Tes
         for row in rows:
             answers, certainty = read_outcomes(store, row["trial_id"], "torch", test_set)
             add_group_metrics(answers, certainty, test_set, metrics=metrics, disparity=disparity)
+            add_class_metrics(answers, test_set, metrics)
             outcomes[row["trial_id"]] = answers
         add_pairs(Measured(test_set, rows, outcomes), flags, paired=paired, disparity=disparity)
     return {"group_metrics": metrics.table(), "paired_metrics": paired.table(), "disparity": disparity.table()}
