@@ -72,7 +72,8 @@ PAIRED_METRICS = _schema(
     drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, eag_pp=_F64, eag_ci_low_pp=_F64, eag_ci_high_pp=_F64,
     eag_p=_F64, eag_q=_F64, eag_p_holm=_F64, family_id=_STR, family_size=_I32, mde_pp=_F64, mcnemar_p=_F64,
     excess_loss_nats=_F64, excess_loss_ci_low_nats=_F64, excess_loss_ci_high_nats=_F64, kl_nats=_F64,
-    refit_drop_pp=_F64, refit_drop_ci_low_pp=_F64, refit_drop_ci_high_pp=_F64, prior_shift_pp=_F64, reason=_STR,
+    refit_n_rw=_I32, refit_n_wr=_I32, refit_drop_pp=_F64, refit_drop_ci_low_pp=_F64, refit_drop_ci_high_pp=_F64,
+    prior_shift_pp=_F64, reason=_STR,
 )  # fmt: skip
 DISPARITY = _schema(
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, metric=_STR, value=_F64, corrected=_F64,
