@@ -24,6 +24,7 @@ from results.schema import (
     RUNTIMES,
     SAMPLES,
     SENSITIVITY,
+    SHIFTS,
     TABLES,
     TRIALS,
 )
@@ -34,10 +35,11 @@ from results.tables.groups import add_group_metrics
 from results.tables.outcomes import Measured, read_outcomes
 from results.tables.pairs import add_pairs
 from results.tables.sensitivity import add_sensitivity
+from results.tables.shifts import add_shifts
 from results.trial_list import count_trials, list_trials
 
 NOT_YET = (
-    *("mechanism", "correlations", "shifts", "families"),
+    *("mechanism", "correlations", "families"),
     *("contrasts", "contrast_disparity", "spreads", "verdicts", "choices"),
 )
 
@@ -84,7 +86,7 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
 
 
 def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet]) -> dict[str, pa.Table]:
-    metrics, paired, disparity = Rows(GROUP_METRICS), Rows(PAIRED_METRICS), Rows(DISPARITY)
+    metrics, shifts, paired, disparity = Rows(GROUP_METRICS), Rows(SHIFTS), Rows(PAIRED_METRICS), Rows(DISPARITY)
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
         rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
@@ -93,8 +95,11 @@ def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, Tes
             add_group_metrics(answers, certainty, test_set, metrics=metrics, disparity=disparity)
             add_class_metrics(answers, test_set, metrics)
             outcomes[row["trial_id"]] = answers
-        add_pairs(Measured(test_set, rows, outcomes), flags, paired=paired, disparity=disparity)
-    return {"group_metrics": metrics.table(), "paired_metrics": paired.table(), "disparity": disparity.table()}
+        measured = Measured(test_set, rows, outcomes)
+        add_pairs(measured, flags, paired=paired, disparity=disparity)
+        add_shifts(measured, flags, shifts)
+    tables = {"group_metrics": metrics, "shifts": shifts, "paired_metrics": paired, "disparity": disparity}
+    return {name: rows.table() for name, rows in tables.items()}
 
 
 def _groups(test_sets: dict[str, TestSet]) -> pa.Table:
