@@ -79,6 +79,10 @@ DISPARITY = _schema(
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, metric=_STR, value=_F64, corrected=_F64,
     worst_group=_STR, best_group=_STR, n_groups=_I32, null_mean=_F64, null_q95=_F64, perm_p=_F64, reason=_STR,
 )  # fmt: skip
+OWN_METRICS = _schema(  # paired differences of a user's own metrics, the trial's less the other side's
+    trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, group=_STR, metric=_STR, other_trial_id=_STR,
+    n=_I32, difference=_F64, ci_low=_F64, ci_high=_F64, reason=_STR,
+)  # fmt: skip
 # A family is what one question tests at once: every group and configuration of a data set, grouping and comparison.
 FAMILIES = _schema(
     family_id=_STR, dataset_id=_STR, task=_STR, grouping=_STR, runtime=_STR, comparison=_STR,
@@ -133,6 +137,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "shifts": SHIFTS,
     "paired_metrics": PAIRED_METRICS,
     "disparity": DISPARITY,
+    "own_metrics": OWN_METRICS,
     "families": FAMILIES,
     "contrasts": CONTRASTS,
     "contrast_disparity": CONTRAST_DISPARITY,

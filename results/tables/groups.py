@@ -16,6 +16,7 @@ from results.tables.outcomes import Certainty, Outcomes
 
 NO_IMAGES = "no test images in this group"
 ONE_IMAGE = "no interval: a t interval needs two images"
+ONE_VALUE = "no interval: all images of this group have one value"
 N_BINS: Final = 15
 MIN_CALIBRATED: Final = 100  # test images: noise alone makes the ECE of fewer look bad
 FEW_TO_CALIBRATE = f"fewer than {MIN_CALIBRATED} test images: noise would make most of their calibration error"
@@ -45,11 +46,9 @@ def sum_by_group(values_N: np.ndarray, grouping: Grouping) -> np.ndarray:
     return np.bincount(grouping.test_N, weights=values_N, minlength=len(grouping.names))
 
 
-def explain(n: np.ndarray, why_null: str, *, few: str | None = None) -> list[str | None] | None:
-    """Return the reason of each number: `why_null` where it is of no image, `few` where of one."""
-    if n.min(initial=2) >= (2 if few else 1):
-        return None
-    return [why_null if size == 0 else few if size == 1 else None for size in n.tolist()]
+def explain(n: np.ndarray, why_null: str) -> list[str | None] | None:
+    """Return the reason of each number: `why_null` where it is of no image."""
+    return None if n.all() else [None if size else why_null for size in n]
 
 
 def _add_accuracy(outcomes: Outcomes, grouping: Grouping, metrics: Rows) -> None:
@@ -69,20 +68,30 @@ def _add_means(outcomes: Outcomes, certainty: Certainty, grouping: Grouping, met
         add_mean(outcomes, name, values_N, grouping, metrics)
 
 
-def add_mean(outcomes: Outcomes, metric: str, values_N: np.ndarray, grouping: Grouping, metrics: Rows) -> None:
-    """Add the mean of a value of the images in every group, with its t interval."""
-    mean_G, ci = average(values_N, grouping)
-    reason = explain(grouping.sizes("test"), NO_IMAGES, few=ONE_IMAGE)
+def add_mean(
+    outcomes: Outcomes, metric: str, values_N: np.ndarray, grouping: Grouping, metrics: Rows, *, centre: float = 0.0
+) -> None:
+    """Add the mean of a value of the images in every group, with its t interval. `centre`: as in `average`."""
+    mean_G, ci, reason = average(values_N, grouping, centre=centre)
     add_metric(metrics, outcomes, grouping, metric, mean_G, ci=ci, ci_method="t", reason=reason)
 
 
-def average(values_N: np.ndarray, grouping: Grouping) -> tuple[np.ndarray, Interval]:
-    """Return the mean of a value over the test images of each group and its t interval."""
-    n_G, centre = grouping.sizes("test"), values_N.mean() if len(values_N) else 0.0
-    values_N = values_N - centre  # of values that are nearly all one number, sums of squares lose the variance
+def average(
+    values_N: np.ndarray, grouping: Grouping, *, centre: float = 0.0
+) -> tuple[np.ndarray, Interval, list[str | None]]:
+    """Return the mean of a value over the test images of each group, its t interval, and why one of them is null.
+
+    Values that are all one number have no interval: none of zero width is believed. `centre` is near the values where
+    they are far from 0, since their sums of squares would lose the variance.
+    """
+    n_G, values_N = grouping.sizes("test"), values_N - centre
     total_G, squares_G = sum_by_group(values_N, grouping), sum_by_group(values_N**2, grouping)
-    low_G, high_G = mean_interval(total_G, squares_G, n_G)
-    return centre + divide(total_G, n_G), Interval(centre + low_G, centre + high_G)
+    low_G, high_G = (np.asarray(limit_G) for limit_G in mean_interval(total_G, squares_G, n_G))
+    has_ci_G = high_G > low_G
+    ci = Interval(*(np.where(has_ci_G, centre + limit_G, np.nan) for limit_G in (low_G, high_G)))
+    few = {0: NO_IMAGES, 1: ONE_IMAGE}
+    reason = [None if has_ci else few.get(n, ONE_VALUE) for n, has_ci in zip(n_G.tolist(), has_ci_G, strict=True)]
+    return centre + divide(total_G, n_G), ci, reason
 
 
 def _add_calibration(outcomes: Outcomes, certainty: Certainty, grouping: Grouping, metrics: Rows) -> None:
