@@ -15,6 +15,7 @@ from results.statistics.intervals import drop_interval, excess_gap, mcnemar_p
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import NO_IMAGES, add_extremes, divide, join_reasons, sum_by_group
 from results.tables.outcomes import Measured, Outcomes
+from results.tables.refits import NO_REFIT, compare_refits, count_refits
 
 NO_Q = "eag_q: the correction over the whole family of tests is not computed"
 PAIRED_GAPS = {"drop_disparity_pp": "drop_pp", "eag_max_pp": "eag_pp"}  # the metric -> the column it is taken from
@@ -52,6 +53,7 @@ def compare(
             **dict(zip(("n_rr", "n_rw", "n_wr", "n_ww"), cells.T, strict=True)),
             "n_flip": sum_by_group(flipped_N, grouping).astype(np.int64),
             **{name: divide(sum_by_group(values_N, grouping), n_G) for name, values_N in means.items()},
+            **count_refits(outcomes, other, test_set, grouping),
         }
 
     key = {"trial_id": outcomes.trial_id, "runtime": outcomes.runtime, "comparison": comparison}
@@ -84,7 +86,8 @@ def add_pairs(measured: Measured, flags: Mapping[tuple[str, str], str], *, paire
         for grouping in test_set.groupings:
             columns = {name: values_PG[index] for name, values_PG in inferred[grouping.name].items()}
             columns |= pair.columns_by_grouping[grouping.name]
-            reasons = [join_reasons(pair.flag, _reason(grouping.name, n)) for n in columns["n"]]
+            no_refit = NO_REFIT if np.isnan(columns["refit_n_rw"]).all() else None
+            reasons = [join_reasons(pair.flag, _reason(grouping.name, n), no_refit) for n in columns["n"]]
             shared = {**pair.key, "grouping": grouping.name, "group": list(grouping.names)}
             paired.add(len(reasons), **shared, other_trial_id=pair.other_trial_id, **columns, reason=reasons)
             if grouping.name != "overall":
@@ -118,6 +121,7 @@ def _infer(columns: Sequence[Columns]) -> Columns:
         "eag_ci_high_pp": 100 * eag.high,
         "eag_p": eag.p,
         "mcnemar_p": np.where(n_PG > 0, mcnemar_p(rw_PG, wr_PG), np.nan),
+        **compare_refits(columns),
     }
 
 

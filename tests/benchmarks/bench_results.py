@@ -53,6 +53,7 @@ def write_trial(store: Store, planned: dict[str, Any], labels_N: np.ndarray, rng
         "sample_id": np.arange(n_images),
         "split": pa.repeat("test", n_images),
         "predicted": (labels_N + wrong_N) % CLASSES,
+        "predicted_refit": (labels_N + wrong_N * (rng.random(n_images) < 0.9)) % CLASSES,
         "confidence": rng.random(n_images),
         "margin": rng.random(n_images),
         "logits": pa.nulls(n_images),
