@@ -16,6 +16,7 @@ from results.devices import find_mixed_pairs
 from results.rows import Rows, join, table_of
 from results.schema import (
     DISPARITY,
+    FAMILIES,
     GROUP_METRICS,
     GROUPS,
     LAYERS,
@@ -28,15 +29,17 @@ from results.schema import (
     TRIALS,
 )
 from results.store import Store
+from results.tables.disparity import add_disparity
+from results.tables.families import find_unfinished
 from results.tables.groupings import TestSet, make_test_set
 from results.tables.groups import add_group_metrics
 from results.tables.outcomes import Measured, read_outcomes
-from results.tables.pairs import add_pairs
+from results.tables.pairs import add_pairs, compare_trials
 from results.tables.sensitivity import add_sensitivity
 from results.trial_list import count_trials, list_trials
 
 NOT_YET = (
-    *("mechanism", "correlations", "shifts", "families"),
+    *("mechanism", "correlations", "shifts"),
     *("contrasts", "contrast_disparity", "spreads", "verdicts", "choices"),
 )
 
@@ -75,24 +78,35 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
         "provenance": _provenance(
             manifest, trials, n_strangers=len(store.trial_ids() - {r["trial_id"] for r in trials})
         ),
-        **_statistics(store, ok, test_sets),
+        **_statistics(store, ok, test_sets, manifest["plan"]),
     }
     for name, table in tables.items():
         store.write_table(name, table)
     return tables
 
 
-def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet]) -> dict[str, pa.Table]:
-    metrics, paired, disparity = Rows(GROUP_METRICS), Rows(PAIRED_METRICS), Rows(DISPARITY)
+def _statistics(
+    store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet], plan: list[dict[str, Any]]
+) -> dict[str, pa.Table]:
+    metrics, paired, disparity, families = (Rows(s) for s in (GROUP_METRICS, PAIRED_METRICS, DISPARITY, FAMILIES))
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
         rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
         for row in rows:
             answers, certainty = read_outcomes(store, row["trial_id"], "torch", test_set)
-            add_group_metrics(answers, certainty, test_set, metrics=metrics, disparity=disparity)
+            add_group_metrics(answers, certainty, test_set, metrics)
             outcomes[row["trial_id"]] = answers
-        add_pairs(Measured(test_set, rows, outcomes), flags, paired=paired, disparity=disparity)
-    return {"group_metrics": metrics.table(), "paired_metrics": paired.table(), "disparity": disparity.table()}
+        measured = Measured(test_set, rows, outcomes)
+        pairs = compare_trials(measured, flags)
+        unfinished = find_unfinished(measured, plan, "torch")
+        add_pairs(pairs, test_set, paired=paired, families=families, unfinished=unfinished)
+        add_disparity(measured, pairs, disparity)
+    return {
+        "group_metrics": metrics.table(),
+        "paired_metrics": paired.table(),
+        "disparity": disparity.table(),
+        "families": families.table(),
+    }
 
 
 def _groups(test_sets: dict[str, TestSet]) -> pa.Table:
