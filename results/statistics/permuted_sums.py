@@ -10,21 +10,30 @@ values that loses 0.01 % and less).
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 import numpy as np
 
 _CELLS_IN_CACHE: Final = 100  # columns x groups, of 1000 permutations each
 _CELLS: Final = 5000  # of which ranks are counted at once: 80 MB
+_COLUMNS: Final = 64  # of any values, that are multiplied at once
 _GROWTH: Final = 0.03  # a segment holds this share of the ranks between it and the nearer end
 
 Sums: TypeAlias = tuple[slice, np.ndarray, np.ndarray]  # some columns, their sums and sums of squares: C x G x B
 
 
 def permute(codes_N: np.ndarray, n_permutations: int, seed: int) -> np.ndarray:
-    """Return the codes under random permutations, B x N."""
-    codes_BN = np.tile(codes_N.astype(np.int16), (n_permutations, 1))
-    return np.random.default_rng(seed).permuted(codes_BN, axis=1, out=codes_BN)
+    """Return the codes under random permutations, B x N, not to be written to: the last ones are kept."""
+    return _permute(codes_N.astype(np.int16).tobytes(), n_permutations, seed)
+
+
+@lru_cache(maxsize=1)
+def _permute(codes: bytes, n_permutations: int, seed: int) -> np.ndarray:
+    codes_BN = np.tile(np.frombuffer(codes, dtype=np.int16), (n_permutations, 1))
+    np.random.default_rng(seed).permuted(codes_BN, axis=1, out=codes_BN)
+    codes_BN.flags.writeable = False
+    return codes_BN
 
 
 def is_outcome(values_NC: np.ndarray) -> np.ndarray:
@@ -54,11 +63,12 @@ def sum_ranked(values_NC: np.ndarray, permuted_BN: np.ndarray, groups_G: np.ndar
     width_K = np.diff(starts_K, append=len(values_NC))
     counts_KGB = _count_by_rank(permuted_BN, np.repeat(np.arange(len(starts_K)), width_K), groups_G)
     shape, counts = counts_KGB.shape[1:], counts_KGB.reshape(len(starts_K), -1)
-    for few in _split(values_NC.shape[1], len(groups_G)):
-        ranked_NC = np.sort(values_NC[:, few].astype(np.float64), axis=0)
-        means = [np.add.reduceat(part, starts_K) / width_K[:, None] for part in (ranked_NC, ranked_NC**2)]
-        totals, squares = (part_KC.astype(np.float32).T @ counts for part_KC in means)
-        yield few, totals.reshape(-1, *shape), squares.reshape(-1, *shape)
+    for at in range(0, values_NC.shape[1], _COLUMNS):
+        ranked_CN = np.sort(values_NC[:, at : at + _COLUMNS].T.astype(np.float64), axis=1)
+        means = (np.add.reduceat(part_CN, starts_K, axis=1) / width_K for part_CN in (ranked_CN, ranked_CN**2))
+        totals, squares = ((mean_CK.astype(np.float32) @ counts).reshape(-1, *shape) for mean_CK in means)
+        for few in _split(len(ranked_CN), len(groups_G)):
+            yield slice(at + few.start, at + few.stop), totals[few], squares[few]
 
 
 def _split(n_columns: int, n_groups: int) -> Iterator[slice]:

@@ -19,6 +19,7 @@ from results.schema import MIN_RANKED
 
 N_DRAWS: Final = 999
 _SEED: Final = 20_240_613
+_SQUARED_ROUNDING: Final = 1e-12  # shares add up to 1, so that a covariance has no inverse
 _CELLS_IN_CACHE: Final = 400  # trials x groups x rates, of N_DRAWS each
 
 
@@ -121,13 +122,12 @@ def _measure(rates: _Rates, first_image_G: np.ndarray, *, n_kinds: int) -> RateG
 
 
 def _take_root(share_TYR: np.ndarray, unit_GYR: np.ndarray) -> np.ndarray:
-    """Return the symmetric root of every group's covariance: diag(sum u^2 q) - sum (u q)(u q)', sums over strata."""
+    """Return a root of every group's covariance: diag(sum u^2 q) - sum (u q)(u q)', sums over strata."""
     uq_TGYR = unit_GYR * share_TYR[:, None]
     covariance_TGRR = -(np.swapaxes(uq_TGYR, -1, -2) @ uq_TGYR)
     diagonal = np.arange(share_TYR.shape[-1])
-    covariance_TGRR[..., diagonal, diagonal] += (unit_GYR * uq_TGYR).sum(axis=2)
-    values, vectors = np.linalg.eigh(covariance_TGRR)
-    return (vectors * np.sqrt(np.maximum(values, 0))[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+    covariance_TGRR[..., diagonal, diagonal] += (unit_GYR * uq_TGYR).sum(axis=2) + _SQUARED_ROUNDING
+    return np.swapaxes(np.linalg.cholesky(covariance_TGRR), -1, -2)
 
 
 def _spread(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
