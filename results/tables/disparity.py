@@ -23,7 +23,7 @@ from results.tables.pairs import Pair
 OWN: Final = ("acc_gap_maxmin_pp", "acc_worst", "acc_mean_worst_pp", "acc_std_pp", "acc_minmax_ratio")
 PARITY: Final = ("dp_difference", "dp_difference_mean", "eo_difference", "eo_difference_mean")
 PAIRED: Final = ("drop_disparity_pp", "drop_std_pp", "eag_max_pp", "gap_change_pp", "phi_loss_nats")
-ONE_CLASS: Final = "not defined: the images of a group are of one class, and its recall is its accuracy"
+ONE_CLASS: Final = "not defined: the images of a group are of one class, whose recall is accuracy"
 NO_ODDS: Final = f"no class of which two groups have {MIN_RANKED} test images, and as many of the other classes"
 TOO_FEW: Final = f"fewer than two groups with {MIN_RANKED} test images"
 SEE_GAP: Final = "no noise floor: for that see acc_gap_maxmin_pp"
