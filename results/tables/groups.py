@@ -1,4 +1,4 @@
-"""How each group fares in one trial: accuracy, means and calibration with intervals, and the gap between groups.
+"""How each group fares in one trial: accuracy, means and calibration with intervals.
 
 Legend: N test images, G groups. What is said of each class is `classes.py`.
 """
@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 
 from results.rows import Rows
-from results.schema import MIN_RANKED
 from results.statistics.intervals import Interval, mean_interval, wilson_interval
 from results.tables.groupings import Grouping, TestSet
 from results.tables.outcomes import Certainty, Outcomes
@@ -21,19 +20,14 @@ N_BINS: Final = 15
 MIN_CALIBRATED: Final = 100  # test images: noise alone makes the ECE of fewer look bad
 FEW_TO_CALIBRATE = f"fewer than {MIN_CALIBRATED} test images: noise would make most of their calibration error"
 NO_ECE_INTERVAL = "no interval: noise biases a calibration error upward, the more the smaller the group"
-NO_FLOOR = "noise floor not computed: a value of this size may be chance"
 
 
-def add_group_metrics(
-    outcomes: Outcomes, certainty: Certainty, test_set: TestSet, *, metrics: Rows, disparity: Rows
-) -> None:
-    """Add the rows of one trial to `group_metrics`, and its gaps to `disparity`."""
+def add_group_metrics(outcomes: Outcomes, certainty: Certainty, test_set: TestSet, metrics: Rows) -> None:
+    """Add the rows of one trial to `group_metrics`."""
     for grouping in test_set.groupings:
         _add_accuracy(outcomes, grouping, metrics)
         _add_means(outcomes, certainty, grouping, metrics)
         _add_calibration(outcomes, certainty, grouping, metrics)
-        if grouping.name != "overall":
-            _add_gap(outcomes, grouping, disparity)
 
 
 def divide(k: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -141,36 +135,6 @@ def add_metric(
         ci_method=ci_method,
         reason=reason,
     )
-
-
-def _add_gap(outcomes: Outcomes, grouping: Grouping, disparity: Rows) -> None:
-    accuracy_G = divide(sum_by_group(outcomes.right_N, grouping), grouping.sizes("test"))
-    values = {"acc_gap_maxmin_pp": 100 * accuracy_G, "acc_worst": accuracy_G}
-    add_extremes(disparity, grouping, values, trial_id=outcomes.trial_id, runtime=outcomes.runtime)
-
-
-def add_extremes(
-    disparity: Rows, grouping: Grouping, metrics: dict[str, np.ndarray], *, flag: str | None = None, **key: str
-) -> None:
-    """Add one row for each metric, from its value in each group. `key`: the trial, the runtime and the comparison.
-    `flag` is one more reason to take the values with care.
-
-    Names that end in maxmin_pp or disparity_pp are the largest minus the smallest value, acc_worst is the smallest,
-    eag_max_pp the largest. For accuracies the worst group has the smallest value, for drops and EAG the largest.
-    """
-    ranked = np.flatnonzero(grouping.sizes("test") >= MIN_RANKED)
-    for metric, value_G in metrics.items():
-        shared = {**key, "grouping": grouping.name, "metric": metric}
-        if len(ranked) < 2:
-            few = f"fewer than two groups with {MIN_RANKED} test images"
-            disparity.add(1, **shared, reason=join_reasons(flag, few))
-            continue
-        low, high = ranked[value_G[ranked].argmin()], ranked[value_G[ranked].argmax()]
-        worst, best = (low, high) if metric.startswith("acc_") else (high, low)
-        spread = metric.endswith(("maxmin_pp", "disparity_pp"))
-        value = value_G[high] - value_G[low] if spread else value_G[worst]
-        names = {"worst_group": grouping.names[worst], "best_group": grouping.names[best]}
-        disparity.add(1, **shared, value=float(value), **names, reason=join_reasons(flag, NO_FLOOR))
 
 
 def join_reasons(*reasons: str | None) -> str:

@@ -4,21 +4,21 @@ Legend: P pairs, G groups, N images. Intervals and tests are computed for all pa
 found by bisection, whose cost is in the steps and not in the number of pairs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
 
 from results.rows import Rows
 from results.schema import COMPARISONS
-from results.statistics.intervals import drop_interval, excess_gap, mcnemar_p
+from results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval
+from results.tables.families import Question, add_families, ask, correct, explain_untested
 from results.tables.groupings import Grouping, TestSet
-from results.tables.groups import NO_IMAGES, add_extremes, divide, join_reasons, sum_by_group
+from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
 from results.tables.outcomes import Measured, Outcomes
 from results.tables.refits import NO_REFIT, compare_refits, count_refits
 
-NO_Q = "eag_q: the correction over the whole family of tests is not computed"
-PAIRED_GAPS = {"drop_disparity_pp": "drop_pp", "eag_max_pp": "eag_pp"}  # the metric -> the column it is taken from
+NO_REST = "eag: a single group has no rest to be compared with"
 
 Columns = Mapping[str, np.ndarray]
 
@@ -26,91 +26,89 @@ Columns = Mapping[str, np.ndarray]
 class Pair(NamedTuple):
     """A trial against another: the key of its rows, and for each grouping the columns that are counts and means.
 
-    `flag` is a reason to take all of its numbers with care.
+    Without a result of the other side there are no columns, and `flag` says so. Otherwise it is a reason to take all
+    numbers of the pair with care. A control asks no question.
     """
 
     key: dict[str, str]
     other_trial_id: str
+    question: Question | None
     columns_by_grouping: dict[str, Columns]
     flag: str | None = None
 
 
-def compare(
-    outcomes: Outcomes, other: Outcomes, test_set: TestSet, *, comparison: str, flag: str | None = None
-) -> Pair:
+def compare_trials(measured: Measured, flags: Mapping[tuple[str, str], str]) -> list[Pair]:
+    """Compare every trial of a data set with its other sides. `flags` are by trial and comparison."""
+    pairs = []
+    for row in measured.trials:
+        outcomes = measured.outcomes[row["trial_id"]]
+        for comparison, column in COMPARISONS.items():
+            if other_id := row[column]:
+                key = {"trial_id": row["trial_id"], "runtime": outcomes.runtime, "comparison": comparison}
+                counts, flag = {}, f"the {comparison} trial {other_id} failed or has not run"
+                if other := measured.outcomes.get(other_id):
+                    counts = compare(outcomes, other, measured.test_set, comparison=comparison)
+                    flag = flags.get((row["trial_id"], comparison))
+                pairs.append(Pair(key, other_id, ask(row, outcomes.runtime, comparison), counts, flag))
+    return pairs
+
+
+def compare(outcomes: Outcomes, other: Outcomes, test_set: TestSet, *, comparison: str) -> dict[str, Columns]:
     """Count what one trial changed in every group of every grouping. `other` is the other side."""
     cell_N = 2 * ~other.right_N + ~outcomes.right_N  # 0 rr, 1 rw, 2 wr, 3 ww: the other side's letter first
     flipped_N = outcomes.predicted_N != other.predicted_N
-    means = {"excess_loss_nats": outcomes.loss_N.astype(np.float64) - other.loss_N}
-    if comparison == "reference":
-        means["kl_nats"] = outcomes.kl_N.astype(np.float64)
+    kl_N = outcomes.kl_N if comparison == "reference" else np.full_like(outcomes.kl_N, np.nan)
+    excess_N = outcomes.loss_N.astype(np.float64) - other.loss_N
 
     def count(grouping: Grouping) -> Columns:
         cells = np.bincount(grouping.test_N * 4 + cell_N, minlength=4 * len(grouping.names)).reshape(-1, 4)
-        n_G = cells.sum(axis=1)
+        n_G, total_G = cells.sum(axis=1), sum_by_group(excess_N, grouping)
+        ci = mean_interval(total_G, sum_by_group(excess_N**2, grouping), n_G)
         return {
             "n": n_G,
             **dict(zip(("n_rr", "n_rw", "n_wr", "n_ww"), cells.T, strict=True)),
             "n_flip": sum_by_group(flipped_N, grouping).astype(np.int64),
-            **{name: divide(sum_by_group(values_N, grouping), n_G) for name, values_N in means.items()},
+            "excess_loss_nats": divide(total_G, n_G),
+            "excess_loss_ci_low_nats": ci.low,
+            "excess_loss_ci_high_nats": ci.high,
+            "kl_nats": divide(sum_by_group(kl_N, grouping), n_G),
             **count_refits(outcomes, other, test_set, grouping),
         }
 
-    key = {"trial_id": outcomes.trial_id, "runtime": outcomes.runtime, "comparison": comparison}
-    return Pair(key, other.trial_id, {grouping.name: count(grouping) for grouping in test_set.groupings}, flag)
+    return {grouping.name: count(grouping) for grouping in test_set.groupings}
 
 
-def add_pairs(measured: Measured, flags: Mapping[tuple[str, str], str], *, paired: Rows, disparity: Rows) -> None:
-    """Add the rows of all pairs of one data set to `paired_metrics` and `disparity`.
-
-    `flags`: a reason to take a pair with care, by trial and comparison.
-    """
-    test_set, pairs = measured.test_set, []
-    for row in measured.trials:
-        for comparison, column in COMPARISONS.items():
-            outcomes, other_id = measured.outcomes[row["trial_id"]], row[column]
-            if other_id in measured.outcomes:
-                flag = flags.get((row["trial_id"], comparison))
-                other = measured.outcomes[other_id]
-                pairs.append(compare(outcomes, other, test_set, comparison=comparison, flag=flag))
-            elif other_id:
-                key = {"trial_id": row["trial_id"], "runtime": outcomes.runtime, "comparison": comparison}
-                add_missing_pair(key, other_id, test_set, paired=paired, disparity=disparity)
-    if not pairs:
-        return
-    inferred = {
-        grouping.name: _infer([pair.columns_by_grouping[grouping.name] for pair in pairs])
-        for grouping in test_set.groupings
-    }
-    for index, pair in enumerate(pairs):
-        for grouping in test_set.groupings:
-            columns = {name: values_PG[index] for name, values_PG in inferred[grouping.name].items()}
-            columns |= pair.columns_by_grouping[grouping.name]
-            no_refit = NO_REFIT if np.isnan(columns["refit_n_rw"]).all() else None
-            reasons = [join_reasons(pair.flag, _reason(grouping.name, n), no_refit) for n in columns["n"]]
-            shared = {**pair.key, "grouping": grouping.name, "group": list(grouping.names)}
-            paired.add(len(reasons), **shared, other_trial_id=pair.other_trial_id, **columns, reason=reasons)
-            if grouping.name != "overall":
-                gaps = {metric: columns[column] for metric, column in PAIRED_GAPS.items()}
-                add_extremes(disparity, grouping, gaps, flag=pair.flag, **pair.key)
-
-
-def add_missing_pair(
-    key: dict[str, str], other_trial_id: str, test_set: TestSet, *, paired: Rows, disparity: Rows
+def add_pairs(
+    pairs: Sequence[Pair], test_set: TestSet, *, paired: Rows, families: Rows, unfinished: Set[Question]
 ) -> None:
-    """Add the rows of a comparison with a trial that has no result: null, with the reason."""
-    reason = f"the {key['comparison']} trial {other_trial_id} failed or has not run"
-    for grouping in test_set.groupings:
-        shared = {**key, "grouping": grouping.name, "reason": reason}
-        n_G = grouping.sizes("test")
-        paired.add(len(n_G), **shared, group=list(grouping.names), other_trial_id=other_trial_id, n=n_G)
+    """Add the rows of all pairs of one data set to `paired_metrics`, and its families. `unfinished` are provisional."""
+    compared = [pair for pair in pairs if pair.columns_by_grouping]
+    columns_by_grouping: dict[str, Columns] = {}
+    for grouping in test_set.groupings if compared else ():
+        columns = _infer([pair.columns_by_grouping[grouping.name] for pair in compared])
         if grouping.name != "overall":
-            disparity.add(len(PAIRED_GAPS), **shared, metric=list(PAIRED_GAPS))
+            columns |= _correct(compared, columns, grouping, test_set.dataset_id)
+            tested_PG = ~np.isnan(columns["eag_q"])
+            key = {"dataset_id": test_set.dataset_id, "grouping": grouping.name}
+            add_families(families, [p.question for p in compared], tested_PG, unfinished=unfinished, **key)
+        columns_by_grouping[grouping.name] = columns
+    at = iter(range(len(compared)))
+    for pair in pairs:
+        index = next(at) if pair.columns_by_grouping else None
+        for grouping in test_set.groupings:
+            shared = {**pair.key, "grouping": grouping.name, "group": list(grouping.names)}
+            shared |= {"other_trial_id": pair.other_trial_id, "n": grouping.sizes("test"), "reason": pair.flag}
+            if index is not None:
+                shared |= pair.columns_by_grouping[grouping.name]
+                shared |= {name: values_PG[index] for name, values_PG in columns_by_grouping[grouping.name].items()}
+                no_refit = NO_REFIT if np.isnan(shared["refit_n_rw"]).all() else None
+                shared["reason"] = [join_reasons(pair.flag, reason, no_refit) or None for reason in shared["reason"]]
+            paired.add(len(grouping.names), **shared)
 
 
-def _infer(columns: Sequence[Columns]) -> Columns:
+def _infer(counts: Sequence[Columns]) -> dict[str, np.ndarray]:
     """Drop and EAG with their intervals and tests, each P x G, from the counts of every pair in one grouping."""
-    n_PG, rw_PG, wr_PG = (np.stack([column[name] for column in columns]) for name in ("n", "n_rw", "n_wr"))
+    n_PG, rw_PG, wr_PG = (np.stack([columns[name] for columns in counts]) for name in ("n", "n_rw", "n_wr"))
     drop_ci, eag = drop_interval(rw_PG, wr_PG, n_PG), excess_gap(rw_PG, wr_PG, n_PG)
     return {
         "drop_pp": 100 * divide(rw_PG - wr_PG, n_PG),
@@ -121,11 +119,17 @@ def _infer(columns: Sequence[Columns]) -> Columns:
         "eag_ci_high_pp": 100 * eag.high,
         "eag_p": eag.p,
         "mcnemar_p": np.where(n_PG > 0, mcnemar_p(rw_PG, wr_PG), np.nan),
-        **compare_refits(columns),
+        **compare_refits(counts),
+        "reason": np.full(n_PG.shape, NO_REST, dtype=object),
     }
 
 
-def _reason(grouping: str, n: int) -> str:
-    if n == 0:
-        return NO_IMAGES
-    return "eag: a single group has no rest to be compared with" if grouping == "overall" else NO_Q
+def _correct(pairs: Sequence[Pair], columns: Columns, grouping: Grouping, dataset_id: str) -> Columns:
+    """The columns of the families, P x G, and the reason why a group is in none."""
+    questions = [pair.question for pair in pairs]
+    overall = [pair.columns_by_grouping["overall"] for pair in pairs]
+    n_discordant_P = np.array([int(counts["n_rw"][0] + counts["n_wr"][0]) for counts in overall])
+    reason_PG = explain_untested(questions, grouping, n_discordant_P)
+    p_PG = np.where(reason_PG == "", columns["eag_p"], np.nan)
+    reason_PG[:, grouping.sizes("test") == 0] = NO_IMAGES
+    return {**correct(p_PG, questions, dataset_id, grouping.name), "reason": reason_PG}

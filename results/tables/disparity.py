@@ -1,0 +1,161 @@
+"""How unevenly groups fare: one number for each trial or pair, grouping and metric, with what chance alone would show.
+
+Legend: T trials or pairs of a block, N images, G ranked groups, Y true and K predicted classes.
+
+`corrected` is what noise does not explain: for a largest minus smallest the value less `null_mean`, for a standard
+deviation the root of the variance between groups less the mean of their squared standard errors; both at least 0.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar
+
+import numpy as np
+
+from results.rows import Rows
+from results.schema import MIN_RANKED
+from results.statistics.permutation import Evenness, measure_evenness
+from results.statistics.rates import measure_odds, measure_parity
+from results.tables.groupings import Grouping, TestSet
+from results.tables.measures import Measure, Ranked, add_measures
+from results.tables.outcomes import Measured, Outcomes
+from results.tables.pairs import Pair
+
+OWN: Final = ("acc_gap_maxmin_pp", "acc_worst", "acc_mean_worst_pp", "acc_std_pp", "acc_minmax_ratio")
+PARITY: Final = ("dp_difference", "dp_difference_mean", "eo_difference", "eo_difference_mean")
+PAIRED: Final = ("drop_disparity_pp", "drop_std_pp", "eag_max_pp", "gap_change_pp", "phi_loss_nats")
+ONE_CLASS: Final = "not defined: the images of a group are of one class, whose recall is accuracy"
+NO_ODDS: Final = f"no class of which two groups have {MIN_RANKED} test images, and as many of the other classes"
+TOO_FEW: Final = f"fewer than two groups with {MIN_RANKED} test images"
+SEE_GAP: Final = "no noise floor: for that see acc_gap_maxmin_pp"
+SEE_DROPS: Final = "no noise floor: for that see drop_disparity_pp"
+SEE_EAG: Final = "no noise floor: each group has its own test in paired_metrics"
+_Thing = TypeVar("_Thing")
+_BLOCK: Final = 1000  # trials or pairs whose images are compared at once
+
+
+def add_disparity(measured: Measured, pairs: Sequence[Pair], disparity: Rows) -> None:
+    """Add the rows of one data set, a grouping after the other: of trials, of pairs, of missing pairs."""
+    compared = [pair for pair in pairs if pair.columns_by_grouping]
+    missing = [pair for pair in pairs if not pair.columns_by_grouping]
+    for grouping in measured.test_set.groupings:
+        if grouping.name == "overall":
+            continue
+        ranked = Ranked.of(grouping)
+        can_tell = ranked.n_groups >= 2
+        for trials in _cut(list(measured.outcomes.values())):
+            measures = _explain((*OWN, *PARITY), TOO_FEW)
+            if can_tell:
+                measures = [*_measure_accuracy(trials, ranked), *_measure_rates(trials, measured.test_set, ranked)]
+            keys_T = {name: [getattr(outcomes, name) for outcomes in trials] for name in ("trial_id", "runtime")}
+            add_measures(disparity, measures, ranked, keys_T=keys_T, grouping=grouping.name)
+        for some in _cut(compared):
+            measures = _measure_drops(some, measured, grouping, ranked) if can_tell else _explain(PAIRED, TOO_FEW)
+            _add_pairs(disparity, measures, ranked, pairs=some, grouping=grouping.name)
+        if missing:
+            _add_pairs(disparity, _explain(PAIRED), ranked, pairs=missing, grouping=grouping.name)
+
+
+def _add_pairs(
+    disparity: Rows, measures: list[Measure], ranked: Ranked, *, pairs: Sequence[Pair], grouping: str
+) -> None:
+    keys_T = {name: [pair.key[name] for pair in pairs] for name in ("trial_id", "runtime", "comparison")}
+    flags_T = [pair.flag for pair in pairs]
+    add_measures(disparity, measures, ranked, keys_T=keys_T, flags_T=flags_T, grouping=grouping)
+
+
+def _cut(things: Sequence[_Thing]) -> Iterator[Sequence[_Thing]]:
+    return (things[at : at + _BLOCK] for at in range(0, len(things), _BLOCK))
+
+
+def _explain(metrics: Sequence[str], reason: str | None = None) -> list[Measure]:
+    return [Measure(metric, reason=reason) for metric in metrics]
+
+
+def _measure_accuracy(trials: Sequence[Outcomes], ranked: Ranked) -> list[Measure]:
+    """The gap of accuracies, and what else is said of them.
+
+    Sources: mean less worst: FairQuant, arXiv 2602.23192; corrected variance: Lum, Zhang and Bower, FAccT 2022.
+    """
+    right_TN = np.stack([outcomes.right_N for outcomes in trials])
+    accuracy_TG, evenness = ranked.means(right_TN), _test(right_TN.view(np.int8), ranked)
+    worst_T, best_T = accuracy_TG.argmin(axis=1), accuracy_TG.argmax(axis=1)
+    low_T, high_T = accuracy_TG.min(axis=1), accuracy_TG.max(axis=1)
+    ends = {"worst_T": worst_T, "best_T": best_T}
+    ratio_T = np.divide(low_T, high_T, out=np.full(len(low_T), np.nan), where=high_T > 0)
+    return [
+        _measure_spread("acc_gap_maxmin_pp", 100 * accuracy_TG, evenness, scale=100, worst_is_low=True),
+        Measure("acc_worst", low_T, **ends, reason=SEE_GAP),
+        Measure("acc_mean_worst_pp", 100 * (accuracy_TG.mean(axis=1) - low_T), **ends, reason=SEE_GAP),
+        Measure("acc_std_pp", *_measure_std(accuracy_TG, evenness), **ends, reason=SEE_GAP),
+        Measure("acc_minmax_ratio", ratio_T, **ends, reason=SEE_GAP),
+    ]
+
+
+def _measure_rates(trials: Sequence[Outcomes], test_set: TestSet, ranked: Ranked) -> list[Measure]:
+    """Demographic parity and equalized odds. No group is the worst: a rate of predictions is neither good nor bad."""
+    n_classes, members = test_set.n_classes, ranked.codes_N >= 0
+    cells_N = (ranked.codes_N * n_classes + test_set.labels_N)[members] * n_classes
+    shape = (ranked.n_groups, n_classes, n_classes)
+    n_cells = ranked.n_groups * n_classes**2
+    counts = [np.bincount(cells_N + outcomes.predicted_N[members], minlength=n_cells) for outcomes in trials]
+    counts_TGYK = np.stack(counts).reshape(-1, *shape)
+    if (np.count_nonzero(counts_TGYK[0].sum(axis=2), axis=1) <= 1).all():
+        return _explain(PARITY, ONE_CLASS)
+    odds = measure_odds(counts_TGYK, ranked.first_image_G)
+    by_name = [*zip(PARITY, measure_parity(counts_TGYK, ranked.first_image_G), strict=False)]
+    by_name += [*zip(PARITY[2:], odds or (), strict=False)]
+    measures = [
+        Measure(name, gap.value, _correct(gap.value, gap.null_mean), None, None, *gap[1:]) for name, gap in by_name
+    ]
+    return [*measures, *_explain(PARITY[len(measures) :], NO_ODDS)]
+
+
+def _measure_drops(pairs: Sequence[Pair], measured: Measured, grouping: Grouping, ranked: Ranked) -> list[Measure]:
+    """How unevenly drops and losses are spread.
+
+    Sources of phi: Liu et al., ICML 2025 (PMLR 267:39106); as xi: Tran et al., NeurIPS 2022.
+    """
+    columns = {
+        name: np.stack([pair.columns_by_grouping[grouping.name][name] for pair in pairs])[:, ranked.groups_G]
+        for name in ("n_rr", "n_rw", "n_wr", "excess_loss_nats")
+    }
+    drop_TG = (columns["n_rw"] - columns["n_wr"]) / ranked.sizes_G
+    other_TG, own_TG = ((columns["n_rr"] + columns[name]) / ranked.sizes_G for name in ("n_rw", "n_wr"))
+    overall = [pair.columns_by_grouping["overall"] for pair in pairs]
+    overall_T = np.array([(counts["n_rw"] - counts["n_wr"])[0] / counts["n"][0] for counts in overall])
+    sides = [(measured.outcomes[p.key["trial_id"]], measured.outcomes[p.other_trial_id]) for p in pairs]
+    lost_TN = np.stack([other.right_N.view(np.int8) - own.right_N.view(np.int8) for own, other in sides])
+    evenness = _test(lost_TN, ranked)
+    ends = {"worst_T": drop_TG.argmax(axis=1), "best_T": drop_TG.argmin(axis=1)}
+    gap_change_T = np.ptp(own_TG, axis=1) - np.ptp(other_TG, axis=1)
+    excess_TN = np.stack([own.loss_N - other.loss_N for own, other in sides])
+    return [
+        _measure_spread("drop_disparity_pp", 100 * drop_TG, evenness, scale=100),
+        Measure("drop_std_pp", *_measure_std(drop_TG, evenness), **ends, reason=SEE_DROPS),
+        Measure("eag_max_pp", 100 * (drop_TG.max(axis=1) - overall_T), **ends, reason=SEE_EAG),
+        Measure("gap_change_pp", 100 * gap_change_T, reason=SEE_DROPS),
+        _measure_spread("phi_loss_nats", columns["excess_loss_nats"], _test(excess_TN, ranked)),
+    ]
+
+
+def _test(values_TN: np.ndarray, ranked: Ranked) -> Evenness:
+    return measure_evenness(values_TN.T, ranked.codes_N, ranked.n_groups)
+
+
+def _measure_spread(
+    metric: str, value_TG: np.ndarray, evenness: Evenness, *, scale: float = 1, worst_is_low: bool = False
+) -> Measure:
+    low_T, high_T = value_TG.argmin(axis=1), value_TG.argmax(axis=1)
+    worst_T, best_T = (low_T, high_T) if worst_is_low else (high_T, low_T)
+    value_T, null_mean_T = np.ptp(value_TG, axis=1), scale * evenness.null_mean
+    floor = (null_mean_T, scale * evenness.null_q95, evenness.p)
+    return Measure(metric, value_T, _correct(value_T, null_mean_T), worst_T, best_T, *floor)
+
+
+def _measure_std(fraction_TG: np.ndarray, evenness: Evenness) -> tuple[np.ndarray, np.ndarray]:
+    """Return the standard deviation over groups and the corrected one, in percentage points."""
+    return 100 * fraction_TG.std(axis=1, ddof=1), 100 * np.sqrt(evenness.variance)
+
+
+def _correct(value_T: np.ndarray, null_mean_T: np.ndarray) -> np.ndarray:
+    return np.maximum(value_T - null_mean_T, 0)

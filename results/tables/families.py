@@ -1,0 +1,108 @@
+"""Families of tests: what one question asks at once is corrected at once, whatever part of it is shown later.
+
+A family is data set x task x grouping x runtime x comparison: every group in every trial that is no control. `overall`
+has one group and no family. Legend: P pairs of one data set, G groups.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from results.rows import Rows
+from results.schema import COMPARISONS, MIN_RANKED
+from results.statistics.multiplicity import benjamini_hochberg, holm
+from results.tables.groupings import Grouping
+from results.tables.outcomes import Measured
+
+MIN_DISCORDANT: Final = 6  # 5 images, all of them lost, have an exact p of 2 / 2^5 = .06
+CONTROL: Final = "eag_q: a control is no part of the family"
+TOO_SMALL: Final = f"eag_q: fewer than {MIN_RANKED} test images, so no part of the family"
+TOO_FEW: Final = f"eag_q: fewer than {MIN_DISCORDANT} images lost or won in all groups, so no part of the family"
+
+Columns = Mapping[str, np.ndarray]
+
+
+class Question(NamedTuple):
+    """What a pair asks: a family, but for the data set and the grouping."""
+
+    task: str
+    runtime: str
+    comparison: str
+
+    def family_id(self, dataset_id: str, grouping: str) -> str:
+        """Return an id that is the same for the same question in every store."""
+        return "/".join((dataset_id, self.task, grouping, self.runtime, self.comparison))
+
+
+def ask(trial: Mapping[str, Any], runtime: str, comparison: str) -> Question | None:
+    """Return what a trial asks, from its row or its plan; a control asks nothing."""
+    return None if trial["method"] == "fp32_ft" else Question(trial.get("task") or "-", runtime, comparison)
+
+
+def find_unfinished(measured: Measured, plan: Iterable[Mapping[str, Any]], runtime: str) -> set[Question]:
+    """Return the questions of which the plan has a trial, or another side, without a result."""
+    return {
+        question
+        for planned in plan
+        for comparison, column in COMPARISONS.items()
+        if planned["dataset_id"] == measured.test_set.dataset_id and planned.get(column)
+        if not {planned["trial_id"], planned[column]} <= measured.outcomes.keys()
+        if (question := ask(planned, runtime, comparison))
+    }
+
+
+def explain_untested(
+    questions: Sequence[Question | None], grouping: Grouping, n_discordant_P: np.ndarray
+) -> np.ndarray:
+    """Return why a group of a pair is in no family, "" where it is: P x G."""
+    reason_PG = np.full((len(questions), len(grouping.names)), "", dtype=object)
+    reason_PG[:, grouping.sizes("test") < MIN_RANKED] = TOO_SMALL
+    reason_PG[n_discordant_P < MIN_DISCORDANT] = TOO_FEW
+    reason_PG[[question is None for question in questions]] = CONTROL
+    return reason_PG
+
+
+def correct(p_PG: np.ndarray, questions: Sequence[Question | None], dataset_id: str, grouping: str) -> Columns:
+    """Return columns of `paired_metrics`, P x G, from p values that are nan where nothing was tested."""
+    columns: dict[str, np.ndarray] = {name: np.full(p_PG.shape, np.nan) for name in ("eag_q", "eag_p_holm")}
+    columns |= {name: np.full(p_PG.shape, None, dtype=object) for name in ("family_id", "family_size")}
+    for question, members in _gather(questions).items():
+        columns["eag_q"][members] = benjamini_hochberg(p_PG[members])
+        columns["eag_p_holm"][members] = holm(p_PG[members])
+        of_family_PG = np.zeros(p_PG.shape, dtype=bool)
+        of_family_PG[members] = ~np.isnan(p_PG[members])
+        columns["family_id"][of_family_PG] = question.family_id(dataset_id, grouping)
+        columns["family_size"][of_family_PG] = np.count_nonzero(of_family_PG)
+    return columns
+
+
+def add_families(
+    families: Rows,
+    questions: Sequence[Question | None],
+    tested_PG: np.ndarray,
+    *,
+    unfinished: Set[Question],
+    **key: str,
+) -> None:
+    """Add the families of a data set and a grouping, which are the `key`."""
+    for question, members in _gather(questions).items():
+        n_tests = int(tested_PG[members].sum())
+        families.add(
+            1,
+            **key,
+            **question._asdict(),
+            family_id=question.family_id(**key),
+            n_tests=n_tests,
+            n_left_out=tested_PG[members].size - n_tests,
+            provisional=question in unfinished,
+        )
+
+
+def _gather(questions: Sequence[Question | None]) -> dict[Question, list[int]]:
+    """Return which pairs ask the same."""
+    members: dict[Question, list[int]] = {}
+    for index, question in enumerate(questions):
+        if question is not None:
+            members.setdefault(question, []).append(index)
+    return members
