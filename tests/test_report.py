@@ -314,7 +314,7 @@ def test_head_counts_trials_and_names_the_smallest_groups(page: Page) -> None:
     counts = {div.find("dt")[0].text: div.find("dd")[0].text for div in page.root.find("dl", "counts")[0].find("div")}
     assert counts == {"trials planned": "120", "finished": "119", "failed": "1", "missing": "0"}
     assert "6 groups by ethnicity, the smallest Few with 36" in page.root.find("ul", "data")[0].text
-    assert "No noise floor is computed yet" in page.root.find("aside")[0].text
+    assert "the table disparity says how large one is by chance alone" in page.root.find("aside")[0].text
 
 
 # Names and safety

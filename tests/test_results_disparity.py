@@ -108,11 +108,9 @@ def test_neither_names_of_groups_nor_the_order_of_images_change_a_number(seed: i
     columns = ["trial_id", "grouping", "group"]
     before, after = (t["paired_metrics"].sort_values(columns).reset_index(drop=True) for t in (found, renamed))
     pd.testing.assert_frame_equal(before, after, rtol=1e-9)
-    shuffled = faces.tables(order=rng.permutation(len(faces.codes)))["disparity"]
-    values = ["trial_id", "metric", "value", "n_groups", "reason"]
-    pd.testing.assert_frame_equal(found["disparity"][values], shuffled[values], rtol=1e-6)
-    far = np.abs(found["disparity"]["perm_p"] - shuffled["perm_p"]).max()
-    assert far < 0.06  # a sample_id tells which permutation an image gets: other ids, other permutations
+    shuffled = faces.tables(order=rng.permutation(len(faces.codes)))
+    pd.testing.assert_frame_equal(found["disparity"], shuffled["disparity"], rtol=1e-4)
+    pd.testing.assert_frame_equal(found["paired_metrics"], shuffled["paired_metrics"], rtol=1e-9)
 
 
 def test_null_data_of_unequal_groups_raise_the_false_alarms_promised() -> None:

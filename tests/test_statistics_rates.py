@@ -24,8 +24,7 @@ class Drawn:
 
     def measure(self, how: Callable[..., RateGaps | None], groups: np.ndarray | None = None) -> Any:
         groups = self.groups if groups is None else groups
-        first = np.array([(groups == group).argmax() for group in range(4)])
-        return how(count(self.labels, self.predicted, groups, self.n_classes)[None], first)
+        return how(count(self.labels, self.predicted, groups, self.n_classes)[None])
 
 
 def count(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, n_classes: int) -> np.ndarray:
@@ -58,38 +57,35 @@ def test_more_classes_are_one_against_the_rest(ours: Callable[..., Any], theirs:
 @pytest.mark.parametrize("how", [measure_parity, measure_odds])
 def test_the_floor_is_that_of_true_permutations(how: Callable[..., Any], n_classes: int) -> None:
     drawn = Drawn(n_classes, seed=2, n=6000)
-    rng, found = np.random.default_rng(3), drawn.measure(how)
-    permuted = []
-    for _ in range(400):
+    rng, counts = np.random.default_rng(3), []
+    strata = [drawn.labels >= 0] if how is measure_parity else [drawn.labels == k for k in range(n_classes)]
+    for _ in range(1000):
         groups = drawn.groups.copy()
-        for members in [drawn.labels >= 0] if how is measure_parity else [drawn.labels == k for k in range(n_classes)]:
+        for members in strata:
             groups[members] = rng.permutation(groups[members])
-        permuted.append([gap.value[0] for gap in drawn.measure(how, groups)])
-    for gap, values in zip(found, np.array(permuted).T, strict=True):
-        assert gap.null_mean[0] == pytest.approx(values.mean(), rel=0.05)
-        assert gap.null_q95[0] == pytest.approx(np.quantile(values, 0.95), rel=0.06)
+        counts.append(count(drawn.labels, drawn.predicted, groups, n_classes))
+    found, permuted = drawn.measure(how), [gap.value for gap in how(np.stack(counts))]
+    for gap, values in zip(found, permuted, strict=True):
+        assert gap.null_mean[0] == pytest.approx(values.mean(), rel=0.03)
+        assert gap.null_q95[0] == pytest.approx(np.quantile(values, 0.95), rel=0.08)  # two quantiles of 1000
         assert gap.p[0] == pytest.approx((values >= gap.value[0]).mean(), abs=0.06)
 
 
 def test_false_alarms_are_few_where_predictions_know_nothing_of_the_group() -> None:
     rng, labels, groups = np.random.default_rng(4), Drawn(3).labels, Drawn(3).groups
-    counts, first = [], np.array([(groups == group).argmax() for group in range(4)])
+    counts = []
     for _ in range(500):
         predicted = np.where(rng.random(len(labels)) < 0.8, labels, rng.integers(0, 3, len(labels)))
         counts.append(count(labels, predicted, groups, 3))
-    for gap in measure_odds(np.stack(counts), first) or ():
+    for gap in measure_odds(np.stack(counts)) or ():
         assert 0.03 <= (gap.p < 0.05).mean() <= 0.07
 
 
-def test_names_of_groups_and_other_trials_change_nothing() -> None:
-    drawn, renaming = Drawn(3, seed=5), np.array([2, 0, 3, 1])
-    for how in (measure_parity, measure_odds):
-        found, renamed = drawn.measure(how), drawn.measure(how, renaming[drawn.groups])
-        assert np.allclose(np.array(found), np.array(renamed), rtol=1e-5)
+def test_other_trials_change_nothing() -> None:
+    drawn = Drawn(3, seed=5)
     counts = count(drawn.labels, drawn.predicted, drawn.groups, 3)
-    several: Any = measure_odds(np.stack([counts] * 40), np.arange(4))
-    alone: Any = measure_odds(counts[None], np.arange(4))
-    assert np.allclose(np.array(several)[:, :, 33], np.array(alone)[:, :, 0], rtol=1e-5)
+    several: Any = measure_odds(np.stack([counts] * 40))
+    assert np.allclose(np.array(several)[:, :, 33], np.array(measure_odds(counts[None]))[:, :, 0], rtol=1e-5)
 
 
 def test_rates_of_fewer_than_fifty_images_are_left_out() -> None:
@@ -104,4 +100,4 @@ def test_rates_of_fewer_than_fifty_images_are_left_out() -> None:
     )
     negatives = [(drawn.predicted[(drawn.groups == g) & (drawn.labels == 0)] == 1).mean() for g in range(4)]
     assert found.largest.value[0] == pytest.approx(max(of_others, np.ptp(negatives)))
-    assert measure_odds(np.full((1, 4, 2, 2), 20), np.arange(4)) is None
+    assert measure_odds(np.full((1, 4, 2, 2), 20)) is None

@@ -174,12 +174,14 @@ def _read_pairs(tables: Tables) -> dict[tuple[str, str, str], dict[str, Pair]]:
 
 
 def _read_disparities(tables: Tables) -> dict[tuple[str, str, str, str], float | None]:
-    """Index by comparison; a metric of one trial alone, such as the gap, has the comparison ''."""
-    columns = ("trial_id", "comparison", "grouping", "metric", "value")
-    rows = _rows(tables.get("disparity"), *columns, runtime=RUNTIME)
+    """Index by comparison; the gap, which is of one trial alone, has the comparison ''."""
+    columns = ("trial_id", "comparison", "grouping", "value")
     return {
-        (trial_id, (comparison or "") if metric == "drop_disparity_pp" else "", grouping, metric): value
-        for trial_id, comparison, grouping, metric, value in rows
+        (trial_id, comparison or "", grouping, metric): value
+        for metric in ("acc_gap_maxmin_pp", "drop_disparity_pp")
+        for trial_id, comparison, grouping, value in _rows(
+            tables.get("disparity"), *columns, runtime=RUNTIME, metric=metric
+        )
     }
 
 

@@ -41,9 +41,9 @@ def render_overview(facts: Facts, sections: Sequence[Section]) -> str:
 <h1>{escape(facts.provenance.get("sweep") or "Sweep without a name")}</h1>
 <dl class="counts">{items}</dl>
 {_render_data(sections)}
-<aside class="caveat"><p><strong>Read with care.</strong> No noise floor is computed yet: a difference between the best
-and the worst group of the size shown here may be chance. Intervals are those of single trials (95 %, over test images);
-ranges are over trials (configurations and seeds).</p></aside>
+<aside class="caveat"><p><strong>Read with care.</strong> A difference between the best and the worst group of the size
+shown here may be chance: the table disparity says how large one is by chance alone. Intervals are those of single
+trials (95 %, over test images); ranges are over trials (configurations and seeds).</p></aside>
 {_render_mixed_devices(facts)}</header>"""
 
 

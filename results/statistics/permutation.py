@@ -62,14 +62,15 @@ def measure_evenness(
     counts.
     """
     values_NC, codes_N = values_NC[codes_N >= 0], codes_N[codes_N >= 0]
-    enough_G1 = (np.bincount(codes_N, minlength=n_groups) >= 2)[:, None]
-    shape = (n_groups, values_NC.shape[1])
-    takes_part_GC = np.broadcast_to(enough_G1, shape) & (True if takes_part_GC is None else takes_part_GC)
+    shape, order_G = (n_groups, values_NC.shape[1]), sort_groups(codes_N, n_groups)
+    codes_N = order_G.argsort()[codes_N]
+    takes_part_GC = np.broadcast_to(True if takes_part_GC is None else takes_part_GC, shape)[order_G]
+    takes_part_GC = takes_part_GC & (np.bincount(codes_N, minlength=n_groups) >= 2)[:, None]
     found = np.full((len(Evenness._fields), shape[1]), np.nan)
     groups_G, can_tell_C = np.flatnonzero(takes_part_GC.any(axis=1)), takes_part_GC.sum(axis=0) >= 2
     if not can_tell_C.any():
         return Evenness(*found)
-    design, permuted_BN = _design(codes_N, groups_G), permute(codes_N, N_PERMUTATIONS - 1, _SEED)
+    design, permuted_BN = _design(codes_N, groups_G), permute(np.sort(codes_N), N_PERMUTATIONS - 1, _SEED)
     outcomes_C = is_outcome(values_NC)
     for chosen_C, add_up in ((can_tell_C & outcomes_C, sum_outcomes), (can_tell_C & ~outcomes_C, sum_ranked)):
         columns = np.flatnonzero(chosen_C)
@@ -81,10 +82,16 @@ def measure_evenness(
     return Evenness(*found)
 
 
+def sort_groups(codes_N: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return the groups by falling size, equal ones by their first image: an order that names do not decide."""
+    n_G = np.bincount(codes_N[codes_N >= 0], minlength=n_groups)
+    first_G = np.array([(codes_N == group).argmax() for group in range(n_groups)])
+    return np.lexsort(np.stack([first_G, -n_G]))
+
+
 def _design(codes_N: np.ndarray, groups_G: np.ndarray) -> _Design:
-    """A group's noise is told by its first image, not by its code."""
     members_GN = (codes_N == groups_G[:, None]).astype(np.float32)
-    drawn = [np.random.default_rng([_SEED, int(m.argmax())]).standard_normal(N_PERMUTATIONS) for m in members_GN]
+    drawn = [np.random.default_rng([_SEED, group]).standard_normal(N_PERMUTATIONS) for group in groups_G]
     return _Design(members_GN, members_GN.sum(axis=1, keepdims=True), np.array(drawn, dtype=np.float32))
 
 

@@ -52,10 +52,10 @@ class _Rates(NamedTuple):
     ranks_GR: np.ndarray
 
 
-def measure_parity(counts_TGYK: np.ndarray, first_image_G: np.ndarray) -> RateGaps:
+def measure_parity(counts_TGYK: np.ndarray) -> RateGaps:
     """Return the demographic parity differences: of P(predicted = k | group).
 
-    `counts_TGYK`: images by group, true and predicted class; `first_image_G` tells a group's noise, whatever its name.
+    `counts_TGYK`: images by group, true and predicted class. Noise is drawn for groups in their order.
     Source: Agarwal et al., A reductions approach to fair classification, ICML 2018, definition 1.
     """
     counts_TGK = counts_TGYK.sum(axis=2)
@@ -68,10 +68,10 @@ def measure_parity(counts_TGYK: np.ndarray, first_image_G: np.ndarray) -> RateGa
         np.broadcast_to(_correct_for_pool(n_G.sum()) / np.sqrt(n_G)[:, None, None], (len(n_G), 1, share_TK.shape[1])),
         np.broadcast_to((n_G >= MIN_RANKED)[:, None], counts_TGK.shape[1:]),
     )
-    return _measure(rates, first_image_G, n_kinds=1)
+    return _measure(rates, n_kinds=1)
 
 
-def measure_odds(counts_TGYK: np.ndarray, first_image_G: np.ndarray) -> RateGaps | None:
+def measure_odds(counts_TGYK: np.ndarray) -> RateGaps | None:
     """Return the equalized odds differences: the larger one of true and of false positive rates.
 
     Rates of fewer than MIN_RANKED images are left out, and classes whose true positive rate fewer than two groups have.
@@ -95,7 +95,7 @@ def measure_odds(counts_TGYK: np.ndarray, first_image_G: np.ndarray) -> RateGaps
         units.append(weight_GY[:, :, None] * of_rate_YK / n_GK[:, None])
     ranks = [ranks_GK[:, kept], n_rest_GY[:, kept] >= MIN_RANKED]
     parts = (np.concatenate(found, axis=-1) for found in (rates, expected, [share_TYK] * 2, units, ranks))
-    return _measure(_Rates._make(parts), first_image_G, n_kinds=2)
+    return _measure(_Rates._make(parts), n_kinds=2)
 
 
 def _correct_for_pool(n: np.ndarray) -> np.ndarray:
@@ -103,11 +103,10 @@ def _correct_for_pool(n: np.ndarray) -> np.ndarray:
     return np.sqrt(n / np.maximum(n - 1, 1))
 
 
-def _measure(rates: _Rates, first_image_G: np.ndarray, *, n_kinds: int) -> RateGaps:
+def _measure(rates: _Rates, *, n_kinds: int) -> RateGaps:
     """`n_kinds`: how many rates each class has; the one with the largest difference counts."""
     n_groups, n_rates = rates.ranks_GR.shape
-    noise_GBR = np.stack([np.random.default_rng([_SEED, i]).standard_normal((N_DRAWS, n_rates)) for i in first_image_G])
-    noise_GBR = noise_GBR.astype(np.float32)
+    noise_GBR = np.random.default_rng(_SEED).standard_normal((n_groups, N_DRAWS, n_rates), dtype=np.float32)
     step, parts = max(1, _CELLS_IN_CACHE // (n_groups * n_rates)), []
     for at in range(0, len(rates.rate_TGR), step):
         few = slice(at, at + step)

@@ -101,8 +101,8 @@ def _measure_rates(trials: Sequence[Outcomes], test_set: TestSet, ranked: Ranked
     counts_TGYK = np.stack(counts).reshape(-1, *shape)
     if (np.count_nonzero(counts_TGYK[0].sum(axis=2), axis=1) <= 1).all():
         return _explain(PARITY, ONE_CLASS)
-    odds = measure_odds(counts_TGYK, ranked.first_image_G)
-    by_name = [*zip(PARITY, measure_parity(counts_TGYK, ranked.first_image_G), strict=False)]
+    odds = measure_odds(counts_TGYK)
+    by_name = [*zip(PARITY, measure_parity(counts_TGYK), strict=False)]
     by_name += [*zip(PARITY[2:], odds or (), strict=False)]
     measures = [
         Measure(name, gap.value, _correct(gap.value, gap.null_mean), None, None, *gap[1:]) for name, gap in by_name

@@ -10,6 +10,7 @@ import numpy as np
 
 from results.rows import Rows
 from results.schema import MIN_RANKED
+from results.statistics.permutation import sort_groups
 from results.tables.groupings import Grouping
 from results.tables.groups import join_reasons
 
@@ -17,12 +18,11 @@ from results.tables.groups import join_reasons
 class Ranked(NamedTuple):
     """The groups of a grouping with MIN_RANKED test images or more: the only ones that take part in a disparity.
 
-    They stand in the order of their first image, so that names decide no tie. The code of all other images is -1.
+    The largest stands first, so that names decide no tie. The code of all other images is -1.
     """
 
     names_G: np.ndarray
     sizes_G: np.ndarray
-    first_image_G: np.ndarray
     groups_G: np.ndarray
     codes_N: np.ndarray
 
@@ -30,12 +30,11 @@ class Ranked(NamedTuple):
     def of(cls, grouping: Grouping) -> "Ranked":
         """Return the ranked groups of a grouping."""
         sizes = grouping.sizes("test")
-        first = np.array([(grouping.test_N == group).argmax() for group in range(len(sizes))], dtype=np.int64)
-        groups_G = np.array(sorted(np.flatnonzero(sizes >= MIN_RANKED), key=lambda group: first[group]), dtype=np.int64)
-        place = np.full(len(sizes), -1)
+        order = sort_groups(grouping.test_N, len(sizes))
+        groups_G, place = order[sizes[order] >= MIN_RANKED], np.full(len(sizes), -1)
         place[groups_G] = np.arange(len(groups_G))
         names_G = np.array(grouping.names, dtype=object)[groups_G]
-        return cls(names_G, sizes[groups_G], first[groups_G], groups_G, place[grouping.test_N])
+        return cls(names_G, sizes[groups_G], groups_G, place[grouping.test_N])
 
     @property
     def n_groups(self) -> int:
