@@ -96,6 +96,8 @@ def test_a_planted_difference_is_uneven_and_none_is_not(sweep: Sweep) -> None:
     assert rows.loc[("q", "label"), "perm_p"] > 0.05
     assert rows.loc[("same", "hair"), "value"] == 0
     assert rows.loc[("same", "hair"), "perm_p"] == 1
+    assert np.isnan(rows.loc[("same", "hair"), "null_q95"])
+    assert rows.loc[("same", "hair"), "reason"].startswith("no noise floor: the metric is the same for every image; ")
 
 
 def test_a_metric_sees_the_test_images_of_one_trial(sweep: Sweep) -> None:

@@ -19,6 +19,7 @@ from results.tables.groups import add_mean, average, join_reasons
 from results.tables.outcomes import Certainty, Compared, Measured, Outcomes
 
 NO_WORST = "no worst group: whether more is better is the metric's own affair"
+NO_FLOOR = "no noise floor: the metric is the same for every image"
 TOO_FEW = f"fewer than two groups with {MIN_RANKED} test images"
 
 
@@ -113,18 +114,20 @@ def _add_spreads(disparity: Rows, metric: str, differences: Sequence[_Difference
             continue
         mean_G = average(values_N, grouping)[0][ranked_G]
         value, floor = float(np.ptp(mean_G)), next(floors)
-        corrected = max(value - floor["null_mean"], 0.0)
-        disparity.add(1, **shared, value=value, corrected=corrected, **floor, reason=join_reasons(flag, NO_WORST))
+        corrected = max(value - floor["null_mean"], 0.0) if values_N.any() else 0.0
+        reason = join_reasons(flag, None if values_N.any() else NO_FLOOR, NO_WORST)
+        disparity.add(1, **shared, value=value, corrected=corrected, **floor, reason=reason)
 
 
 def _find_floors(differences: Sequence[np.ndarray], codes_N: np.ndarray, n_groups: int) -> list[dict[str, float]]:
     """Return the columns that say what chance alone would show, of each comparison.
 
-    Differences are first divided by the largest one, since the test is in float32.
+    Differences are first divided by the largest one, since the test is in float32. Where that is 0 there is no floor:
+    nothing says how large a difference of this metric can be.
     """
     values_NP = np.stack(differences, axis=1)
     scale_P = np.abs(values_NP).max(axis=0, initial=0)
-    scale_P[scale_P == 0] = 1
-    found = measure_evenness((values_NP / scale_P).astype(np.float32), codes_N, n_groups)
+    scale_P[scale_P == 0] = np.nan
+    found = measure_evenness(np.nan_to_num(values_NP / scale_P).astype(np.float32), codes_N, n_groups)
     columns = zip(found.null_mean * scale_P, found.null_q95 * scale_P, found.p, strict=True)
     return [dict(zip(("null_mean", "null_q95", "perm_p"), map(float, column), strict=True)) for column in columns]
