@@ -23,6 +23,7 @@ from results.schema import COMPARISONS
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
+RUNTIME: Final = "torch"
 NO_SEED: Final = "no seed has a finished trial on both sides"
 ONE_SEED: Final = "a float model of another seed is needed: give the sweep two seeds at least"
 _COLUMNS: Final = (  # of the table `trials`, which have the value of a setting also where it is the default
@@ -35,7 +36,7 @@ _OF_ONE_METHOD: Final = frozenset({
     *("init", "scales", "freeze_observers_after"),  # of QAT alone
     *("epochs", "lr", "schedule", "milestones", "select", "freeze_bn_after"),  # of the recipe: equal by the control
 })  # fmt: skip
-_NUISANCE: Final = "calib_seed"  # its levels are exchangeable: see `spreads`
+CALIB_SEED: Final = "calib_seed"  # its values are exchangeable: see `spreads`
 
 
 class Match(NamedTuple):
@@ -71,6 +72,16 @@ class Contrast(NamedTuple):
         """What tells a contrast apart, readable."""
         parts = (self.kind, self.comparison, self.config_id, self.other_config_id)
         return ":".join(part for part in parts if part)
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it is a drop against the reference or the control, and no difference of two such drops."""
+        return self.comparison is not None and self.kind != "data"
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that say in every table which contrast a row is of, and over how many seeds."""
+        names = ("contrast_id", "kind", "dataset_id", "comparison", "config_id", "other_config_id")
+        return {"runtime": RUNTIME, **{name: getattr(self, name) for name in names}, "n_seeds": len(self.seeds)}
 
     def without_trials(self, reason: str) -> "Contrast":
         """This contrast with no seed, and why."""
@@ -139,20 +150,31 @@ def _make_config(config_id: str, rows: dict[int, Row]) -> Config:
     quant = {name: value for name, value in config.get("quant", {}).items() if name != "method"}
     columns = {name: row.get(name) for name in _COLUMNS}
     settings = {**quant, **{name: value for name, value in columns.items() if value is not None}}
-    role = "scratch" if row.get("init") == "scratch" else {"fp32_ft": "control"}.get(row["method"], row["method"])
+    method = str(row["method"])
+    role = "scratch" if row.get("init") == "scratch" else "control" if method == "fp32_ft" else method
     training = json.dumps([config.get("model"), config.get("train")], sort_keys=True)
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
     data = config.get("dataset", {})
     return Config(config_id, row["dataset_id"], role, rows, data, training, texts, frozenset(quant))
 
 
-def _contrast(kind: str, config: Config, other: Config, **labels: str | None) -> Contrast:
+def _contrast(kind: str, config: Config, other: Config, *, level: str, other_level: str) -> Contrast:
     """Return the contrast of two configurations over the seeds that both have."""
     seeds = tuple(seed for seed in config.rows if seed in other.rows)
     matches = tuple(Match(config.rows[seed]["trial_id"], other.rows[seed]["trial_id"]) for seed in seeds)
     reason = None if seeds else NO_SEED
-    ids = (config.dataset_id, config.config_id, other.config_id)
-    return Contrast(kind, *ids, **labels, seeds=seeds, matches=matches, flips=matches, reason=reason)
+    return Contrast(
+        kind,
+        config.dataset_id,
+        config.config_id,
+        other.config_id,
+        level=level,
+        other_level=other_level,
+        seeds=seeds,
+        matches=matches,
+        flips=matches,
+        reason=reason,
+    )
 
 
 def _against_float(configs: Sequence[Config], config_of: Mapping[str, Config]) -> Iterator[Contrast]:
@@ -183,9 +205,7 @@ def _against_float(configs: Sequence[Config], config_of: Mapping[str, Config]) -
 def _matches(config: Config, comparison: str, config_of: Mapping[str, Config]) -> dict[int, Match]:
     """The trials of a configuration with the finished trials that they are compared with, by seed."""
     others = {seed: row[COMPARISONS[comparison]] for seed, row in config.rows.items()}
-    return {
-        seed: Match(config.rows[seed]["trial_id"], other) for seed, other in others.items() if other in config_of
-    }
+    return {seed: Match(config.rows[seed]["trial_id"], other) for seed, other in others.items() if other in config_of}
 
 
 def _qat_against_ptq(configs: Sequence[Config]) -> Iterator[Contrast]:
@@ -226,7 +246,7 @@ def _between_bits(configs: Sequence[Config]) -> Iterator[Contrast]:
 def _between_settings(configs: Sequence[Config]) -> Iterator[Contrast]:
     quantized = _quantized(configs)
     names = dict.fromkeys(name for config in quantized for name in config.settings)
-    for name in names.keys() - {*_BITS, _NUISANCE}:
+    for name in [name for name in names if name not in (*_BITS, CALIB_SEED)]:
         for alike in group_by_key((config.alike(name), config) for config in quantized):
             default = next((config for config in alike if name not in config.given), alike[0])
             for config in alike:
