@@ -12,14 +12,15 @@ import numpy as np
 from results.rows import Rows
 from results.statistics.multiplicity import benjamini_hochberg
 from results.statistics.permutation import Evenness, measure_evenness
-from results.tables.contrast_estimates import SIDES, Estimate, Ground
+from results.tables.contrast_estimates import Estimate
 from results.tables.contrasts import RUNTIME, Contrast, group_by_key
 from results.tables.disparity import TOO_FEW
+from results.tables.flips import SIDES, Ground
 from results.tables.groupings import Grouping
 from results.tables.measures import Ranked
 
 CONTROL: Final = "perm_q: a control is no part of the family"
-_BLOCK: Final = 1000  # contrasts
+_BLOCK: Final = 2000  # contrasts
 
 
 def measure_contrasts(

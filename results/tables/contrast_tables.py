@@ -12,9 +12,10 @@ import numpy as np
 from results.rows import Rows
 from results.statistics.agreement import Disagreement, compare_populations
 from results.statistics.intervals import Interval
-from results.tables.contrast_estimates import MIN_SEEDS, Estimate, Ground, estimate_contrasts
+from results.tables.contrast_estimates import MIN_SEEDS, Estimate, estimate_contrasts
 from results.tables.contrast_evenness import add_evenness, measure_contrasts
 from results.tables.contrasts import Contrast, find_configs, find_contrasts
+from results.tables.flips import Ground, count_flips
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
 from results.tables.outcomes import Measured
@@ -70,12 +71,13 @@ def _add_data_set(
     test_set = measured.test_set
     disagreements = _find_disagreements(contrasts, ground, test_set.n_classes)
     configs = find_configs(measured.trials)
-    overall = estimate_contrasts(contrasts, ground, test_set.grouping("overall"))
+    flips = count_flips(contrasts, ground, test_set.groupings)
+    overall = estimate_contrasts(contrasts, ground, flips["overall"], test_set.grouping("overall"))
     judge = Judge(contrasts, measured, overall, plan)
     for grouping in test_set.groupings:
         estimates = overall
         if grouping.name != "overall":
-            estimates = estimate_contrasts(contrasts, ground, grouping)
+            estimates = estimate_contrasts(contrasts, ground, flips[grouping.name], grouping)
         evenness = measure_contrasts(contrasts, ground, grouping)
         for contrast in contrasts:
             _add(tables["contrasts"], contrast, estimates.get(contrast.contrast_id), grouping, disagreements)

@@ -118,7 +118,7 @@ def find_configs(trials: Iterable[Row]) -> list[Config]:
     """Return the configurations of finished trials in plan order. A row without a config_id belongs to none."""
     rows: dict[str, dict[int, Row]] = {}
     for row in trials:
-        if row["config_id"] is not None:
+        if row.get("config_id") is not None:
             rows.setdefault(row["config_id"], {})[row["seed"]] = row
     return [_make_config(config_id, by_seed) for config_id, by_seed in rows.items()]
 
