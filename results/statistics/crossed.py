@@ -29,6 +29,11 @@ class Counts(NamedTuple):
     wr: np.ndarray
     n: np.ndarray
 
+    @property
+    def drop(self) -> np.ndarray:
+        """The accuracy of the other side minus that of the trial; nan for an empty group."""
+        return (self.rw - self.wr) / np.where(self.n > 0, self.n, np.nan)
+
 
 def resample_drops(means_BGT: np.ndarray, plus_KS: np.ndarray, minus_KS: np.ndarray) -> np.ndarray:
     """Return the drops under every resample, B x G x K: mean of the columns `plus` less that of `minus`."""
@@ -78,4 +83,4 @@ def interval_of_counts(counts: Counts, subtracted: Counts | None = None, *, conf
     if subtracted is None:
         return interval
     other = drop_interval(*subtracted, confidence=confidence)
-    return subtract(interval, (counts.rw - counts.wr) / counts.n, other, (subtracted.rw - subtracted.wr) / subtracted.n)
+    return subtract(interval, counts.drop, other, subtracted.drop)

@@ -239,8 +239,9 @@ def _between_bits(configs: Sequence[Config]) -> Iterator[Contrast]:
         for alike in group_by_key((config.alike(*varied), config) for config in chosen):
             falling = sorted(alike, key=lambda config: -int(config.settings[varied[0]]))
             for more, fewer in pairwise(falling):
-                levels = {"level": fewer.settings[varied[0]], "other_level": more.settings[varied[0]]}
-                yield _contrast(kind, fewer, more, **levels)
+                levels = [config.settings[varied[0]] for config in (fewer, more)]
+                if levels[0] != levels[1]:
+                    yield _contrast(kind, fewer, more, level=levels[0], other_level=levels[1])
 
 
 def _between_settings(configs: Sequence[Config]) -> Iterator[Contrast]:
@@ -250,8 +251,8 @@ def _between_settings(configs: Sequence[Config]) -> Iterator[Contrast]:
         for alike in group_by_key((config.alike(name), config) for config in quantized):
             default = next((config for config in alike if name not in config.given), alike[0])
             for config in alike:
-                if config is not default:
-                    levels = [c.settings.get(name, "default") for c in (config, default)]
+                levels = [c.settings.get(name, "default") for c in (config, default)]
+                if levels[0] != levels[1]:
                     yield _contrast(name, config, default, level=levels[0], other_level=levels[1])
 
 

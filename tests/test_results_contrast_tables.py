@@ -1,0 +1,184 @@
+"""Tables of contrasts: planted damage is found where it was planted, and null data show no more than chance."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from contrast_study import CODES, SIZES, N, Study, make_row
+from scipy import stats
+
+from results.statistics.permutation import measure_evenness
+from results.tables.contrast_tables import OTHER_IMAGES
+from results.tables.outcomes import Measured
+
+
+def test_exactly_the_planted_damage_is_found_in_all_seeds_and_nothing_elsewhere() -> None:
+    study = Study()
+    for seed in range(3):
+        study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"b": 30}))
+    tables = study.tables()
+    rows = tables["contrasts"].query("grouping == 'group'").set_index("group")
+    assert set(rows["kind"]) == {"ptq_vs_fp32"}
+    assert rows["drop_pp"].drop("nobody").to_dict() == {"a": 0, "b": pytest.approx(20), "c": 0, "few": 0}
+    assert rows.loc["b", "seed_drops_pp"] == pytest.approx([20, 20, 20])
+    assert rows.loc["b", "seeds"].tolist() == [0, 1, 2]
+    assert rows["bad_flip_rate"]["b"] == rows["flip_rate"]["b"] == pytest.approx(0.2)
+    assert (rows["good_flip_rate"].drop("nobody") == 0).all()
+    assert rows["drop_ci_low_pp"]["b"] > 10
+    assert rows["eag_ci_low_pp"]["b"] > 0
+    for quiet in ("a", "c", "few"):
+        assert rows["drop_ci_low_pp"][quiet] < 0 < rows["drop_ci_high_pp"][quiet]
+    assert rows["reason"]["nobody"] == "no test images in this group"
+    assert rows.loc["nobody", ["drop_pp", "drop_ci_low_pp", "eag_pp", "flip_rate", "seed_drops_pp"]].isna().all()
+    (overall,) = tables["contrasts"].query("grouping == 'overall'").to_dict("records")
+    assert overall["drop_pp"] == pytest.approx(100 * 30 / N)
+    assert overall["reason"].startswith("eag: a single group")
+    (disparity,) = tables["contrast_disparity"].query("grouping == 'group'").to_dict("records")
+    assert disparity["drop_disparity_pp"] == pytest.approx(20)
+    assert (disparity["worst_group"], disparity["n_groups"]) == ("b", 3)
+    assert disparity["perm_p"] == disparity["perm_q"] == pytest.approx(0.001)
+    assert disparity["corrected_sd_pp"] == pytest.approx(100 * np.std([0, 0, 0.2], ddof=1), abs=1)
+    (verdict,) = tables["verdicts"].query("grouping == 'group'").to_dict("records")
+    assert (verdict["word"], verdict["worst_group"]) == ("uneven", "b")
+
+
+def test_flips_count_and_drops_are_those_of_independent_code() -> None:
+    study, rng = Study(), np.random.default_rng(1)
+    noisy = [np.where(rng.random(N) < 0.1, 1 - answers, answers) for answers in study.floats]
+    for seed, predicted in enumerate(noisy):
+        study.add(make_row("qat", "qat", seed), predicted)
+    rows = study.tables()["contrasts"].query("grouping == 'group' and n > 0").to_dict("records")
+    for row in rows:
+        here = list(SIZES).index(row["group"]) == CODES
+        right = [(study.floats[s] == study.labels)[here] for s in range(3)], [(a == study.labels)[here] for a in noisy]
+        drops = [100 * (before.mean() - after.mean()) for before, after in zip(*right, strict=True)]
+        assert row["seed_drops_pp"] == pytest.approx(drops)
+        assert row["drop_pp"] == pytest.approx(np.mean(drops))
+        interval = stats.ttest_1samp(drops, 0).confidence_interval()
+        assert (row["drop_t_low_pp"], row["drop_t_high_pp"]) == pytest.approx((interval.low, interval.high))
+        lost = np.mean([(b & ~a).mean() for b, a in zip(*right, strict=True)])
+        assert row["bad_flip_rate"] == pytest.approx(lost)
+        assert row["drop_ci_low_pp"] < row["drop_pp"] < row["drop_ci_high_pp"]
+
+
+def test_intervals_over_seeds_need_three_and_exemplars_five() -> None:
+    for n_seeds in (1, 2, 3, 5):
+        study = Study(n_seeds)
+        for seed in range(n_seeds):
+            study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"a": 5 + seed}))
+        (row,) = study.tables()["contrasts"].query("group == 'a'").to_dict("records")
+        assert np.isnan(row["drop_t_low_pp"]) == (n_seeds < 3)
+        assert ("drop_t: fewer than 3 seeds" in str(row["reason"])) == (n_seeds < 3)
+        assert np.isnan(row["cie_share"]) == np.isnan(row["taxicab"]) == (n_seeds < 5)
+        assert ("cie_share, taxicab: fewer than 5 seeds" in str(row["reason"])) == (n_seeds < 5)
+        assert row["drop_ci_low_pp"] < row["drop_pp"] < row["drop_ci_high_pp"]
+        assert row["ci_method"].startswith("widest of bootstrap" if n_seeds == 1 else "widest of crossed bootstrap")
+
+
+def test_the_order_of_images_and_the_names_of_groups_change_nothing() -> None:
+    study = Study()
+    for seed in range(3):
+        study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"a": 9, "c": 2 * seed}))
+    renamed = Study(names="zyxwv")
+    renamed.rows, renamed.outcomes = study.rows, study.outcomes
+    first, second = (one.tables() for one in (study, renamed))
+    numbers = [one["contrasts"].select_dtypes("number") for one in (first, second)]
+    assert numbers[0].equals(numbers[1])
+    numbers = [one["contrast_disparity"].select_dtypes("number") for one in (first, second)]
+    assert numbers[0].equals(numbers[1])
+
+
+def test_imbalance_is_a_difference_of_two_drops_on_the_same_images() -> None:
+    balanced, imbalanced = Study(), Study(accuracy=0.85)
+    imbalanced.rows = []
+    for seed in range(3):
+        balanced.add(make_row("ptq", "ptq", seed, dataset={"name": "x"}), balanced.damage(seed, {"a": 3, "b": 3}))
+        damaged = imbalanced.damage(seed, {"a": 3, "b": 33})
+        shared: Any = {"dataset_id": "long", "dataset": {"name": "x", "imbalance": "longtail:10"}}
+        imbalanced.add(make_row("fp32", "fp32 long", seed, **shared, reference_trial_id=None), imbalanced.floats[seed])
+        imbalanced.add(make_row("ptq", "ptq long", seed, **shared, reference_trial_id=f"fp32 long {seed}"), damaged)
+        del imbalanced.outcomes[f"fp32 {seed}"]
+    long = Measured(imbalanced.test_set._replace(dataset_id="long"), imbalanced.rows, imbalanced.outcomes)
+    rows = balanced.tables(long=long)["contrasts"].query("kind == 'data' and grouping == 'group'").set_index("group")
+    assert rows["drop_pp"].drop("nobody").to_dict() == {"a": 0, "b": pytest.approx(20), "c": 0, "few": 0}
+    assert set(rows["level"]) == {"longtail:10 by label"}
+    assert rows["drop_ci_low_pp"]["b"] > 5
+    assert rows["drop_ci_low_pp"]["c"] < 0 < rows["drop_ci_high_pp"]["c"]
+    assert rows["ci_method"]["a"] == "widest of crossed bootstrap, t and MOVER on Tango"
+    assert "not of a difference of drops" in rows["reason"]["a"]
+    others = long._replace(test_set=long.test_set._replace(sample_ids_N=np.arange(1, N + 1)))
+    rows = balanced.tables(long=others)["contrasts"].query("kind == 'data'")
+    assert set(rows.query("n > 0")["reason"]) == {OTHER_IMAGES}
+    assert rows["drop_pp"].isna().all()
+
+
+def test_scratch_flips_against_other_seeds_stand_beside_the_churn_of_the_float_models() -> None:
+    study, rng = Study(), np.random.default_rng(2)
+    scratch = [np.where(rng.random(N) < 0.9, study.labels, 1 - study.labels) for _ in range(3)]
+    for seed, predicted in enumerate(scratch):
+        study.add(make_row("qat", "scratch", seed, init="scratch"), predicted)
+    (row,) = study.tables()["contrasts"].query("kind == 'scratch_vs_churn' and group == 'all'").to_dict("records")
+    flips = [np.mean(scratch[s] != study.floats[t]) for s in range(3) for t in range(3) if s != t]
+    churn = [np.mean(study.floats[s] != study.floats[t]) for s, t in ((0, 1), (0, 2), (1, 2))]
+    assert (row["flip_rate"], row["churn_rate"]) == pytest.approx((np.mean(flips), np.mean(churn)))
+
+
+def test_spreads_are_standard_deviations_over_seeds_with_chi_squared_intervals() -> None:
+    study, lost = Study(), [3, 12, 6]
+    for seed, k in enumerate(lost):
+        study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"a": k}))
+    rows = study.tables()["spreads"].query("grouping == 'group'").set_index("group")
+    sd = np.std(np.array(lost) / 3, ddof=1)
+    limits = [sd * np.sqrt(2 / stats.chi2.ppf(q, 2)) for q in (0.975, 0.025)]
+    assert rows.loc["a", ["sd_pp", "sd_ci_low_pp", "sd_ci_high_pp"]].tolist() == pytest.approx([sd, *limits])
+    assert (rows["kind"]["a"], rows["n_values"]["a"], rows["mean_drop_pp"]["a"]) == (
+        "training",
+        3,
+        pytest.approx(7 / 3 * 1),
+    )
+    study = Study(2)
+    for seed in range(2):
+        study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"a": 3}))
+    rows = study.tables()["spreads"].query("group == 'a'")
+    assert rows["sd_pp"].isna().all()
+    assert set(rows["reason"]) == {"a spread needs 3 seeds"}
+
+
+def test_spreads_over_calibration_are_pooled_over_training_seeds() -> None:
+    study, lost = Study(2), {0: [3, 6, 9], 1: [6, 6, 0]}
+    for seed in lost:
+        for calib_seed, k in enumerate(lost[seed]):
+            row = make_row("ptq", f"ptq {calib_seed}", seed, **({"calib_seed": calib_seed} if calib_seed else {}))
+            study.add(row, study.damage(seed, {"a": k}))
+    rows = study.tables()["spreads"].query("kind == 'calibration' and group == 'a'").to_dict("records")
+    (row,) = rows
+    variance = np.mean([np.var(np.array(lost[seed]) / 3, ddof=1) for seed in lost])
+    assert row["sd_pp"] == pytest.approx(np.sqrt(variance))
+    assert row["sd_ci_high_pp"] == pytest.approx(np.sqrt(variance * 4 / stats.chi2.ppf(0.025, 4)))
+    assert (row["n_values"], row["config_id"]) == (3, "ptq 0")
+
+
+def test_q_is_corrected_over_one_kind_and_controls_are_left_out() -> None:
+    study, rng = Study(1), np.random.default_rng(3)
+    study.add(make_row("fp32_ft", "ft", 0), study.damage(0, {"a": 2}))
+    for index in range(6):
+        noise = np.where(rng.random(N) < 0.05, 1 - study.floats[0], study.floats[0])
+        study.add(make_row("ptq", f"ptq {index}", 0, scheme=f"scheme {index}"), noise)
+    rows = study.tables()["contrast_disparity"].query("grouping == 'group'")
+    ptq = rows[rows["kind"] == "ptq_vs_fp32"]
+    assert ptq["perm_q"].tolist() == pytest.approx(stats.false_discovery_control(ptq["perm_p"]).tolist())
+    assert set(ptq["family_size"]) == {6}
+    assert ptq["family_id"].nunique() == 1
+    (control,) = rows[rows["kind"] == "control_vs_fp32"].to_dict("records")
+    assert np.isnan(control["perm_q"])
+    assert control["reason"] == "perm_q: a control is no part of the family"
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+def test_means_over_seeds_of_null_flips_are_called_uneven_no_more_often_than_chance(n_seeds: int) -> None:
+    rng, sizes = np.random.default_rng(0), [2016, 905, 687, 795, 338]
+    codes = np.repeat(np.arange(5), sizes)
+    rates = np.array([0.01, 0.02, 0.02, 0.02, 0.08])[codes, None]
+    shape = (n_seeds, len(codes), 300)
+    values_NC = np.where(rng.random(shape) < rates, rng.choice([-1, 1], shape), 0).mean(axis=0)
+    assert 0.01 <= (measure_evenness(values_NC, codes, 5).p < 0.05).mean() <= 0.08
