@@ -33,6 +33,9 @@ def test_exactly_the_planted_damage_is_found_in_all_seeds_and_nothing_elsewhere(
     (overall,) = tables["contrasts"].query("grouping == 'overall'").to_dict("records")
     assert overall["drop_pp"] == pytest.approx(100 * 30 / N)
     assert overall["reason"].startswith("eag: a single group")
+    assert "drop_t: all seeds have the same drop" in overall["reason"]
+    assert np.isnan([overall[name] for name in ("eag_pp", "eag_ci_low_pp", "eag_ci_high_pp", "drop_t_low_pp")]).all()
+    assert set(tables["spreads"].query("group == 'a'")["reason"]) == {"no interval: all values are the same"}
     (disparity,) = tables["contrast_disparity"].query("grouping == 'group'").to_dict("records")
     assert disparity["drop_disparity_pp"] == pytest.approx(20)
     assert (disparity["worst_group"], disparity["n_groups"]) == ("b", 3)

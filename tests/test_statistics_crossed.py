@@ -94,6 +94,7 @@ def test_the_t_interval_is_scipys() -> None:
     by_seed = np.array([[0.01, 0.5], [0.03, 0.1], [0.02, 0.3], [0.0, 0.3]])
     expected = stats.ttest_1samp(by_seed, 0).confidence_interval()
     assert np.allclose(t_interval(by_seed), [expected.low, expected.high], atol=1e-12)
+    assert np.isnan(t_interval(np.full((3, 1), 0.02))).all()
 
 
 def test_a_difference_of_independent_normal_estimates_has_the_usual_interval() -> None:

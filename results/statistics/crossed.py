@@ -3,7 +3,7 @@
 Legend: K contrasts, G groups, S seeds, B resamples. All drops are fractions.
 
 A percentile interval knows too little where there are few seeds or few flips, so three are joined, each holding where
-the others are too short (`validate_statistics.py` simulates it):
+the others are too short (the tests simulate it):
 
 - percentiles of the crossed bootstrap;
 - estimate -+ t x the bootstrap's standard error, with (S - 1) / r degrees of freedom where the seeds' variance is the
@@ -60,10 +60,12 @@ def crossed_interval(drawn_B: np.ndarray, by_seed_S: np.ndarray, *, confidence: 
 def t_interval(by_seed_S: np.ndarray, *, confidence: float = 0.95) -> Interval:
     """Return the t interval of the mean over seeds, the first axis; the test images count as fixed.
 
+    nan where all seeds have one value: counts of images do that by chance, and it says nothing of other seeds.
     Source: Student, Biometrika 6 (1908) 1.
     """
     n_seeds, mean = len(by_seed_S), by_seed_S.mean(axis=0)
     half = special.stdtrit(n_seeds - 1, (1 + confidence) / 2) * by_seed_S.std(axis=0, ddof=1) / np.sqrt(n_seeds)
+    half = np.where(np.ptp(by_seed_S, axis=0) > 0, half, np.nan)
     return Interval(mean - half, mean + half)
 
 

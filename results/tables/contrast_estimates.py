@@ -84,8 +84,8 @@ def _estimate_block(
     t = t_interval(by_seed_SKG) if len(by_seed_SKG) >= MIN_SEEDS else Interval(*np.full((2, *drop_KG.shape), np.nan))
     overall = [np.nansum(values * share_G, axis=2, keepdims=True) for values in (drawn_BKG, by_seed_SKG)]
     excess_SKG = by_seed_SKG - overall[1]
-    eag_interval = widen(crossed_interval(drawn_BKG - overall[0], excess_SKG), _excess_interval(counts))
-    eag_KG = np.where(n_G < n_G.sum(), excess_SKG.mean(axis=0), np.nan)
+    excess = widen(crossed_interval(drawn_BKG - overall[0], excess_SKG), _excess_interval(counts))
+    eag_KG, *eag_limits = (np.where(n_G < n_G.sum(), part, np.nan) for part in (excess_SKG.mean(axis=0), *excess))
     flipped_KG = sum(part.rw + part.wr for part in counts)
     mde_KG = np.where(n_G > 0, minimum_detectable_drop(np.maximum(n_G, 1), (flipped_KG + 1) / (n_G + 1)), np.nan)
     return {
@@ -97,7 +97,7 @@ def _estimate_block(
             _at(narrow, k),
             _at(t, k),
             eag_KG[k],
-            _at(eag_interval, k),
+            _at(Interval(*eag_limits), k),
             mde_KG[k],
             table.rates(contrast.flips, n_G) if contrast.flips else None,
             table.rates(contrast.churn, n_G).flips if contrast.churn else None,

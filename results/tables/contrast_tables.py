@@ -25,6 +25,7 @@ from results.tables.verdicts import Judge
 CONTRAST_TABLES: Final = ("contrasts", "contrast_disparity", "spreads", "verdicts")
 MIN_POPULATION: Final = 5  # seeds: the most frequent answer of fewer is mostly chance
 FEW_SEEDS = f"drop_t: fewer than {MIN_SEEDS} seeds"
+SAME_DROPS = "drop_t: all seeds have the same drop"
 SMALL_POPULATION = f"cie_share, taxicab: fewer than {MIN_POPULATION} seeds"
 NO_REST = "eag: a single group has no rest to be compared with"
 NO_FLIPS = "flip rates, cie_share, taxicab: not of a difference of drops"
@@ -122,7 +123,7 @@ def _add(
         n=n_G,
         seeds=[list(contrast.seeds)] * len(n_G),
         **columns,
-        reason=[NO_IMAGES if n == 0 else _explain(contrast, grouping.name) for n in n_G],
+        reason=_explain(contrast, estimate, grouping),
     )
 
 
@@ -156,14 +157,18 @@ def _name_method(contrast: Contrast) -> str:
     return f"widest of {resampled} and {'MOVER on Tango' if contrast.subtracted else 'Tango'}"
 
 
-def _explain(contrast: Contrast, grouping: str) -> str | None:
-    """Return why some columns are null; the share of churn is only of `scratch_vs_churn`."""
-    if contrast.reason:
-        return contrast.reason
-    n_seeds = len(contrast.seeds)
-    reasons = (
-        NO_REST if grouping == "overall" else None,
+def _explain(contrast: Contrast, estimate: Estimate | None, grouping: Grouping) -> list[str | None]:
+    """Return for each group why some columns are null; `churn_rate` is of `scratch_vs_churn` alone."""
+    n_G, n_seeds = grouping.sizes("test"), len(contrast.seeds)
+    if estimate is None:
+        return [join_reasons(contrast.reason, None if n else NO_IMAGES) for n in n_G]
+    shared = (
+        NO_REST if grouping.name == "overall" else None,
         FEW_SEEDS if n_seeds < MIN_SEEDS else None,
         NO_FLIPS if contrast.subtracted else SMALL_POPULATION if n_seeds < MIN_POPULATION else None,
     )
-    return join_reasons(*reasons) or None
+    same_G = np.isnan(estimate.t.low) & (n_seeds >= MIN_SEEDS)
+    return [
+        (join_reasons(*shared, SAME_DROPS if same else None) or None) if n else NO_IMAGES
+        for n, same in zip(n_G, same_G, strict=True)
+    ]

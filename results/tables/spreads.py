@@ -19,6 +19,8 @@ from results.tables.groups import NO_IMAGES
 _CONFIDENCE: Final = 0.95
 FEW_VALUES = f"a spread needs {MIN_SEEDS} seeds"
 
+SAME_VALUES = "no interval: all values are the same"
+
 
 class Spread(NamedTuple):
     """A standard deviation with its interval, one per group."""
@@ -36,7 +38,8 @@ def measure_spread(values: np.ndarray) -> Spread:
     of_each = values.reshape(len(values), -1, values.shape[-1]).var(axis=-1, ddof=1)
     variance, freedom = of_each.mean(axis=-1), of_each.shape[-1] * (values.shape[-1] - 1)
     tail = (1 - _CONFIDENCE) / 2
-    low, high = (np.sqrt(variance * freedom / special.chdtri(freedom, level)) for level in (tail, 1 - tail))
+    spread = np.where(variance > 0, variance, np.nan)  # what is 0 by chance has no interval
+    low, high = (np.sqrt(spread * freedom / special.chdtri(freedom, level)) for level in (tail, 1 - tail))
     return Spread(np.sqrt(variance), low, high)
 
 
@@ -73,9 +76,10 @@ def add_calibration_spreads(
 
 
 def _add(rows: Rows, kind: str, contrast: Contrast, drops: np.ndarray, *, n_values: int, grouping: Grouping) -> None:
-    n_G, columns = grouping.sizes("test"), dict[str, Any]()
+    n_G, columns, same_G = grouping.sizes("test"), dict[str, Any](), np.zeros(len(drops), dtype=bool)
     if n_values >= MIN_SEEDS:
         spread = measure_spread(drops)
+        same_G = spread.sd == 0
         columns = {"sd_pp": 100 * spread.sd, "sd_ci_low_pp": 100 * spread.low, "sd_ci_high_pp": 100 * spread.high}
     rows.add(
         len(n_G),
@@ -88,5 +92,8 @@ def _add(rows: Rows, kind: str, contrast: Contrast, drops: np.ndarray, *, n_valu
         n_values=n_values,
         mean_drop_pp=100 * drops.reshape(len(n_G), -1).mean(axis=1),
         **columns,
-        reason=[NO_IMAGES if n == 0 else FEW_VALUES if n_values < MIN_SEEDS else None for n in n_G],
+        reason=[
+            NO_IMAGES if n == 0 else FEW_VALUES if n_values < MIN_SEEDS else SAME_VALUES if same else None
+            for n, same in zip(n_G, same_G, strict=True)
+        ],
     )

@@ -25,7 +25,7 @@ from results.tables.rules import NEAR_GUESS, Case, judge
 
 NONE_IN_PLAY = f"no group of {MIN_RANKED} test images is in play"
 ONE_IN_PLAY = "perm_p: fewer than two groups are in play"
-NO_GAP = "worst_group: a single group has no rest to be compared with"
+NO_WORST = "worst_group: no group in play drops more than all images"
 
 
 def find_best_guess(test_set: TestSet, grouping: Grouping) -> np.ndarray:
@@ -142,8 +142,8 @@ def _average_right(config: Config, measured: Measured) -> np.ndarray:
 
 
 def _find_worst(eag_G: np.ndarray, plays_G: np.ndarray, grouping: Grouping) -> str | None:
-    """Return the group in play that loses most beyond the overall drop; of equal ones the largest."""
-    groups = [group for group in Ranked.of(grouping).groups_G if plays_G[group] and not np.isnan(eag_G[group])]
+    """Return the group in play that drops most beyond the overall drop, if one does; of equal ones the largest."""
+    groups = [group for group in Ranked.of(grouping).groups_G if plays_G[group] and eag_G[group] > 0]
     return grouping.names[max(groups, key=lambda group: eag_G[group])] if groups else None
 
 
@@ -151,4 +151,4 @@ def _explain(plays_G: np.ndarray, worst: str | None) -> str | None:
     """Return why some columns are null."""
     if not plays_G.any():
         return NONE_IN_PLAY
-    return join_reasons(ONE_IN_PLAY if plays_G.sum() < 2 else None, NO_GAP if worst is None else None) or None
+    return join_reasons(ONE_IN_PLAY if plays_G.sum() < 2 else None, NO_WORST if worst is None else None) or None
