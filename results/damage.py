@@ -96,6 +96,7 @@ def _read_all(store: Store, trial_id: str) -> Iterator[DamagedError]:
         lambda: store.read_predictions(trial_id, "torch"),
         lambda: store.read_layers(trial_id),
         lambda: store.read_layer_predictions(trial_id),
+        lambda: store.read_mechanism(trial_id),
     )
     for read in readers:
         try:

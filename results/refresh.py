@@ -74,6 +74,6 @@ def _describe_source(store: Store, metrics: Sequence[str]) -> str:
         digest.update(path.read_bytes())
     for data in store.read_sources():
         digest.update(hashlib.sha256(data).digest())
-    for folder in ("trials", "predictions", "layers", "samples"):
+    for folder in ("trials", "predictions", "layers", "mechanism", "samples"):
         digest.update(json.dumps([folder, sorted(store.list_files(folder).items())]).encode())
     return digest.hexdigest()

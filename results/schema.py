@@ -55,7 +55,8 @@ SENSITIVITY = _schema(  # first letter the network without quantizers, second th
     n=_I32, n_rr=_I32, n_rw=_I32, n_wr=_I32, n_ww=_I32, n_flip=_I32, drop_pp=_F64, reason=_STR,
 )  # fmt: skip
 MECHANISM = _schema(
-    trial_id=_STR, grouping=_STR, group=_STR, statistic=_STR, value=_F64, standard_error=_F64, split=_STR, reason=_STR,
+    trial_id=_STR, grouping=_STR, group=_STR, statistic=_STR, n=_I32, value=_F64, standard_error=_F64, split=_STR,
+    reason=_STR,
 )  # fmt: skip
 GROUP_METRICS = _schema(
     trial_id=_STR, runtime=_STR, grouping=_STR, group=_STR, metric=_STR, **{"class": _STR},

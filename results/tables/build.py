@@ -31,6 +31,7 @@ from results.tables.disparity import add_disparity
 from results.tables.families import find_unfinished
 from results.tables.groupings import TestSet, make_test_set
 from results.tables.groups import add_group_metrics
+from results.tables.mechanism import build_correlations, build_mechanism
 from results.tables.outcomes import Measured, read_outcomes
 from results.tables.own import OwnValues
 from results.tables.pairs import add_pairs, compare_trials
@@ -38,10 +39,7 @@ from results.tables.sensitivity import add_sensitivity
 from results.tables.shifts import add_shifts
 from results.trial_list import count_trials, list_trials
 
-NOT_YET = (
-    *("mechanism", "correlations"),
-    *("contrasts", "contrast_disparity", "spreads", "verdicts", "choices"),
-)
+NOT_YET = (*("contrasts", "contrast_disparity", "spreads", "verdicts", "choices"),)
 
 
 def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.Table]:
@@ -86,6 +84,8 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
         ),
         **_statistics(store, ok, test_sets, own_values, manifest["plan"]),
     }
+    tables["mechanism"] = build_mechanism(store, ok, tables["group_metrics"])
+    tables["correlations"] = build_correlations(tables["trials"], tables["paired_metrics"], tables["mechanism"])
     for name, table in tables.items():
         store.write_table(name, table)
     return tables

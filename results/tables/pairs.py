@@ -12,6 +12,7 @@ import numpy as np
 from results.rows import Rows
 from results.schema import COMPARISONS
 from results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval
+from results.statistics.power import observed_minimum_detectable_excess
 from results.tables.families import Question, add_families, ask, correct, explain_untested
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
@@ -118,6 +119,7 @@ def _infer(counts: Sequence[Columns]) -> dict[str, np.ndarray]:
         "eag_ci_low_pp": 100 * eag.low,
         "eag_ci_high_pp": 100 * eag.high,
         "eag_p": eag.p,
+        "mde_pp": 100 * observed_minimum_detectable_excess(rw_PG + wr_PG, n_PG),
         "mcnemar_p": np.where(n_PG > 0, mcnemar_p(rw_PG, wr_PG), np.nan),
         **compare_refits(counts),
         "reason": np.full(n_PG.shape, NO_REST, dtype=object),
