@@ -1,6 +1,6 @@
-"""The commands: sweep, plan, status, report, data. They read the request, call the rooms, and say what happened.
+"""The commands: sweep, plan, status, report, import, data.
 
-`exit_codes.py` says how they end.
+They read the request, call the rooms, and say what happened; `exit_codes.py` says how they end.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from orchestrator.cli_data import data_app
+from orchestrator.cli_import import import_
 from orchestrator.cli_status import AsJson, StoreArgument, find_failed, say_counts, status, write_reasons
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import keep_manifest
@@ -106,6 +107,7 @@ def plan(
 
 
 app.command()(status)
+app.command(name="import")(import_)
 
 
 @app.command()

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from results.damage import Survey, find_damage, set_aside, survey
     from results.devices import describe_mixed_pairs
     from results.files import DamagedError, StoreError, WriteError
+    from results.imports import import_predictions
     from results.page.report import write_report
     from results.predictions import make_predictions
     from results.refresh import Derived, derive
@@ -34,6 +35,7 @@ __all__ = [
     "describe_mixed_pairs",
     "find_damage",
     "import_groups",
+    "import_predictions",
     "list_trials",
     "make_predictions",
     "set_aside",
@@ -62,6 +64,7 @@ _HOMES = {
     "list_trials": "trial_list",
     "describe_mixed_pairs": "devices",
     "import_groups": "custom_groups",
+    "import_predictions": "imports",
     "make_predictions": "predictions",
     "write_report": "page.report",
 }
