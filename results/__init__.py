@@ -1,4 +1,4 @@
-"""Predictions -> statistics -> tables -> dashboard. The door: `Store`, `derive`."""
+"""Predictions -> statistics -> tables -> dashboard. The door: `Store`, `derive`; in a notebook: `read`."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from results.damage import Survey, find_damage, set_aside, survey
     from results.devices import describe_mixed_pairs
     from results.files import DamagedError, StoreError, WriteError
+    from results.frames import Frames, read
     from results.imports import import_predictions
+    from results.metric_frame import to_fairlearn
     from results.page.report import write_report
     from results.predictions import make_predictions
     from results.refresh import Derived, derive
@@ -25,6 +27,7 @@ __all__ = [
     "TABLES",
     "DamagedError",
     "Derived",
+    "Frames",
     "Store",
     "StoreError",
     "Survey",
@@ -38,8 +41,10 @@ __all__ = [
     "import_predictions",
     "list_trials",
     "make_predictions",
+    "read",
     "set_aside",
     "survey",
+    "to_fairlearn",
     "write_report",
 ]
 
@@ -63,6 +68,9 @@ _HOMES = {
     "count_trials": "trial_list",
     "list_trials": "trial_list",
     "describe_mixed_pairs": "devices",
+    "Frames": "frames",
+    "read": "frames",
+    "to_fairlearn": "metric_frame",
     "import_groups": "custom_groups",
     "import_predictions": "imports",
     "make_predictions": "predictions",

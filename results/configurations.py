@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
+import pyarrow as pa
+
 from results.schema import IMPORTED
 
 Trial = dict[str, Any]  # one row of the table `trials`
@@ -24,7 +26,14 @@ SETTINGS: Final = {
 }
 
 
-def name_float_models(trials: list[Trial]) -> None:
+def order_trials(table: pa.Table) -> list[Trial]:
+    """Return the rows of the table `trials` in the order in which people read them, each with its `float_model`."""
+    trials = table.drop_columns(["traceback"]).to_pylist()
+    _name_float_models(trials)
+    return sorted(trials, key=lambda trial: (*_order_of(trial), trial["seed"] or 0, trial["trial_id"]))
+
+
+def _name_float_models(trials: list[Trial]) -> None:
     """Give every trial its `float_model`: the network with those settings, of it and its training, that vary.
 
     Float models that differ are never pooled. Settings of the quantization that have no column become entries of the
@@ -90,7 +99,7 @@ def name_bits(trial: Trial) -> str:
     return str(weight_bits) if weight_bits == act_bits else f"W{weight_bits or 32}A{act_bits or 32}"
 
 
-def order_of(trial: Trial) -> tuple[Any, ...]:
+def _order_of(trial: Trial) -> tuple[Any, ...]:
     """Sort by data set, then method, then falling bits, then settings."""
     method = METHODS.index(trial["method"]) if trial["method"] in METHODS else len(METHODS)
     bits = (-(trial["weight_bits"] or 32), -(trial["act_bits"] or 32))
@@ -122,3 +131,11 @@ def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
     for config_id, name in names.items():
         uses[name].add(config_id)
     return {id_: name if len(uses[name]) == 1 else f"{name} ({id_[:6]})" for id_, name in names.items()}
+
+
+def name_within_models(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the names of all configurations, each unique among those of its data set, task and float model."""
+    peers: dict[tuple[str, ...], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        peers[trial["dataset_id"], trial["task"], trial["float_model"]].append(trial)
+    return {config_id: name for alike in peers.values() for config_id, name in name_configurations(alike).items()}

@@ -32,6 +32,8 @@ def derive(store: Store, *, always: bool = False) -> Derived:
         StoreError: there is no sweep in the store.
         WriteError: they cannot be written.
     """
+    if not always and (kept := _read_kept(store, _describe_source(store))):
+        return kept  # without the lock: a store that one may only read has up-to-date tables too
     with store.locked_tables():
         return _derive(store, always=always)
 

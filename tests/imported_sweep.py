@@ -35,7 +35,13 @@ class Pets:
         self.add("tuned", "fp32_ft", self.logits + rng.normal(size=(N, 3)) / 4, reference_trial_id="float")
         self.quantized = self.logits + rng.normal(size=(N, 3)) / 2
         self.add("small", "ptq", self.quantized, reference_trial_id="float", weight_bits=4, act_bits=4)
-        manifest = {"name": "pets", "groupings": {"d": ["sex"]}, "plan": self.plan, "provenance": {}, "command": ""}
+        manifest = {
+            "name": "pets",
+            "groupings": {"d": ["sex", "sex*label"]},
+            "plan": self.plan,
+            "provenance": {},
+            "command": "",
+        }
         self.store.write_manifest(manifest)
 
     def add(self, trial_id: str, method: str, logits: np.ndarray, **columns: Any) -> None:

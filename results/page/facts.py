@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from results.configurations import Trial, name_float_models, order_of
+from results.configurations import Trial, order_trials
 
 Tables = Mapping[str, pa.Table]
 
@@ -69,7 +69,7 @@ def take_spread(values: Iterable[float | None]) -> Spread | None:
 def read_facts(tables: Tables) -> Facts:
     """Index the tables. Only the simulation (runtime torch) and the test split are read; a missing table is empty."""
     return Facts(
-        trials=_read_trials(tables),
+        trials=order_trials(tables["trials"]) if "trials" in tables else [],
         groups=_read_groups(tables),
         accuracies=_read_accuracies(tables),
         pairs=_read_pairs(tables),
@@ -85,13 +85,6 @@ def _rows(table: pa.Table | None, *columns: str, **equals: str) -> Iterator[tupl
     conditions = [pc.field(column) == value for column, value in equals.items()]
     chosen = table.filter(reduce(and_, conditions)) if conditions else table
     return zip(*(chosen.column(column).to_pylist() for column in columns), strict=True)
-
-
-def _read_trials(tables: Tables) -> list[Trial]:
-    table = tables.get("trials")
-    trials = table.drop_columns(["traceback"]).to_pylist() if table is not None else []
-    name_float_models(trials)
-    return sorted(trials, key=lambda trial: (*order_of(trial), trial["seed"] or 0, trial["trial_id"]))
 
 
 def _read_groups(tables: Tables) -> dict[tuple[str, str], list[Group]]:
