@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from results.custom_groups import import_groups
     from results.damage import Survey, find_damage, set_aside, survey
     from results.devices import describe_mixed_pairs
+    from results.exports.write import write_exports
     from results.files import DamagedError, StoreError, WriteError
     from results.frames import Frames, read
     from results.imports import import_predictions
@@ -45,6 +46,7 @@ __all__ = [
     "set_aside",
     "survey",
     "to_fairlearn",
+    "write_exports",
     "write_report",
 ]
 
@@ -74,6 +76,7 @@ _HOMES = {
     "import_groups": "custom_groups",
     "import_predictions": "imports",
     "make_predictions": "predictions",
+    "write_exports": "exports.write",
     "write_report": "page.report",
 }
 
