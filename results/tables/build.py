@@ -33,7 +33,7 @@ from results.tables.groups import add_group_metrics
 from results.tables.outcomes import Measured, read_outcomes
 from results.tables.pairs import add_pairs
 from results.tables.sensitivity import add_sensitivity
-from results.tables.without_logits import explain_missing_logits, find_without_logits
+from results.tables.without_logits import explain_missing_logits
 from results.trial_list import count_trials, list_trials
 
 NOT_YET = (
@@ -78,6 +78,7 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
         ),
         **_statistics(store, ok, test_sets),
     }
+    tables = explain_missing_logits(tables)
     for name, table in tables.items():
         store.write_table(name, table)
     return tables
@@ -85,7 +86,6 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
 
 def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet]) -> dict[str, pa.Table]:
     metrics, paired, disparity = Rows(GROUP_METRICS), Rows(PAIRED_METRICS), Rows(DISPARITY)
-    without_logits: set[str] = set()
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
         rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
@@ -93,10 +93,8 @@ def _statistics(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, Tes
             answers, certainty = read_outcomes(store, row["trial_id"], "torch", test_set)
             add_group_metrics(answers, certainty, test_set, metrics=metrics, disparity=disparity)
             outcomes[row["trial_id"]] = answers
-        without_logits |= find_without_logits(outcomes.values())
         add_pairs(Measured(test_set, rows, outcomes), flags, paired=paired, disparity=disparity)
-    tables = {"group_metrics": metrics.table(), "paired_metrics": paired.table(), "disparity": disparity.table()}
-    return explain_missing_logits(tables, without_logits)
+    return {"group_metrics": metrics.table(), "paired_metrics": paired.table(), "disparity": disparity.table()}
 
 
 def _groups(test_sets: dict[str, TestSet]) -> pa.Table:

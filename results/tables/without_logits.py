@@ -4,26 +4,22 @@ Loss, confidence, margin and entropy are nan in their outcomes, and pass through
 as null.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
+from results.schema import IMPORTED
 from results.tables.groups import join_reasons
-from results.tables.outcomes import Outcomes
 
 NO_LOGITS: Final = "imported without logits"
 NO_PAIR: Final = "loss and KL: one side was imported without logits"
 
 
-def find_without_logits(outcomes: Iterable[Outcomes]) -> set[str]:
-    """Return the ids of the trials whose losses are not known."""
-    return {one.trial_id for one in outcomes if len(one.loss_N) and np.isnan(one.loss_N).all()}
-
-
-def explain_missing_logits(tables: dict[str, pa.Table], without: set[str]) -> dict[str, pa.Table]:
-    """Return `group_metrics`, `paired_metrics` and `disparity` with a reason for what is null for want of logits."""
+def explain_missing_logits(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """Return the tables, in three of them with a reason for what is null for want of logits."""
+    trials = zip(*(tables["trials"][name].to_pylist() for name in ("trial_id", "method", "loss_nats")), strict=True)
+    without = {trial_id for trial_id, method, loss in trials if method == IMPORTED and loss is None}
     if not without:
         return tables
     metrics, paired, disparity = (tables[name] for name in ("group_metrics", "paired_metrics", "disparity"))
