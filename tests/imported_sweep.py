@@ -46,6 +46,7 @@ class Pets:
 
     def add(self, trial_id: str, method: str, logits: np.ndarray, **columns: Any) -> None:
         row = {"trial_id": trial_id, "config_id": f"{trial_id}-config", "method": method, "seed": 7, "dataset_id": "d"}
+        row |= {"reference_trial_id": None, "control_trial_id": None, "imbalance": None}
         row |= {"dataset": "pets", "task": "class", "model": "small_cnn", "config": json.dumps(CONFIG), **columns}
         self.plan.append({**row, "needs": []})
         ids = np.flatnonzero(self.splits != "train")
@@ -56,7 +57,7 @@ class Pets:
             runtime="torch",
             sample_ids_N=ids,
             splits_N=self.splits[ids],
-            reference_logits_NK=self.logits[ids] if "reference_trial_id" in columns else None,
+            reference_logits_NK=self.logits[ids] if row["reference_trial_id"] else None,
             keep_logits=method != "ptq",
         )
         self.store.write_predictions(trial_id, "torch", predictions)
