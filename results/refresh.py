@@ -36,6 +36,8 @@ def derive(store: Store, *, always: bool = False, metrics: Sequence[str] = ()) -
         StoreError: there is no sweep in the store, or one of `metrics` cannot be had or does not what it must.
         WriteError: they cannot be written.
     """
+    if not always and (kept := _read_kept(store, _describe_source(store, metrics))):
+        return kept  # without the lock: a store that one may only read has up-to-date tables too
     with store.locked_tables():
         return _derive(store, always=always, metrics=metrics)
 

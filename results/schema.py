@@ -153,4 +153,5 @@ MIN_RANKED: Final = 50  # test images: a smaller group is listed, but never call
 COMPARISONS: Final = {"reference": "reference_trial_id", "control": "control_trial_id"}
 # Columns of `trials` that differ between two runs of the same plan. Equality of tables leaves them out.
 RUN_DEPENDENT: Final = ("attempt", "train_s", "calibrate_s", "evaluate_s", "total_s", "traceback", "code_version")
+IMPORTED: Final = "imported"  # the method of a trial whose predictions came from elsewhere
 BLOCKED: Final = "not run:"  # how the error begins of a trial that never ran, because one that it needs failed

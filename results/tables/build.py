@@ -39,6 +39,7 @@ from results.tables.own import OwnValues
 from results.tables.pairs import add_pairs, compare_trials
 from results.tables.sensitivity import add_sensitivity
 from results.tables.shifts import add_shifts
+from results.tables.without_logits import explain_missing_logits
 from results.trial_list import count_trials, list_trials
 
 
@@ -85,6 +86,7 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
     }
     tables["mechanism"] = build_mechanism(store, ok, tables["group_metrics"])
     tables["correlations"] = build_correlations(tables["trials"], tables["paired_metrics"], tables["mechanism"])
+    tables = explain_missing_logits(tables)
     for name, table in tables.items():
         store.write_table(name, table)
     return tables
