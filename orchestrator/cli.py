@@ -94,6 +94,13 @@ def plan(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of sweep files, for editors, and nothing else.")
     ] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="Also say what drops the test images can show, before anything is spent.")
+    ] = False,
+    flips: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=1, help="With --power: the share of images that flips, such as 0.02; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what would run: trials, finished ones, bundles, estimated time and room on the disk."""
@@ -106,11 +113,18 @@ def plan(
             return
         request = read_request(words, store, retry_failed=False)
         summary = summarize_plan(request)
+        lines = write_plan(summary)
+        if power or flips:
+            from orchestrator.power import FLIPS, describe_power, write_power
+
+            specs = dict.fromkeys(experiment.dataset for experiment in request.sweep.experiments)
+            summary["power"] = describe_power(specs, flips or FLIPS)
+            lines += write_power(summary["power"])
         if as_json:
             trials = [{"trial_id": t.trial_id, "label": t.label, "needs": t.needs} for t in request.plan]
             print(json.dumps({**summary, "trials": trials}, indent=2))
         else:
-            print("\n".join(write_plan(summary)))
+            print("\n".join(lines))
 
 
 app.command()(status)

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from results.predictions import make_predictions
     from results.refresh import Derived, derive
     from results.schema import BLOCKED, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
+    from results.statistics.power import (
+        minimum_detectable_disparity,
+        minimum_detectable_drop,
+        minimum_detectable_excess,
+        null_disparity,
+    )
     from results.store import Store
     from results.tables.build import build_tables
     from results.trial_list import count_trials, list_trials
@@ -42,6 +48,10 @@ __all__ = [
     "import_predictions",
     "list_trials",
     "make_predictions",
+    "minimum_detectable_disparity",
+    "minimum_detectable_drop",
+    "minimum_detectable_excess",
+    "null_disparity",
     "read",
     "set_aside",
     "survey",
@@ -51,6 +61,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "minimum_detectable_disparity": "statistics.power",
+    "minimum_detectable_drop": "statistics.power",
+    "minimum_detectable_excess": "statistics.power",
+    "null_disparity": "statistics.power",
     "derive": "refresh",
     "Derived": "refresh",
     "survey": "damage",
