@@ -79,6 +79,17 @@ def test_what_is_no_part_of_a_family_says_why(query: str, reason: str) -> None:
     assert rows["eag_p"].notna().all()
 
 
+def test_a_group_without_a_rest_is_no_part_of_a_family() -> None:
+    test_set = make_test_set(LABELS, {"one": (["all", "nobody"], np.zeros(len(LABELS), dtype=np.int64))})
+    outcomes = [make_outcomes("ref", LABELS, LABELS), make_outcomes("ptq", 1 - LABELS, LABELS)]
+    tables = make_tables(test_set, [make_trial("ref", "fp32"), make_trial("ptq", "ptq", "ref")], outcomes)
+    rows = tables["paired_metrics"].query("grouping == 'one'")
+    assert rows["eag_q"].isna().all()
+    assert rows["reason"].tolist() == [
+        *("eag: a single group has no rest to be compared with", "no test images in this group"),
+    ]
+
+
 def test_families_are_listed_with_what_was_left_out() -> None:
     families = draw(make_sweep(), seed=4)["families"].set_index("family_id")
     assert len(families) == 4  # two groupings, two comparisons, and none of `overall`

@@ -5,7 +5,7 @@ found by bisection, whose cost is in the steps and not in the number of pairs.
 """
 
 from collections.abc import Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,26 +81,26 @@ def add_pairs(
 ) -> None:
     """Add the rows of all pairs of one data set to `paired_metrics`, and its families. `unfinished` are provisional."""
     compared = [pair for pair in pairs if pair.columns_by_grouping]
-    columns_by_grouping: dict[str, Columns] = {}
+    inferred: dict[str, Columns] = {}
     for grouping in test_set.groupings if compared else ():
         columns = _infer([pair.columns_by_grouping[grouping.name] for pair in compared])
         if grouping.name != "overall":
             columns |= _correct(compared, columns, grouping, test_set.dataset_id)
-            tested_PG = ~np.isnan(columns["eag_q"])
             key = {"dataset_id": test_set.dataset_id, "grouping": grouping.name}
-            add_families(families, [p.question for p in compared], tested_PG, unfinished=unfinished, **key)
-        columns_by_grouping[grouping.name] = columns
-    at = iter(range(len(compared)))
+            tested_PG, questions = ~np.isnan(columns["eag_q"]), [pair.question for pair in compared]
+            add_families(families, questions, tested_PG, unfinished=unfinished, **key)
+        inferred[grouping.name] = columns
+    index = -1
     for pair in pairs:
-        index = next(at) if pair.columns_by_grouping else None
+        index += bool(pair.columns_by_grouping)
         for grouping in test_set.groupings:
-            shared = {**pair.key, "grouping": grouping.name, "group": list(grouping.names)}
-            shared |= {"other_trial_id": pair.other_trial_id, "n": grouping.sizes("test"), "reason": pair.flag}
-            if index is not None:
-                shared |= pair.columns_by_grouping[grouping.name]
-                shared |= {name: values_PG[index] for name, values_PG in columns_by_grouping[grouping.name].items()}
-                shared["reason"] = [join_reasons(pair.flag, reason) or None for reason in shared["reason"]]
-            paired.add(len(grouping.names), **shared)
+            n_groups, key = len(grouping.names), {**pair.key, "grouping": grouping.name, "group": list(grouping.names)}
+            columns: dict[str, Any] = {"n": grouping.sizes("test"), "reason": pair.flag}
+            if pair.columns_by_grouping:
+                columns = {name: values_PG[index] for name, values_PG in inferred[grouping.name].items()}
+                columns |= pair.columns_by_grouping[grouping.name]
+                columns["reason"] = [join_reasons(pair.flag, reason) or None for reason in columns["reason"]]
+            paired.add(n_groups, **key, other_trial_id=pair.other_trial_id, **columns)
 
 
 def _infer(counts: Sequence[Columns]) -> dict[str, np.ndarray]:
@@ -127,5 +127,6 @@ def _correct(pairs: Sequence[Pair], columns: Columns, grouping: Grouping, datase
     n_discordant_P = np.array([int(counts["n_rw"][0] + counts["n_wr"][0]) for counts in overall])
     reason_PG = explain_untested(questions, grouping, n_discordant_P)
     p_PG = np.where(reason_PG == "", columns["eag_p"], np.nan)
+    reason_PG[np.isnan(p_PG) & (reason_PG == "")] = NO_REST
     reason_PG[:, grouping.sizes("test") == 0] = NO_IMAGES
     return {**correct(p_PG, questions, dataset_id, grouping.name), "reason": reason_PG}
