@@ -115,6 +115,13 @@ def report(
         Path | None,
         typer.Option(help="A CSV of sample_id and columns: new groupings, which this and later reports use."),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:FUNCTION",
+            help="A metric of yours, for this report alone: from a frame of test images to a number for each of them.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the tables and report.html from what is stored, of a partial store too."""
@@ -126,7 +133,7 @@ def report(
             if not groups.is_file():
                 raise RequestError([Problem("--groups", f"names no file: {groups}.")])
             import_groups(opened, groups.read_bytes(), source=str(groups))
-        _finish(opened, report_what_is_left(opened), as_json=as_json)
+        _finish(opened, report_what_is_left(opened, metrics=metric or ()), as_json=as_json)
 
 
 def write_command(words: list[str] | None, store: Store, **on_ray: Any) -> str:

@@ -3,7 +3,7 @@
 survey -> put away -> run what is missing -> tables; damage that only shows there is put away, and its trials run
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import typer
 
@@ -36,13 +36,13 @@ def sweep_until_whole(
     raise StoreError(f"Files of {wanted.store.location} are damaged again and again: check the disk.")
 
 
-def report_what_is_left(store: Store) -> Derived:
-    """Build tables and dashboard from what is sound. Raises as `sweep_until_whole`."""
+def report_what_is_left(store: Store, *, metrics: Sequence[str] = ()) -> Derived:
+    """Build tables and dashboard from what is sound, with a user's own metrics. Raises as `sweep_until_whole`."""
     store.read_manifest()
     _put_away(store, survey(store).damaged)
     for _ in range(MAX_ROUNDS):
         try:
-            return derive(store, always=True)
+            return derive(store, always=True, metrics=metrics)
         except DamagedError as error:
             _put_away(store, [error, *find_damage(store)])
     raise StoreError(f"Files of {store.location} are damaged again and again: check the disk.")

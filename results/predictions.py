@@ -8,6 +8,7 @@ import pyarrow as pa
 from scipy.special import log_softmax
 
 from results.schema import PREDICTIONS
+from results.statistics.offsets import fit_offsets
 
 
 def make_predictions(
@@ -25,6 +26,7 @@ def make_predictions(
 
     loss is cross-entropy in nats, confidence the largest probability, margin the difference of the two largest logits,
     entropy that of the predicted distribution, and kl is KL(reference || this model), null without a reference.
+    `predicted_refit` is the class after offsets that were fitted on the val images, null where there are none.
     """
     log_p_NK = log_softmax(logits_NK.astype(np.float64), axis=1)
     p_NK = np.exp(log_p_NK)
@@ -35,7 +37,7 @@ def make_predictions(
         "sample_id": sample_ids_N,
         "split": splits_N,
         "predicted": logits_NK.argmax(1),
-        "predicted_refit": pa.nulls(len(labels_N)),
+        "predicted_refit": _predict_refitted(logits_NK, labels_N, splits_N == "val"),
         "loss_nats": -log_p_NK[np.arange(len(labels_N)), labels_N],
         "confidence": p_NK.max(1),
         "margin": top_two[:, 1] - top_two[:, 0],
@@ -45,6 +47,12 @@ def make_predictions(
     }
     arrays = [pa.array(columns[field.name]).cast(field.type, safe=False) for field in PREDICTIONS]
     return pa.Table.from_arrays(arrays, schema=PREDICTIONS)
+
+
+def _predict_refitted(logits_NK: np.ndarray, labels_N: np.ndarray, is_val_N: np.ndarray) -> np.ndarray | pa.Array:
+    if not is_val_N.any():
+        return pa.nulls(len(labels_N))
+    return (logits_NK + fit_offsets(logits_NK[is_val_N], labels_N[is_val_N])).argmax(1)
 
 
 def _kl(reference_logits_NK: np.ndarray, log_p_NK: np.ndarray) -> np.ndarray:

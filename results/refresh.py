@@ -1,11 +1,13 @@
 """Tables and dashboard, brought up to date: built anew only if what they were built from has changed.
 
-`tables/built.json`, written last, says what that was: the manifest, the groups of the user, the files of the trials by
-time and size, and this program. It also knows the tables themselves, so one that was deleted or changed is noticed.
+`tables/built.json`, written last, says what that was: the manifest, groups and metrics of the user, the files of the
+trials by time and size, and this program. It also knows the tables themselves, so one that was deleted or changed is
+noticed.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,26 +26,28 @@ class Derived(NamedTuple):
     dashboard: str
 
 
-def derive(store: Store, *, always: bool = False) -> Derived:
+def derive(store: Store, *, always: bool = False, metrics: Sequence[str] = ()) -> Derived:
     """Bring tables and dashboard up to date. `always` builds them even if nothing has changed.
+
+    `metrics` are a user's own, each `package.module:function`; without them no table has them any more.
 
     Raises:
         DamagedError: a file that they are built from is damaged; `damage.py` puts it away.
-        StoreError: there is no sweep in the store.
+        StoreError: there is no sweep in the store, or one of `metrics` cannot be had or does not what it must.
         WriteError: they cannot be written.
     """
     with store.locked_tables():
-        return _derive(store, always=always)
+        return _derive(store, always=always, metrics=metrics)
 
 
-def _derive(store: Store, *, always: bool) -> Derived:
-    source = _describe_source(store)
+def _derive(store: Store, *, always: bool, metrics: Sequence[str]) -> Derived:
+    source = _describe_source(store, metrics)
     if not always and (kept := _read_kept(store, source)):
         return kept
     from results.page.report import write_report
     from results.tables.build import build_tables
 
-    tables = build_tables(store)
+    tables = build_tables(store, metrics=metrics)
     dashboard = write_report(store, tables)
     store.write_built({"source": source, "built": store.list_derived()})
     return _derived(tables["trials"], tables["provenance"], dashboard)
@@ -63,9 +67,9 @@ def _derived(trials: Any, provenance: Any, dashboard: str) -> Derived:
     return Derived(trials.drop_columns(["traceback"]).to_pylist(), facts, dashboard)
 
 
-def _describe_source(store: Store) -> str:
+def _describe_source(store: Store, metrics: Sequence[str]) -> str:
     """Return sha256 over all that decides the tables and the page."""
-    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, store.location]).encode())
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, store.location, *metrics]).encode())
     for path in sorted(path for path in FOLDER.rglob("*") if path.suffix in (".py", ".js", ".css", ".html")):
         digest.update(path.read_bytes())
     for data in store.read_sources():

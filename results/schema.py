@@ -72,11 +72,16 @@ PAIRED_METRICS = _schema(
     drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, eag_pp=_F64, eag_ci_low_pp=_F64, eag_ci_high_pp=_F64,
     eag_p=_F64, eag_q=_F64, eag_p_holm=_F64, family_id=_STR, family_size=_I32, mde_pp=_F64, mcnemar_p=_F64,
     excess_loss_nats=_F64, excess_loss_ci_low_nats=_F64, excess_loss_ci_high_nats=_F64, kl_nats=_F64,
-    refit_drop_pp=_F64, refit_drop_ci_low_pp=_F64, refit_drop_ci_high_pp=_F64, prior_shift_pp=_F64, reason=_STR,
+    refit_n_rw=_I32, refit_n_wr=_I32, refit_drop_pp=_F64, refit_drop_ci_low_pp=_F64, refit_drop_ci_high_pp=_F64,
+    prior_shift_pp=_F64, reason=_STR,
 )  # fmt: skip
 DISPARITY = _schema(
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, metric=_STR, value=_F64, corrected=_F64,
     worst_group=_STR, best_group=_STR, n_groups=_I32, null_mean=_F64, null_q95=_F64, perm_p=_F64, reason=_STR,
+)  # fmt: skip
+OWN_METRICS = _schema(  # paired differences of a user's own metrics, the trial's less the other side's
+    trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, group=_STR, metric=_STR, other_trial_id=_STR,
+    n=_I32, difference=_F64, ci_low=_F64, ci_high=_F64, reason=_STR,
 )  # fmt: skip
 # A family is what one question tests at once: every group and configuration of a data set, grouping and comparison.
 FAMILIES = _schema(
@@ -132,6 +137,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "shifts": SHIFTS,
     "paired_metrics": PAIRED_METRICS,
     "disparity": DISPARITY,
+    "own_metrics": OWN_METRICS,
     "families": FAMILIES,
     "contrasts": CONTRASTS,
     "contrast_disparity": CONTRAST_DISPARITY,

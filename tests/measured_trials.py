@@ -30,7 +30,7 @@ def make_outcomes(
     right_N = predicted_N == labels_N
     loss_N = np.where(right_N, 0.1, 2) if loss_N is None else loss_N
     nan_N = np.full(len(labels_N), np.nan, dtype=np.float32)
-    return Outcomes(trial_id, "torch", predicted_N, right_N, None, loss_N.astype(np.float32), nan_N, None)
+    return Outcomes(trial_id, "torch", predicted_N, right_N, predicted_N, loss_N.astype(np.float32), nan_N, None)
 
 
 def make_trial(trial_id: str, method: str, reference: str | None = None, control: str | None = None) -> dict[str, Any]:

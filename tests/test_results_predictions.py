@@ -1,6 +1,7 @@
 """Predictions: every measurement of an image, against torch and scipy."""
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from scipy.stats import entropy
@@ -47,3 +48,35 @@ def test_every_measurement_equals_torchs_and_scipys() -> None:
 def test_without_a_reference_there_is_no_divergence() -> None:
     ours, *_ = make(reference=False)
     assert np.isnan(ours["kl_nats"]).all()
+
+
+def predict(logits: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> pa.ChunkedArray:
+    table = make_predictions(
+        logits,
+        labels,
+        trial_id="a",
+        runtime="torch",
+        sample_ids_N=np.arange(len(labels)),
+        splits_N=splits,
+        reference_logits_NK=None,
+        keep_logits=False,
+    )
+    return table["predicted_refit"]
+
+
+def test_answers_are_refitted_by_what_the_val_images_say_alone() -> None:
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(3000, K)).astype(np.float32)
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    splits = np.repeat(["val", "test"], [2000, 1000])
+    shifted = logits + np.array([3, 0, -2, 0, 0, 0, 0], np.float32)
+    refitted = predict(shifted, labels, splits).to_numpy()
+    assert (shifted.argmax(1) != logits.argmax(1)).mean() > 0.15
+    assert (refitted != predict(logits, labels, splits).to_numpy()).mean() < 0.001
+    labels[2000:] = 0  # what is known of the test images is not used
+    assert np.array_equal(predict(shifted, labels, splits), refitted)
+
+
+def test_without_val_images_no_answer_is_refitted() -> None:
+    logits = np.eye(K, dtype=np.float32)
+    assert predict(logits, np.arange(K), np.repeat("test", K)).null_count == K

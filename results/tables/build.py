@@ -4,7 +4,7 @@ Statistics are of the test images only. Trials stand in the order of the plan, i
 after the other (in `disparity` one grouping after the other), so equal stores give equal tables.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,14 +13,11 @@ import pyarrow as pa
 from results.custom_groups import add_custom_groups
 from results.damage import is_of_samples, survey
 from results.devices import find_mixed_pairs
+from results.own_metrics import load_metrics
 from results.rows import Rows, join, table_of
 from results.schema import (
-    DISPARITY,
-    FAMILIES,
-    GROUP_METRICS,
     GROUPS,
     LAYERS,
-    PAIRED_METRICS,
     PROVENANCE,
     RUNTIMES,
     SAMPLES,
@@ -29,30 +26,35 @@ from results.schema import (
     TRIALS,
 )
 from results.store import Store
+from results.tables.classes import add_class_metrics
 from results.tables.disparity import add_disparity
 from results.tables.families import find_unfinished
 from results.tables.groupings import TestSet, make_test_set
 from results.tables.groups import add_group_metrics
 from results.tables.outcomes import Measured, read_all_outcomes
+from results.tables.own import OwnValues
 from results.tables.pairs import add_pairs, compare_trials
 from results.tables.sensitivity import add_sensitivity
+from results.tables.shifts import add_shifts
 from results.trial_list import count_trials, list_trials
 
 NOT_YET = (
-    *("mechanism", "correlations", "shifts"),
+    *("mechanism", "correlations"),
     *("contrasts", "contrast_disparity", "spreads", "verdicts", "choices"),
 )
 
 
-def build_tables(store: Store) -> dict[str, pa.Table]:
+def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.Table]:
     """Rebuild all tables of a store, complete or not, write them, and return them by name.
 
     Trials of a data set whose images are not described count as missing, since only `sweep` can describe them.
+    `metrics` are a user's own, each `package.module:function`.
 
     Raises:
-        StoreError: there is no sweep in the store.
+        StoreError: there is no sweep in the store, or one of `metrics` cannot be had or does not what it must.
         DamagedError: a file is damaged, or missing: the trial must be forgotten first.
     """
+    own_metrics = load_metrics(metrics)
     manifest, found = store.read_manifest(), survey(store)
     for error in found.damaged:
         if not is_of_samples(error):
@@ -67,6 +69,10 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
         dataset_id: make_test_set(dataset_id, table, attributes, [*manifest["groupings"][dataset_id], *custom])
         for dataset_id, (table, attributes, custom) in samples.items()
     }
+    own_values = {
+        dataset_id: OwnValues(own_metrics, table, test_sets[dataset_id])
+        for dataset_id, (table, _, _) in samples.items()
+    }
     tables = {
         "trials": table_of(trials, TRIALS),
         "groups": _groups(test_sets),
@@ -78,7 +84,7 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
         "provenance": _provenance(
             manifest, trials, n_strangers=len(store.trial_ids() - {r["trial_id"] for r in trials})
         ),
-        **_statistics(store, ok, test_sets, manifest["plan"]),
+        **_statistics(store, ok, test_sets, own_values, manifest["plan"]),
     }
     for name, table in tables.items():
         store.write_table(name, table)
@@ -86,27 +92,32 @@ def build_tables(store: Store) -> dict[str, pa.Table]:
 
 
 def _statistics(
-    store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet], plan: list[dict[str, Any]]
+    store: Store,
+    ok: list[dict[str, Any]],
+    test_sets: dict[str, TestSet],
+    own_values: dict[str, OwnValues],
+    plan: list[dict[str, Any]],
 ) -> dict[str, pa.Table]:
-    metrics, paired, disparity, families = (Rows(s) for s in (GROUP_METRICS, PAIRED_METRICS, DISPARITY, FAMILIES))
+    names = ("group_metrics", "shifts", "paired_metrics", "disparity", "families", "own_metrics")
+    tables = {name: Rows(TABLES[name]) for name in names}
+    metrics, shifts, paired, disparity, families, own = tables.values()
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
         rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
         trial_ids = [row["trial_id"] for row in rows]
         for answers, certainty in read_all_outcomes(store, trial_ids, "torch", test_set):
             add_group_metrics(answers, certainty, test_set, metrics)
+            add_class_metrics(answers, test_set, metrics)
+            own_values[dataset_id].add_trial(answers, certainty, metrics)
             outcomes[answers.trial_id] = answers
         measured = Measured(test_set, rows, outcomes)
         pairs = compare_trials(measured, flags)
         unfinished = find_unfinished(measured, plan, "torch")
         add_pairs(pairs, test_set, paired=paired, families=families, unfinished=unfinished)
         add_disparity(measured, pairs, disparity)
-    return {
-        "group_metrics": metrics.table(),
-        "paired_metrics": paired.table(),
-        "disparity": disparity.table(),
-        "families": families.table(),
-    }
+        add_shifts(measured, flags, shifts)
+        own_values[dataset_id].add_pairs(measured, flags, own=own, disparity=disparity)
+    return {name: rows.table() for name, rows in tables.items()}
 
 
 def _groups(test_sets: dict[str, TestSet]) -> pa.Table:

@@ -1,4 +1,10 @@
-"""How each group fares in one trial: accuracy, recall and means with intervals."""
+"""How each group fares in one trial: accuracy, means and calibration with intervals.
+
+Legend: N test images, G groups. What is said of each class is `classes.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -8,6 +14,12 @@ from results.tables.groupings import Grouping, TestSet
 from results.tables.outcomes import Certainty, Outcomes
 
 NO_IMAGES = "no test images in this group"
+ONE_IMAGE = "no interval: a t interval needs two images"
+ONE_VALUE = "no interval: all images of this group have one value"
+N_BINS: Final = 15
+MIN_CALIBRATED: Final = 100  # test images: noise alone makes the ECE of fewer look bad
+FEW_TO_CALIBRATE = f"fewer than {MIN_CALIBRATED} test images: noise would make most of their calibration error"
+NO_ECE_INTERVAL = "no interval: noise biases a calibration error upward, the more the smaller the group"
 
 
 def add_group_metrics(outcomes: Outcomes, certainty: Certainty, test_set: TestSet, metrics: Rows) -> None:
@@ -15,7 +27,7 @@ def add_group_metrics(outcomes: Outcomes, certainty: Certainty, test_set: TestSe
     for grouping in test_set.groupings:
         _add_accuracy(outcomes, grouping, metrics)
         _add_means(outcomes, certainty, grouping, metrics)
-        _add_by_class(outcomes, test_set, grouping, metrics)
+        _add_calibration(outcomes, certainty, grouping, metrics)
 
 
 def divide(k: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -28,22 +40,86 @@ def sum_by_group(values_N: np.ndarray, grouping: Grouping) -> np.ndarray:
     return np.bincount(grouping.test_N, weights=values_N, minlength=len(grouping.names))
 
 
+def explain(n: np.ndarray, why_null: str) -> list[str | None] | None:
+    """Return the reason of each number: `why_null` where it is of no image."""
+    return None if n.all() else [None if size else why_null for size in n]
+
+
 def _add_accuracy(outcomes: Outcomes, grouping: Grouping, metrics: Rows) -> None:
     n_G, right_G = grouping.sizes("test"), sum_by_group(outcomes.right_N, grouping)
-    _add(metrics, outcomes, grouping, "accuracy", divide(right_G, n_G), wilson_interval(right_G, n_G), "wilson")
+    ci, reason = wilson_interval(right_G, n_G), explain(n_G, NO_IMAGES)
+    add_metric(metrics, outcomes, grouping, "accuracy", divide(right_G, n_G), ci=ci, ci_method="wilson", reason=reason)
 
 
 def _add_means(outcomes: Outcomes, certainty: Certainty, grouping: Grouping, metrics: Rows) -> None:
-    n_G = grouping.sizes("test")
-    for name, values_N in (("loss_nats", outcomes.loss_N.astype(np.float64)), ("confidence", certainty.confidence_N)):
-        total_G, squares_G = sum_by_group(values_N, grouping), sum_by_group(values_N**2, grouping)
-        _add(metrics, outcomes, grouping, name, divide(total_G, n_G), mean_interval(total_G, squares_G, n_G), "t")
+    means = {
+        "loss_nats": outcomes.loss_N.astype(np.float64),
+        "confidence": certainty.confidence_N,
+        "margin": certainty.margin_N,
+        "entropy_nats": certainty.entropy_N,
+    }
+    for name, values_N in means.items():
+        add_mean(outcomes, name, values_N, grouping, metrics)
 
 
-def _add(
-    metrics: Rows, outcomes: Outcomes, grouping: Grouping, metric: str, value_G: np.ndarray, ci: Interval, method: str
+def add_mean(
+    outcomes: Outcomes, metric: str, values_N: np.ndarray, grouping: Grouping, metrics: Rows, *, centre: float = 0.0
 ) -> None:
+    """Add the mean of a value of the images in every group, with its t interval. `centre`: as in `average`."""
+    mean_G, ci, reason = average(values_N, grouping, centre=centre)
+    add_metric(metrics, outcomes, grouping, metric, mean_G, ci=ci, ci_method="t", reason=reason)
+
+
+def average(
+    values_N: np.ndarray, grouping: Grouping, *, centre: float = 0.0
+) -> tuple[np.ndarray, Interval, list[str | None]]:
+    """Return the mean of a value over the test images of each group, its t interval, and why one of them is null.
+
+    Values that are all one number have no interval: none of zero width is believed. `centre` is near the values where
+    they are far from 0, since their sums of squares would lose the variance.
+    """
+    n_G, values_N = grouping.sizes("test"), values_N - centre
+    total_G, squares_G = sum_by_group(values_N, grouping), sum_by_group(values_N**2, grouping)
+    low_G, high_G = (np.asarray(limit_G) for limit_G in mean_interval(total_G, squares_G, n_G))
+    has_ci_G = high_G > low_G
+    ci = Interval(*(np.where(has_ci_G, centre + limit_G, np.nan) for limit_G in (low_G, high_G)))
+    few = {0: NO_IMAGES, 1: ONE_IMAGE}
+    reason = [None if has_ci else few.get(n, ONE_VALUE) for n, has_ci in zip(n_G.tolist(), has_ci_G, strict=True)]
+    return centre + divide(total_G, n_G), ci, reason
+
+
+def _add_calibration(outcomes: Outcomes, certainty: Certainty, grouping: Grouping, metrics: Rows) -> None:
     n_G = grouping.sizes("test")
+    ece_G = np.where(n_G >= MIN_CALIBRATED, measure_ece(outcomes.right_N, certainty.confidence_N, grouping), np.nan)
+    reason = [NO_ECE_INTERVAL if n >= MIN_CALIBRATED else FEW_TO_CALIBRATE if n else NO_IMAGES for n in n_G]
+    add_metric(metrics, outcomes, grouping, "ece", ece_G, reason=reason)
+
+
+def measure_ece(right_N: np.ndarray, confidence_N: np.ndarray, grouping: Grouping) -> np.ndarray:
+    """Return each group's expected calibration error, in [0, 1], over 15 equally wide bins of the confidence.
+
+    sum over bins of n_bin / n * |accuracy - mean confidence|. Noise adds to every term, so it is biased upward.
+    Source: Guo et al., On calibration of modern neural networks, ICML 2017, equation 3. (torchmetrics gives images of
+    confidence exactly 1 a sixteenth bin; here they are in the last one.)
+    """
+    bins_N = np.minimum((confidence_N * N_BINS).astype(np.int64), N_BINS - 1)
+    n_cells = len(grouping.names) * N_BINS
+    error_GB = np.bincount(grouping.test_N * N_BINS + bins_N, weights=right_N - confidence_N, minlength=n_cells)
+    return divide(np.abs(error_GB).reshape(-1, N_BINS).sum(axis=1), grouping.sizes("test"))
+
+
+def add_metric(
+    metrics: Rows,
+    outcomes: Outcomes,
+    grouping: Grouping,
+    metric: str,
+    value_G: np.ndarray,
+    *,
+    ci: Interval | None = None,
+    ci_method: str | None = None,
+    reason: Sequence[str | None] | None,
+) -> None:
+    """Add one number for each group."""
     metrics.add(
         len(grouping.names),
         trial_id=outcomes.trial_id,
@@ -51,66 +127,13 @@ def _add(
         grouping=grouping.name,
         group=list(grouping.names),
         metric=metric,
-        n=n_G,
+        n=grouping.sizes("test"),
         n_train=grouping.sizes("train"),
         value=value_G,
-        ci_low=ci.low,
-        ci_high=ci.high,
-        ci_method=method,
-        reason=[None if n else NO_IMAGES for n in n_G],
-    )
-
-
-def _add_by_class(outcomes: Outcomes, test_set: TestSet, grouping: Grouping, metrics: Rows) -> None:
-    """Recall of each class and share of the images predicted as it, in every group: two rows a cell.
-
-    Where the groups are the classes, a group has the recall of its own class only.
-    """
-    n_classes = test_set.n_classes
-    label = next(g for g in test_set.groupings if g.name == "label")
-
-    def count(codes_N: np.ndarray, classes_N: np.ndarray) -> np.ndarray:
-        return np.bincount(codes_N * n_classes + classes_N, minlength=len(grouping.names) * n_classes)
-
-    def add(
-        metric: str, k: np.ndarray, n: np.ndarray, *, n_train: np.ndarray, cells: np.ndarray, why_null: str
-    ) -> None:
-        k, n = k[cells], n[cells]
-        ci = wilson_interval(k, n)
-        metrics.add(
-            len(cells),
-            trial_id=outcomes.trial_id,
-            runtime=outcomes.runtime,
-            grouping=grouping.name,
-            group=[grouping.names[cell // n_classes] for cell in cells],
-            metric=metric,
-            **{"class": [label.names[cell % n_classes] for cell in cells]},
-            n=n,
-            n_train=n_train[cells],
-            value=divide(k, n),
-            ci_low=ci.low,
-            ci_high=ci.high,
-            ci_method="wilson",
-            reason=[None if size else why_null for size in n],
-        )
-
-    all_cells = np.arange(len(grouping.names) * n_classes)
-    right_N = outcomes.right_N
-    add(
-        "recall",
-        count(grouping.test_N[right_N], test_set.labels_N[right_N]),
-        count(grouping.test_N, test_set.labels_N),
-        n_train=count(grouping.train_N, label.train_N),
-        cells=all_cells[:: n_classes + 1] if grouping.name == "label" else all_cells,
-        why_null="no test images of this class in this group",
-    )
-    add(
-        "prediction_share",
-        count(grouping.test_N, outcomes.predicted_N),
-        np.repeat(grouping.sizes("test"), n_classes),
-        n_train=np.repeat(grouping.sizes("train"), n_classes),
-        cells=all_cells,
-        why_null=NO_IMAGES,
+        ci_low=None if ci is None else ci.low,
+        ci_high=None if ci is None else ci.high,
+        ci_method=ci_method,
+        reason=reason,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from results.files import StoreError
+from results.schema import COMPARISONS
 from results.store import Store
 from results.tables.groupings import TestSet
 
@@ -48,6 +49,33 @@ class Measured(NamedTuple):
     test_set: TestSet
     trials: Sequence[Mapping[str, Any]]
     outcomes: Mapping[str, Outcomes]
+
+    def compared(self) -> Iterator["Compared"]:
+        """Yield every trial with each trial that it is compared with, whether or not that one has a result."""
+        for row in self.trials:
+            for comparison, column in COMPARISONS.items():
+                if row[column]:
+                    answers = self.outcomes[row["trial_id"]]
+                    yield Compared(answers, comparison, row[column], self.outcomes.get(row[column]))
+
+
+class Compared(NamedTuple):
+    """A trial and the other side of one comparison, None where that has no result."""
+
+    outcomes: Outcomes
+    comparison: str
+    other_trial_id: str
+    other: Outcomes | None
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The columns by which tables tell comparisons apart."""
+        return {"trial_id": self.outcomes.trial_id, "runtime": self.outcomes.runtime, "comparison": self.comparison}
+
+    @property
+    def why_missing(self) -> str:
+        """Why there is nothing to compare with."""
+        return f"the {self.comparison} trial {self.other_trial_id} failed or has not run"
 
 
 def read_all_outcomes(

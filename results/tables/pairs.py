@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from results.rows import Rows
-from results.schema import COMPARISONS
 from results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval
+from results.statistics.power import observed_minimum_detectable_excess
 from results.tables.families import Question, add_families, ask, correct, explain_untested
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
 from results.tables.outcomes import Measured, Outcomes
+from results.tables.refits import NO_REFIT, compare_refits, count_refits
 
 NO_REST = "eag: a single group has no rest to be compared with"
 
@@ -38,17 +39,15 @@ class Pair(NamedTuple):
 
 def compare_trials(measured: Measured, flags: Mapping[tuple[str, str], str]) -> list[Pair]:
     """Compare every trial of a data set with its other sides. `flags` are by trial and comparison."""
-    pairs = []
-    for row in measured.trials:
-        outcomes = measured.outcomes[row["trial_id"]]
-        for comparison, column in COMPARISONS.items():
-            if other_id := row[column]:
-                key = {"trial_id": row["trial_id"], "runtime": outcomes.runtime, "comparison": comparison}
-                counts, flag = {}, f"the {comparison} trial {other_id} failed or has not run"
-                if other := measured.outcomes.get(other_id):
-                    counts = compare(outcomes, other, measured.test_set, comparison=comparison)
-                    flag = flags.get((row["trial_id"], comparison))
-                pairs.append(Pair(key, other_id, ask(row, outcomes.runtime, comparison), counts, flag))
+    rows, pairs = {row["trial_id"]: row for row in measured.trials}, []
+    for found in measured.compared():
+        trial_id, comparison = found.outcomes.trial_id, found.comparison
+        counts, flag = {}, found.why_missing
+        if found.other:
+            counts = compare(found.outcomes, found.other, measured.test_set, comparison=comparison)
+            flag = flags.get((trial_id, comparison))
+        question = ask(rows[trial_id], found.outcomes.runtime, comparison)
+        pairs.append(Pair(found.key, found.other_trial_id, question, counts, flag))
     return pairs
 
 
@@ -71,6 +70,7 @@ def compare(outcomes: Outcomes, other: Outcomes, test_set: TestSet, *, compariso
             "excess_loss_ci_low_nats": ci.low,
             "excess_loss_ci_high_nats": ci.high,
             "kl_nats": divide(sum_by_group(kl_N, grouping), n_G),
+            **count_refits(outcomes, other, test_set, grouping),
         }
 
     return {grouping.name: count(grouping) for grouping in test_set.groupings}
@@ -99,7 +99,8 @@ def add_pairs(
             if pair.columns_by_grouping:
                 columns = {name: values_PG[index] for name, values_PG in inferred[grouping.name].items()}
                 columns |= pair.columns_by_grouping[grouping.name]
-                columns["reason"] = [join_reasons(pair.flag, reason) or None for reason in columns["reason"]]
+                no_refit = NO_REFIT if np.isnan(columns["refit_n_rw"]).all() else None
+                columns["reason"] = [join_reasons(pair.flag, why, no_refit) or None for why in columns["reason"]]
             paired.add(n_groups, **key, other_trial_id=pair.other_trial_id, **columns)
 
 
@@ -115,7 +116,9 @@ def _infer(counts: Sequence[Columns]) -> dict[str, np.ndarray]:
         "eag_ci_low_pp": 100 * eag.low,
         "eag_ci_high_pp": 100 * eag.high,
         "eag_p": eag.p,
+        "mde_pp": 100 * observed_minimum_detectable_excess(rw_PG + wr_PG, n_PG),
         "mcnemar_p": np.where(n_PG > 0, mcnemar_p(rw_PG, wr_PG), np.nan),
+        **compare_refits(counts),
         "reason": np.full(n_PG.shape, NO_REST, dtype=object),
     }
 
