@@ -26,22 +26,21 @@ from results.schema import (
     TRIALS,
 )
 from results.store import Store
+from results.tables.choices import add_choices
 from results.tables.classes import add_class_metrics
+from results.tables.contrast_tables import CONTRAST_TABLES, add_contrasts
 from results.tables.disparity import add_disparity
 from results.tables.families import find_unfinished
 from results.tables.groupings import TestSet, make_test_set
 from results.tables.groups import add_group_metrics
+from results.tables.mechanism import build_correlations, build_mechanism
 from results.tables.outcomes import Measured, read_all_outcomes
 from results.tables.own import OwnValues
 from results.tables.pairs import add_pairs, compare_trials
 from results.tables.sensitivity import add_sensitivity
 from results.tables.shifts import add_shifts
+from results.tables.without_logits import explain_missing_logits
 from results.trial_list import count_trials, list_trials
-
-NOT_YET = (
-    *("mechanism", "correlations"),
-    *("contrasts", "contrast_disparity", "spreads", "verdicts", "choices"),
-)
 
 
 def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.Table]:
@@ -80,12 +79,14 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
         "runtimes": _runtimes(ok),
         "layers": _join_layers(store.read_layers(row["trial_id"]) for row in ok),
         "sensitivity": _sensitivity(store, ok, test_sets),
-        **{name: TABLES[name].empty_table() for name in NOT_YET},
         "provenance": _provenance(
             manifest, trials, n_strangers=len(store.trial_ids() - {r["trial_id"] for r in trials})
         ),
         **_statistics(store, ok, test_sets, own_values, manifest["plan"]),
     }
+    tables["mechanism"] = build_mechanism(store, ok, tables["group_metrics"])
+    tables["correlations"] = build_correlations(tables["trials"], tables["paired_metrics"], tables["mechanism"])
+    tables = explain_missing_logits(tables)
     for name, table in tables.items():
         store.write_table(name, table)
     return tables
@@ -101,6 +102,8 @@ def _statistics(
     names = ("group_metrics", "shifts", "paired_metrics", "disparity", "families", "own_metrics")
     tables = {name: Rows(TABLES[name]) for name in names}
     metrics, shifts, paired, disparity, families, own = tables.values()
+    tables |= {name: Rows(TABLES[name]) for name in (*CONTRAST_TABLES, "choices")}
+    measured_by_id: dict[str, Measured] = {}
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
         rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
@@ -110,13 +113,15 @@ def _statistics(
             add_class_metrics(answers, test_set, metrics)
             own_values[dataset_id].add_trial(answers, certainty, metrics)
             outcomes[answers.trial_id] = answers
-        measured = Measured(test_set, rows, outcomes)
+        measured = measured_by_id[dataset_id] = Measured(test_set, rows, outcomes)
         pairs = compare_trials(measured, flags)
         unfinished = find_unfinished(measured, plan, "torch")
         add_pairs(pairs, test_set, paired=paired, families=families, unfinished=unfinished)
         add_disparity(measured, pairs, disparity)
         add_shifts(measured, flags, shifts)
         own_values[dataset_id].add_pairs(measured, flags, own=own, disparity=disparity)
+        add_choices(measured, tables["choices"])
+    add_contrasts(measured_by_id, plan, tables)
     return {name: rows.table() for name, rows in tables.items()}
 
 

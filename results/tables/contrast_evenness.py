@@ -1,0 +1,110 @@
+"""How evenly the drops of contrasts are spread over the groups -> the table `contrast_disparity`.
+
+The value of an image is the mean over the seeds of what the contrast lost there. Legend: K contrasts, G ranked groups,
+N images.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from results.rows import Rows
+from results.statistics.multiplicity import benjamini_hochberg
+from results.statistics.permutation import Evenness, measure_evenness
+from results.tables.contrast_estimates import Estimate
+from results.tables.contrasts import RUNTIME, Contrast, group_by_key
+from results.tables.disparity import TOO_FEW
+from results.tables.flips import SIDES, Ground
+from results.tables.groupings import Grouping
+from results.tables.measures import Ranked
+
+CONTROL: Final = "perm_q: a control is no part of the family"
+_BLOCK: Final = 2000  # contrasts
+
+
+def measure_contrasts(
+    contrasts: Sequence[Contrast],
+    ground: Ground,
+    grouping: Grouping,
+    takes_part: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Evenness]:
+    """Return how even the contrasts that have a seed are, one number a field, by contrast_id.
+
+    `takes_part` says of each contrast which groups of the grouping count; others than ranked ones never do.
+    """
+    ranked = Ranked.of(grouping)
+    contrasts = [contrast for contrast in contrasts if contrast.seeds] if ranked.n_groups >= 2 else []
+    found = {}
+    for at in range(0, len(contrasts), _BLOCK):
+        block = contrasts[at : at + _BLOCK]
+        values_NK = np.stack([_average(contrast, ground) for contrast in block], axis=1)
+        chosen = None
+        if takes_part is not None:
+            chosen = np.stack([takes_part[contrast.contrast_id][ranked.groups_G] for contrast in block], axis=1)
+        evenness = measure_evenness(values_NK, ranked.codes_N, ranked.n_groups, takes_part_GC=chosen)
+        found |= {c.contrast_id: Evenness(*column) for c, column in zip(block, np.stack(evenness).T, strict=True)}
+    return found
+
+
+def _average(contrast: Contrast, ground: Ground) -> np.ndarray:
+    """Return the mean over seeds of the drop on each image; outcomes, for one seed, stay small integers."""
+    value_N = np.zeros(len(ground.right_NT), dtype=np.int8 if len(contrast.seeds) == 1 else np.float32)
+    for matches, sign in ((contrast.matches, 1), (contrast.subtracted, -1)):
+        for match in matches:
+            other, own = (ground.outcomes[getattr(match, side)].right_N.view(np.int8) for side in SIDES)
+            value_N += sign * (other - own)
+    return value_N if len(contrast.seeds) == 1 else value_N / len(contrast.seeds)
+
+
+def add_evenness(
+    rows: Rows,
+    contrasts: Sequence[Contrast],
+    estimates: Mapping[str, Estimate],
+    evenness: Mapping[str, Evenness],
+    *,
+    grouping: Grouping,
+) -> None:
+    """Add one row for each contrast, with its q over the family: the contrasts of one kind and comparison."""
+    ranked = Ranked.of(grouping)
+    families = _correct(contrasts, evenness, f"{grouping.name}/{RUNTIME}")
+    for contrast in contrasts:
+        shared = {**contrast.columns(), "grouping": grouping.name, "n_groups": ranked.n_groups}
+        if (found := evenness.get(contrast.contrast_id)) is None:
+            rows.add(1, **shared, reason=contrast.reason or TOO_FEW)
+            continue
+        drop_G = estimates[contrast.contrast_id].drop_G[ranked.groups_G]
+        family = families.get(contrast.contrast_id, {"reason": CONTROL})
+        rows.add(
+            1,
+            **shared,
+            drop_disparity_pp=float(100 * np.ptp(drop_G)),
+            corrected_sd_pp=float(100 * np.sqrt(found.variance)),
+            null_mean_pp=float(100 * found.null_mean),
+            null_q95_pp=float(100 * found.null_q95),
+            perm_p=float(found.p),
+            worst_group=ranked.names_G[drop_G.argmax()],
+            best_group=ranked.names_G[drop_G.argmin()],
+            **family,
+        )
+
+
+def _correct(contrasts: Sequence[Contrast], evenness: Mapping[str, Evenness], place: str) -> dict[str, dict[str, Any]]:
+    """Return the family columns of every contrast that is tested and is none of a control, by contrast_id."""
+    tested = [c for c in contrasts if c.contrast_id in evenness and not c.kind.startswith("control_vs")]
+    found = {}
+    for family in _families(tested):
+        q = benjamini_hochberg([float(evenness[c.contrast_id].p) for c in family])
+        first = family[0]
+        family_id = "/".join((first.dataset_id, place, first.kind, first.comparison or "-"))
+        for contrast, one in zip(family, q, strict=True):
+            found[contrast.contrast_id] = {
+                "perm_q": float(one),
+                "family_id": family_id,
+                "family_size": len(family),
+            }
+    return found
+
+
+def _families(contrasts: Sequence[Contrast]) -> Iterator[list[Contrast]]:
+    return group_by_key(((c.kind, c.comparison), c) for c in contrasts)

@@ -1,0 +1,310 @@
+"""Rows of the table `trials` -> the contrasts that answer the questions people ask, each over all seeds. Pure.
+
+A contrast is a drop of a configuration against another one: the accuracy of the other one minus its own, seed by seed.
+The kinds:
+
+- `A_vs_B` with a comparison: a trial against its reference or its control, as in `paired_metrics`. A and B are fp32,
+  control (fp32_ft), ptq, qat, and scratch (QAT from the initial weights).
+- `qat_vs_ptq`: QAT against PTQ of QAT's own control, every setting that both methods know being equal.
+- `bits`, `weight_bits`, `act_bits`: fewer bits against the next more, all else being equal; `bits` where both are one.
+- the name of any other setting of quantization: each value against the default, or the first one where that is absent.
+- `data`: the drop under imbalanced training data minus that under balanced data of equal size, per comparison.
+- `scratch_vs_churn`: QAT from scratch against the float models of *other* seeds; `churn` is what those change among
+  themselves, with no quantizer anywhere.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, pairwise, permutations
+from typing import Any, Final, NamedTuple, TypeVar
+
+from results.schema import COMPARISONS
+
+Row = Mapping[str, Any]
+T = TypeVar("T")
+
+RUNTIME: Final = "torch"
+NO_SEED: Final = "no seed has a finished trial on both sides"
+ONE_SEED: Final = "a float model of another seed is needed: give the sweep two seeds at least"
+_COLUMNS: Final = (  # of the table `trials`, which have the value of a setting also where it is the default
+    *("weight_bits", "act_bits", "scheme", "granularity", "weight_observer", "act_observer", "bn_fold", "act_signed"),
+    *("preset", "base", "init"),
+)
+_BITS: Final = ("weight_bits", "act_bits")
+_OF_ONE_METHOD: Final = frozenset({
+    *("base", "rounding", "bias_correction"),  # of PTQ alone
+    *("init", "scales", "freeze_observers_after"),  # of QAT alone
+    *("epochs", "lr", "schedule", "milestones", "select", "freeze_bn_after"),  # of the recipe: equal by the control
+})  # fmt: skip
+CALIB_SEED: Final = "calib_seed"  # its values are exchangeable: see `spreads`
+
+
+class Match(NamedTuple):
+    """A trial beside another on the same images; its drop is the other's accuracy minus its own."""
+
+    trial_id: str
+    other_id: str
+
+
+class Contrast(NamedTuple):
+    """A question with its trials. `matches` has one match for each seed, and so has `subtracted` where there is one.
+
+    The value of a seed is the drop of its match, less that of the subtracted one. `flips` are the matches whose flips
+    are counted, `churn` those of float models among themselves. `reason` says why there is no seed.
+    """
+
+    kind: str
+    dataset_id: str
+    config_id: str
+    other_config_id: str | None
+    comparison: str | None = None
+    level: str | None = None
+    other_level: str | None = None
+    seeds: tuple[int, ...] = ()
+    matches: tuple[Match, ...] = ()
+    subtracted: tuple[Match, ...] = ()
+    flips: tuple[Match, ...] = ()
+    churn: tuple[Match, ...] = ()
+    reason: str | None = None
+
+    @property
+    def contrast_id(self) -> str:
+        """What tells a contrast apart, readable."""
+        parts = (self.kind, self.comparison, self.config_id, self.other_config_id)
+        return ":".join(part for part in parts if part)
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it is a drop against the reference or the control, and no difference of two such drops."""
+        return self.comparison is not None and self.kind != "data"
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that say in every table which contrast a row is of, and over how many seeds."""
+        names = ("contrast_id", "kind", "dataset_id", "comparison", "config_id", "other_config_id")
+        return {"runtime": RUNTIME, **{name: getattr(self, name) for name in names}, "n_seeds": len(self.seeds)}
+
+    def without_trials(self, reason: str) -> "Contrast":
+        """This contrast with no seed, and why."""
+        return self._replace(seeds=(), matches=(), subtracted=(), flips=(), churn=(), reason=reason)
+
+
+class Config(NamedTuple):
+    """One configuration: its trials by seed, what it is, and its settings as texts.
+
+    `given` are the settings that its config names, all others being at their default.
+    """
+
+    config_id: str
+    dataset_id: str
+    role: str
+    rows: dict[int, Row]
+    data: dict[str, Any]
+    training: str
+    settings: dict[str, str]
+    given: frozenset[str]
+
+    def alike(self, *names: str) -> tuple[Any, ...]:
+        """What configurations have in common that differ by these settings alone."""
+        rest = frozenset(item for item in self.settings.items() if item[0] not in names)
+        return self.dataset_id, self.training, self.method, rest
+
+    @property
+    def method(self) -> str:
+        """fp32, fp32_ft, ptq, qat, or where else the predictions come from."""
+        return next(iter(self.rows.values()))["method"]
+
+
+def find_configs(trials: Iterable[Row]) -> list[Config]:
+    """Return the configurations of finished trials in plan order. A row without a config_id belongs to none."""
+    rows: dict[str, dict[int, Row]] = {}
+    for row in trials:
+        if row.get("config_id") is not None:
+            rows.setdefault(row["config_id"], {})[row["seed"]] = row
+    return [_make_config(config_id, by_seed) for config_id, by_seed in rows.items()]
+
+
+def find_contrasts(configs: Sequence[Config]) -> list[Contrast]:
+    """Return all contrasts between configurations, of one data set or of several."""
+    config_of = {row["trial_id"]: config for config in configs for row in config.rows.values()}
+    return [
+        *_against_float(configs, config_of),
+        *_qat_against_ptq(configs),
+        *_between_bits(configs),
+        *_between_settings(configs),
+        *_between_data(configs, config_of),
+        *_against_churn(configs, config_of),
+    ]
+
+
+def group_by_key(items: Iterable[tuple[Any, T]]) -> Iterator[list[T]]:
+    """Yield the items that share a key, in the order of first appearance."""
+    groups: dict[Any, list[T]] = {}
+    for key, item in items:
+        groups.setdefault(key, []).append(item)
+    yield from groups.values()
+
+
+def _make_config(config_id: str, rows: dict[int, Row]) -> Config:
+    row = next(iter(rows.values()))
+    config = json.loads(row.get("config") or "{}")
+    quant = {name: value for name, value in config.get("quant", {}).items() if name != "method"}
+    columns = {name: row.get(name) for name in _COLUMNS}
+    settings = {**quant, **{name: value for name, value in columns.items() if value is not None}}
+    method = str(row["method"])
+    role = "scratch" if row.get("init") == "scratch" else "control" if method == "fp32_ft" else method
+    training = json.dumps([config.get("model"), config.get("train")], sort_keys=True)
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+    data = config.get("dataset", {})
+    return Config(config_id, row["dataset_id"], role, rows, data, training, texts, frozenset(quant))
+
+
+def _contrast(kind: str, config: Config, other: Config, *, level: str, other_level: str) -> Contrast:
+    """Return the contrast of two configurations over the seeds that both have."""
+    seeds = tuple(seed for seed in config.rows if seed in other.rows)
+    matches = tuple(Match(config.rows[seed]["trial_id"], other.rows[seed]["trial_id"]) for seed in seeds)
+    reason = None if seeds else NO_SEED
+    return Contrast(
+        kind,
+        config.dataset_id,
+        config.config_id,
+        other.config_id,
+        level=level,
+        other_level=other_level,
+        seeds=seeds,
+        matches=matches,
+        flips=matches,
+        reason=reason,
+    )
+
+
+def _against_float(configs: Sequence[Config], config_of: Mapping[str, Config]) -> Iterator[Contrast]:
+    for config in configs:
+        for comparison in COMPARISONS:
+            if not any(row[COMPARISONS[comparison]] for row in config.rows.values()):
+                continue
+            matches = _matches(config, comparison, config_of)
+            if not matches:
+                kind = f"{config.role}_vs_{comparison}"
+                yield Contrast(kind, config.dataset_id, config.config_id, None, comparison, reason=NO_SEED)
+                continue
+            other = config_of[next(iter(matches.values())).other_id]
+            pairs = tuple(matches.values())
+            yield Contrast(
+                f"{config.role}_vs_{other.role}",
+                config.dataset_id,
+                config.config_id,
+                other.config_id,
+                comparison,
+                *(config.role, other.role),
+                seeds=tuple(matches),
+                matches=pairs,
+                flips=pairs,
+            )
+
+
+def _matches(config: Config, comparison: str, config_of: Mapping[str, Config]) -> dict[int, Match]:
+    """The trials of a configuration with the finished trials that they are compared with, by seed."""
+    others = {seed: row[COMPARISONS[comparison]] for seed, row in config.rows.items()}
+    return {seed: Match(config.rows[seed]["trial_id"], other) for seed, other in others.items() if other in config_of}
+
+
+def _qat_against_ptq(configs: Sequence[Config]) -> Iterator[Contrast]:
+    def shared(config: Config) -> frozenset[tuple[str, str]]:
+        return frozenset(item for item in config.settings.items() if item[0] not in _OF_ONE_METHOD)
+
+    controls: dict[Any, list[Config]] = {}
+    for config in configs:
+        if config.role == "ptq" and config.settings.get("base") == "fp32_ft":
+            for row in config.rows.values():
+                controls.setdefault((row["reference_trial_id"], shared(config)), []).append(config)
+    for qat in configs:
+        if qat.role == "qat":
+            keys = [(row["control_trial_id"], shared(qat)) for row in qat.rows.values()]
+            ptqs = {ptq.config_id: ptq for key in keys for ptq in controls.get(key, ())}
+            yield from (_contrast("qat_vs_ptq", qat, ptq, level="qat", other_level="ptq") for ptq in ptqs.values())
+
+
+def _quantized(configs: Iterable[Config]) -> list[Config]:
+    return [config for config in configs if config.method in ("ptq", "qat")]
+
+
+def _between_bits(configs: Sequence[Config]) -> Iterator[Contrast]:
+    quantized = _quantized(configs)
+    as_one = [c for c in quantized if c.settings["weight_bits"] == c.settings["act_bits"]]
+    for kind, chosen, varied in (
+        ("bits", as_one, _BITS),
+        ("weight_bits", quantized, ("weight_bits",)),
+        ("act_bits", quantized, ("act_bits",)),
+    ):
+        for alike in group_by_key((config.alike(*varied), config) for config in chosen):
+            falling = sorted(alike, key=lambda config: -int(config.settings[varied[0]]))
+            for more, fewer in pairwise(falling):
+                levels = {"level": fewer.settings[varied[0]], "other_level": more.settings[varied[0]]}
+                yield _contrast(kind, fewer, more, **levels)
+
+
+def _between_settings(configs: Sequence[Config]) -> Iterator[Contrast]:
+    quantized = _quantized(configs)
+    names = dict.fromkeys(name for config in quantized for name in config.settings)
+    for name in [name for name in names if name not in (*_BITS, CALIB_SEED)]:
+        for alike in group_by_key((config.alike(name), config) for config in quantized):
+            default = next((config for config in alike if name not in config.given), alike[0])
+            for config in alike:
+                if config is not default:
+                    levels = [c.settings.get(name, "default") for c in (config, default)]
+                    yield _contrast(name, config, default, level=levels[0], other_level=levels[1])
+
+
+def _between_data(configs: Sequence[Config], config_of: Mapping[str, Config]) -> Iterator[Contrast]:
+    def key(config: Config) -> tuple[Any, ...]:
+        data = {name: value for name, value in config.data.items() if not name.startswith("imbalance")}
+        return json.dumps(data, sort_keys=True), *config.alike()[1:]
+
+    for alike in group_by_key((key(config), config) for config in configs if config.data):
+        balanced = next((config for config in alike if "imbalance" not in config.data), None)
+        for config in alike:
+            if balanced is None or config is balanced:
+                continue
+            for comparison in COMPARISONS:
+                yield from _difference(config, balanced, comparison, config_of)
+
+
+def _difference(
+    config: Config, balanced: Config, comparison: str, config_of: Mapping[str, Config]
+) -> Iterator[Contrast]:
+    """Yield the drop under imbalanced data less that under balanced data, if the comparison is one of both."""
+    if not all(any(row[COMPARISONS[comparison]] for row in c.rows.values()) for c in (config, balanced)):
+        return
+    here, there = (_matches(c, comparison, config_of) for c in (config, balanced))
+    seeds = tuple(seed for seed in here if seed in there)
+    ids = (config.dataset_id, config.config_id, balanced.config_id, comparison)
+    yield Contrast(
+        "data",
+        *ids,
+        level=f"{config.data['imbalance']} by {config.data.get('imbalance_by', 'label')}",
+        other_level="none",
+        seeds=seeds,
+        matches=tuple(here[seed] for seed in seeds),
+        subtracted=tuple(there[seed] for seed in seeds),
+        reason=None if seeds else NO_SEED,
+    )
+
+
+def _against_churn(configs: Sequence[Config], config_of: Mapping[str, Config]) -> Iterator[Contrast]:
+    for config in configs:
+        if config.role != "scratch" or not (matches := _matches(config, "reference", config_of)):
+            continue
+        others = {seed: match.other_id for seed, match in matches.items()}
+        contrast = Contrast(
+            "scratch_vs_churn",
+            config.dataset_id,
+            config.config_id,
+            config_of[next(iter(others.values()))].config_id,
+            level="scratch",
+            other_level="fp32 of other seeds",
+            seeds=tuple(matches),
+            matches=tuple(matches.values()),
+            flips=tuple(Match(matches[a].trial_id, others[b]) for a, b in permutations(matches, 2)),
+            churn=tuple(Match(others[a], others[b]) for a, b in combinations(matches, 2)),
+        )
+        yield contrast if len(matches) > 1 else contrast.without_trials(ONE_SEED)

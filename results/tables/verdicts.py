@@ -1,0 +1,154 @@
+"""One word for each configuration, comparison and grouping, by the printed rules -> the table `verdicts`.
+
+Groups with fewer than MIN_RANKED test images take no part. Groups that are out of play take none either: there the
+reference is hardly better than the best guess that ignores the image, so there is little to lose. Which these are is
+decided by the reference alone. Legend: G groups, N test images.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from results.rows import Rows
+from results.schema import MIN_RANKED
+from results.statistics.permutation import Evenness
+from results.tables.contrast_estimates import Estimate
+from results.tables.contrast_evenness import measure_contrasts
+from results.tables.contrasts import RUNTIME, Config, Contrast, find_configs
+from results.tables.flips import Ground
+from results.tables.groupings import Grouping, TestSet
+from results.tables.groups import divide, join_reasons, sum_by_group
+from results.tables.measures import Ranked
+from results.tables.outcomes import Measured
+from results.tables.rules import NEAR_GUESS, Case, judge
+
+NONE_IN_PLAY = f"no group of {MIN_RANKED} test images is in play"
+ONE_IN_PLAY = "perm_p: fewer than two groups are in play"
+NO_GAP = "worst_group: a single group has no rest to be compared with"
+
+
+def find_best_guess(test_set: TestSet, grouping: Grouping) -> np.ndarray:
+    """Return for each group the accuracy of the best guess that ignores the image: its most frequent label's share.
+
+    0 where every group is of one class: then the group is what is to be found out. nan for an empty group.
+    """
+    n_classes = test_set.n_classes
+    cells = np.bincount(grouping.test_N * n_classes + test_set.labels_N, minlength=len(grouping.names) * n_classes)
+    counts_GK = cells.reshape(-1, n_classes)
+    if ((counts_GK > 0).sum(axis=1) <= 1).all():
+        return np.zeros(len(counts_GK))
+    return divide(counts_GK.max(axis=1), counts_GK.sum(axis=1))
+
+
+class Judge:
+    """The verdicts of one data set: what all its groupings share. `overall` are the estimates of all images."""
+
+    def __init__(
+        self,
+        contrasts: Sequence[Contrast],
+        measured: Measured,
+        overall: Mapping[str, Estimate],
+        plan: Iterable[Mapping[str, Any]],
+    ):
+        self.contrasts = [contrast for contrast in contrasts if contrast.is_comparison]
+        self.overall, self.test_set = overall, measured.test_set
+        self.right_N = {config.config_id: _average_right(config, measured) for config in find_configs(measured.trials)}
+        self.planned: dict[str, set[int | None]] = {}
+        for row in plan:
+            self.planned.setdefault(str(row.get("config_id")), set()).add(row.get("seed"))
+        self.gains: dict[str, float] = {}
+        for contrast in self.contrasts:
+            if contrast.kind == "control_vs_fp32" and contrast.seeds:
+                gain = -float(overall[contrast.contrast_id].interval.high[0])
+                other = str(contrast.other_config_id)
+                self.gains[other] = max(gain, self.gains.get(other, -1.0))
+
+    def add_verdicts(
+        self,
+        rows: Rows,
+        ground: Ground,
+        estimates: Mapping[str, Estimate],
+        evenness: Mapping[str, Evenness],
+        *,
+        grouping: Grouping,
+    ) -> None:
+        """Add one row for each configuration and comparison. `evenness` is that of all ranked groups."""
+        plays, out_of_play = self._find_plays(grouping)
+        fewer = [c for c in self.contrasts if c.seeds and out_of_play[str(c.other_config_id)]]
+        chosen = {c.contrast_id: plays[str(c.other_config_id)] for c in fewer}
+        evenness = {**evenness, **measure_contrasts(fewer, ground, grouping, chosen)}
+        for contrast in self.contrasts:
+            missing = self.planned.get(contrast.config_id, set()) - set(contrast.seeds)
+            shared = {name: getattr(contrast, name) for name in ("config_id", "comparison")}
+            shared |= {"runtime": RUNTIME, "grouping": grouping.name, "n_seeds": len(contrast.seeds)}
+            shared["provisional"] = bool(missing)
+            if not contrast.seeds:
+                rows.add(1, **shared, reason=contrast.reason)
+                continue
+            other = str(contrast.other_config_id)
+            plays_G, names = plays[other], out_of_play[other]
+            estimate, even = estimates[contrast.contrast_id], evenness.get(contrast.contrast_id)
+            case = self._case(contrast, estimate, even, plays_G)
+            rule, worst = judge(case), _find_worst(estimate.eag_G, plays_G, grouping)
+            shared |= {"word": rule.word, "rule": rule.explain(case), "worst_group": worst, "out_of_play": [names]}
+            rows.add(1, **shared, **self._numbers(contrast, case), reason=_explain(plays_G, worst))
+
+    def _find_plays(self, grouping: Grouping) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+        """Return which groups are in play, and which ranked ones are not, by the configuration of the reference."""
+        n_G, guess_G = grouping.sizes("test"), find_best_guess(self.test_set, grouping)
+        plays, out_of_play = {}, {}
+        for other in dict.fromkeys(str(c.other_config_id) for c in self.contrasts if c.seeds):
+            accuracy_G = divide(sum_by_group(self.right_N[other], grouping), n_G)
+            out_G = (n_G >= MIN_RANKED) & (accuracy_G <= guess_G + NEAR_GUESS)
+            plays[other] = (n_G >= MIN_RANKED) & ~out_G
+            out_of_play[other] = [name for name, is_out in zip(grouping.names, out_G, strict=True) if is_out]
+        return plays, out_of_play
+
+    def _case(self, contrast: Contrast, estimate: Estimate, even: Evenness | None, plays_G: np.ndarray) -> Case:
+        labels_N, overall = self.test_set.labels_N, self.overall[contrast.contrast_id]
+        reference = float(self.right_N[str(contrast.other_config_id)].mean())
+        limits = np.abs(estimate.narrow)[:, plays_G]
+        return Case(
+            reference=reference,
+            accuracy=reference - float(overall.drop_G[0]),
+            guess=float(np.bincount(labels_N).max() / len(labels_N)),
+            gain=self.gains.get(str(contrast.other_config_id), np.nan),
+            margin=float(limits.max()) if plays_G.any() else np.nan,
+            p=float(even.p) if even else np.nan,
+            disparity=float(even.spread) if even else np.nan,
+            floor=float(even.null_q95) if even else np.nan,
+            low=float(overall.interval.low[0]),
+            high=float(overall.interval.high[0]),
+            mde=float(estimate.mde_G[plays_G].max()) if plays_G.any() else np.nan,
+        )
+
+    def _numbers(self, contrast: Contrast, case: Case) -> dict[str, float]:
+        return {
+            "drop_pp": 100 * float(self.overall[contrast.contrast_id].drop_G[0]),
+            "drop_ci_low_pp": 100 * case.low,
+            "drop_ci_high_pp": 100 * case.high,
+            "drop_disparity_pp": 100 * case.disparity,
+            "null_q95_pp": 100 * case.floor,
+            "perm_p": case.p,
+            "mde_pp": 100 * case.mde,
+            "harmless_margin_pp": 100 * case.margin,
+        }
+
+
+def _average_right(config: Config, measured: Measured) -> np.ndarray:
+    """Return for each image the share of the seeds that are right."""
+    return np.mean([measured.outcomes[row["trial_id"]].right_N for row in config.rows.values()], axis=0)
+
+
+def _find_worst(eag_G: np.ndarray, plays_G: np.ndarray, grouping: Grouping) -> str | None:
+    """Return the group in play that loses most beyond the overall drop; of equal ones the largest."""
+    groups = [group for group in Ranked.of(grouping).groups_G if plays_G[group] and not np.isnan(eag_G[group])]
+    return grouping.names[max(groups, key=lambda group: eag_G[group])] if groups else None
+
+
+def _explain(plays_G: np.ndarray, worst: str | None) -> str | None:
+    """Return why some columns are null."""
+    if not plays_G.any():
+        return NONE_IN_PLAY
+    return join_reasons(ONE_IN_PLAY if plays_G.sum() < 2 else None, NO_GAP if worst is None else None) or None
