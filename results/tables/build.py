@@ -1,7 +1,7 @@
 """A store -> its tables. Predictions are the facts; everything here is derived from them and can be rebuilt.
 
 Statistics are of the test images only. Trials stand in the order of the plan, in the tables of statistics one data set
-after the other, so equal stores give equal tables.
+after the other (in `disparity` one grouping after the other), so equal stores give equal tables.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ from results.tables.families import find_unfinished
 from results.tables.groupings import TestSet, make_test_set
 from results.tables.groups import add_group_metrics
 from results.tables.mechanism import build_correlations, build_mechanism
-from results.tables.outcomes import Measured, read_outcomes
+from results.tables.outcomes import Measured, read_all_outcomes
 from results.tables.own import OwnValues
 from results.tables.pairs import add_pairs, compare_trials
 from results.tables.sensitivity import add_sensitivity
@@ -107,12 +107,12 @@ def _statistics(
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
         rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
-        for row in rows:
-            answers, certainty = read_outcomes(store, row["trial_id"], "torch", test_set)
+        trial_ids = [row["trial_id"] for row in rows]
+        for answers, certainty in read_all_outcomes(store, trial_ids, "torch", test_set):
             add_group_metrics(answers, certainty, test_set, metrics)
             add_class_metrics(answers, test_set, metrics)
             own_values[dataset_id].add_trial(answers, certainty, metrics)
-            outcomes[row["trial_id"]] = answers
+            outcomes[answers.trial_id] = answers
         measured = measured_by_id[dataset_id] = Measured(test_set, rows, outcomes)
         pairs = compare_trials(measured, flags)
         unfinished = find_unfinished(measured, plan, "torch")
