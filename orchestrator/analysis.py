@@ -1,19 +1,23 @@
-"""What is measured beside a trial's predictions: the report of every layer, and which layer hurts whom.
+"""What is measured beside a trial's predictions: every layer, which layer hurts whom, and the loss of every group.
 
 A quantized model is compared with its twin, the same weights without quantizers. Sensitivity costs as many evaluations
 of the val split as there are quantized layers, and one more for QAT, whose twin nobody evaluated.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 import quant
+from datasets import Batches, GroupedDataset
 from results import Store
 
+MOST_OF_A_GROUP = 128  # training images of which the curvature is measured: as many evaluations as 40 epochs of them
 Images = Callable[[], Iterable[torch.Tensor]]  # one pass over batches of images_NCHW
+BatchesOf = Callable[[np.ndarray], Batches]  # batches of the images at some indices
+STATISTICS = ("grad_norm", "hessian_trace", "lambda_max")
 
 
 def write_layers(
@@ -59,3 +63,41 @@ def write_sensitivity(
         for layer, logits_NK in quant.predict_each_layer(model, twin, images)
     ]
     store.write_layer_predictions(trial_id, tables)
+
+
+def write_curvature(
+    store: Store,
+    trial_id: str,
+    model: torch.nn.Module,
+    *,
+    dataset: GroupedDataset,
+    groupings: Iterable[str],
+    batches: BatchesOf,
+) -> None:
+    """Write the curvature of the loss of every group of every grouping at the weights of a float model.
+
+    It is measured of at most MOST_OF_A_GROUP training images of a group, the same ones for every model; `batches` makes
+    labelled batches of some images.
+    """
+    rows = []
+    train = np.random.default_rng(0).permutation(dataset.splits["train"])
+    for grouping in groupings:
+        codes_N, names = dataset.groups(grouping)
+        for code, group in enumerate(names):
+            key = {"trial_id": trial_id, "grouping": grouping, "group": group, "split": "train"}
+            rows += _measure_group(model, train[codes_N[train] == code][:MOST_OF_A_GROUP], batches, key)
+    store.write_mechanism(trial_id, rows)
+
+
+def _measure_group(
+    model: torch.nn.Module, indices: np.ndarray, batches: BatchesOf, key: Mapping[str, object]
+) -> list[dict[str, object]]:
+    if not len(indices):
+        return [{**key, "statistic": name, "n": 0, "reason": "no training images in this group"} for name in STATISTICS]
+    found = quant.measure_curvature(model, batches(indices).epoch)
+    values = {name: getattr(found, name) for name in STATISTICS}
+    errors = {"hessian_trace": found.trace_error}
+    return [
+        {**key, "statistic": name, "n": found.n_images, "value": value, "standard_error": errors.get(name)}
+        for name, value in values.items()
+    ]

@@ -1,11 +1,12 @@
-"""The commands: sweep, plan, status, report, data. They read the request, call the rooms, and say what happened.
+"""The commands: sweep, plan, status, report, import, data.
 
-`exit_codes.py` says how they end.
+They read the request, call the rooms, and say what happened; `exit_codes.py` says how they end.
 """
 
 import json
 import shlex
 import sys
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from orchestrator.cli_data import data_app
+from orchestrator.cli_import import import_
 from orchestrator.cli_status import AsJson, StoreArgument, find_failed, say_counts, status, write_reasons
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import keep_manifest
@@ -43,6 +45,12 @@ SweepWords = Annotated[
 StorePath = Annotated[
     str | None, typer.Option("--store", help="Where results go: a path or URI. Default: results/runs/<name>.")
 ]
+
+
+class Format(StrEnum):
+    """How tables for papers are written."""
+
+    csv, parquet, latex, markdown = "csv", "parquet", "latex", "markdown"
 
 
 @app.command()
@@ -86,6 +94,13 @@ def plan(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of sweep files, for editors, and nothing else.")
     ] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="Also say what drops the test images can show, before anything is spent.")
+    ] = False,
+    flips: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=1, help="With --power: the share of images that flips, such as 0.02; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what would run: trials, finished ones, bundles, estimated time and room on the disk."""
@@ -98,14 +113,22 @@ def plan(
             return
         request = read_request(words, store, retry_failed=False)
         summary = summarize_plan(request)
+        lines = write_plan(summary)
+        if power or flips:
+            from orchestrator.power import FLIPS, describe_power, write_power
+
+            specs = dict.fromkeys(experiment.dataset for experiment in request.sweep.experiments)
+            summary["power"] = describe_power(specs, flips or FLIPS)
+            lines += write_power(summary["power"])
         if as_json:
             trials = [{"trial_id": t.trial_id, "label": t.label, "needs": t.needs} for t in request.plan]
             print(json.dumps({**summary, "trials": trials}, indent=2))
         else:
-            print("\n".join(write_plan(summary)))
+            print("\n".join(lines))
 
 
 app.command()(status)
+app.command(name="import")(import_)
 
 
 @app.command()
@@ -122,18 +145,30 @@ def report(
             help="A metric of yours, for this report alone: from a frame of test images to a number for each of them.",
         ),
     ] = None,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option("--format", help="Write tables for papers too; may be given several times."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where --format writes: a path or URI. Default: STORE/exports."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the tables and report.html from what is stored, of a partial store too."""
-    from results import import_groups
+    from results import import_groups, write_exports
 
     with exit_codes():
+        if output is not None and not formats:
+            raise RequestError([Problem("--output", "is where tables for papers go: add `--format latex`, say.")])
         opened = Store.open(store)
         if groups is not None:
             if not groups.is_file():
                 raise RequestError([Problem("--groups", f"names no file: {groups}.")])
             import_groups(opened, groups.read_bytes(), source=str(groups))
-        _finish(opened, report_what_is_left(opened, metrics=metric or ()), as_json=as_json)
+        derived = report_what_is_left(opened, metrics=metric or ())
+        exports = write_exports(opened, formats, output) if formats else None
+        _finish(opened, derived, as_json=as_json, exports=exports)
 
 
 def write_command(words: list[str] | None, store: Store, **on_ray: Any) -> str:
@@ -196,8 +231,8 @@ def _show(request: Request, queue: BundleQueue, *, quiet: bool) -> Progress:
     return ProgressTable(queue, name=name, before=before)
 
 
-def _finish(store: Store, derived: Derived, *, as_json: bool) -> None:
-    """Say how the trials ended and where tables and dashboard are, and exit with 1 if a trial failed."""
+def _finish(store: Store, derived: Derived, *, as_json: bool, exports: list[str] | None = None) -> None:
+    """Say how the trials ended and where the dashboard and tables for papers are, and exit with 1 if a trial failed."""
     from results import count_trials
 
     trials, facts, path = derived
@@ -211,6 +246,7 @@ def _finish(store: Store, derived: Derived, *, as_json: bool) -> None:
             "n_not_in_plan": n_others,
             "warnings": warnings,
             "dashboard": path,
+            **({} if exports is None else {"exports": exports}),
         }
         print(json.dumps(facts, indent=2))
     else:
@@ -221,6 +257,10 @@ def _finish(store: Store, derived: Derived, *, as_json: bool) -> None:
             print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
         for warning in warnings:
             print(f"warning: {warning}")
+        for place in exports or []:
+            print(f"table: {place}")
+        if exports == []:
+            print("no tables for papers: no finished trial has a reference and groups to compare")
         print(f"dashboard: {path}")
     if counts["n_failed"]:
         raise typer.Exit(1)

@@ -113,7 +113,8 @@ def say_counts(counts: dict[str, Any]) -> str:
     """Return "5 of 10 trials ok, 1 failed, 4 blocked by a failed one, 0 missing"."""
     blocked = f", {counts['n_blocked']} blocked by a failed one" if counts["n_blocked"] else ""
     ok = f"{counts['n_ok']} of {counts['n_planned']} trials ok, {counts['n_failed']} failed{blocked}"
-    return f"{ok}, {counts['n_missing']} missing"
+    imported = f", and {counts['n_imported']} imported" if counts["n_imported"] else ""
+    return f"{ok}, {counts['n_missing']} missing{imported}"
 
 
 def _count_by_method(plan: list[dict[str, Any]], trials: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

@@ -91,7 +91,7 @@ def make_queue(request: Request, *, limit: int | None = None) -> BundleQueue:
     )
     trials = {trial.config_id: trial for trial in request.plan} if request.stored else {}
     for row in request.stored.values():
-        if row["status"] != "ok":
+        if row["status"] != "ok" or row["total_s"] is None:  # imported: it took no time here
             continue
         if alike := trials.get(row["config_id"]):  # the trial itself, or another seed of it
             queue.durations.learn(alike, row["total_s"])

@@ -18,7 +18,7 @@ from orchestrator.sweep_file import apply_overrides, read_sweep_file
 from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
-Analysis = Literal["sqnr", "sensitivity"]
+Analysis = Literal["sqnr", "sensitivity", "curvature"]
 METHODS: dict[str, type[PtqSpec] | type[QatSpec]] = {"ptq": PtqSpec, "qat": QatSpec}
 LABEL_PATTERN = r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"  # no operators: a label fits by being equal
 Label = Annotated[tuple[str, str], Field(strict=False)]  # JSON, which workers get, has no tuples

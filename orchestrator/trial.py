@@ -16,7 +16,7 @@ import torch
 
 import quant
 from datasets import Batches, DatasetSpec, GroupedDataset, find_target, load_dataset
-from orchestrator.analysis import write_layers, write_sensitivity
+from orchestrator.analysis import write_curvature, write_layers, write_sensitivity
 from orchestrator.evaluation import LargestDrop, find_largest_drop, list_evaluated, score, write_samples
 from orchestrator.journal import Journal, describe_run
 from orchestrator.manifest import find_code_version
@@ -27,6 +27,7 @@ from orchestrator.work import Outcome
 from results import Store, WriteError, make_predictions
 
 EVALUATION_BATCH_SIZE = 256
+CURVATURE_BATCH_SIZE = 64  # the graph of a batch is held
 LOGITS: Memory[np.ndarray] = Memory(4)  # of reference models, by what `_reference_key` says
 CALIBRATIONS: Memory[quant.Calibration] = Memory(4)  # of reference models, by that and the images
 
@@ -277,10 +278,12 @@ def _predict(bench: Bench, model: torch.nn.Module) -> np.ndarray:
 
 
 def _analyse(bench: Bench, built: Built, reference_NK: np.ndarray | None) -> None:
-    """Write the report of every layer, and of a quantized model what `analysis` asks for."""
+    """Write the report of every layer, and what `analysis` asks for: of a float model curvature, of others the rest."""
     trial, twin = bench.trial, built.twin
     images = _calibration_batches(bench).images if twin is not None and "sqnr" in trial.analysis else None
     write_layers(bench.store, trial.trial_id, built.model, twin=twin, images=images)
+    if twin is None and "curvature" in trial.analysis:
+        _analyse_curvature(bench, built.model)
     if twin is None or "sensitivity" not in trial.analysis:
         return
     bench.journal.say("quantizes each layer alone")
@@ -294,6 +297,18 @@ def _analyse(bench: Bench, built: Built, reference_NK: np.ndarray | None) -> Non
         images=bench.batches(bench.dataset.splits["val"], EVALUATION_BATCH_SIZE).images,
         sample_ids_N=indices[val_N],
         twin_logits_NK=reference_NK[val_N] if reference_NK is not None and trial.method == "ptq" else None,
+    )
+
+
+def _analyse_curvature(bench: Bench, model: torch.nn.Module) -> None:
+    bench.journal.say("measures the curvature of the loss of every group")
+    write_curvature(
+        bench.store,
+        bench.trial.trial_id,
+        model,
+        dataset=bench.dataset,
+        groupings=dict.fromkeys(["label", *bench.trial.dataset.group_by]),
+        batches=lambda indices: bench.batches(indices, CURVATURE_BATCH_SIZE),
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quant.analysis import describe_noise, float_twin, predict_each_layer
     from quant.api import Prepared, calibrate, freeze, prepare
     from quant.calibration import Calibration, collect
+    from quant.curvature import Curvature, measure_curvature
     from quant.describe import LayerReport, count_bytes, describe_layers
     from quant.models import build_model
     from quant.modules import Add, Concat
@@ -35,6 +36,7 @@ __all__ = [
     "Batches",
     "Calibration",
     "Concat",
+    "Curvature",
     "DivergedError",
     "FitResult",
     "Fp32FtSpec",
@@ -60,6 +62,7 @@ __all__ = [
     "freeze",
     "load_quantizer_state",
     "load_weights",
+    "measure_curvature",
     "predict",
     "predict_each_layer",
     "prepare",
@@ -71,6 +74,7 @@ _HOMES = {
     "analysis": ("describe_noise", "float_twin", "predict_each_layer"),
     "api": ("Prepared", "calibrate", "freeze", "prepare"),
     "calibration": ("Calibration", "collect"),
+    "curvature": ("Curvature", "measure_curvature"),
     "describe": ("LayerReport", "count_bytes", "describe_layers"),
     "models": ("build_model",),
     "modules": ("Add", "Concat"),

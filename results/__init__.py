@@ -1,4 +1,4 @@
-"""Predictions -> statistics -> tables -> dashboard. The door: `Store`, `derive`."""
+"""Predictions -> statistics -> tables -> dashboard. The door: `Store`, `derive`; in a notebook: `read`."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -7,11 +7,21 @@ if TYPE_CHECKING:
     from results.custom_groups import import_groups
     from results.damage import Survey, find_damage, set_aside, survey
     from results.devices import describe_mixed_pairs
+    from results.exports.write import write_exports
     from results.files import DamagedError, StoreError, WriteError
+    from results.frames import Frames, read
+    from results.imports import import_predictions
+    from results.metric_frame import to_fairlearn
     from results.page.report import write_report
     from results.predictions import make_predictions
     from results.refresh import Derived, derive
     from results.schema import BLOCKED, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
+    from results.statistics.power import (
+        minimum_detectable_disparity,
+        minimum_detectable_drop,
+        minimum_detectable_excess,
+        null_disparity,
+    )
     from results.store import Store
     from results.tables.build import build_tables
     from results.trial_list import count_trials, list_trials
@@ -24,6 +34,7 @@ __all__ = [
     "TABLES",
     "DamagedError",
     "Derived",
+    "Frames",
     "Store",
     "StoreError",
     "Survey",
@@ -34,14 +45,26 @@ __all__ = [
     "describe_mixed_pairs",
     "find_damage",
     "import_groups",
+    "import_predictions",
     "list_trials",
     "make_predictions",
+    "minimum_detectable_disparity",
+    "minimum_detectable_drop",
+    "minimum_detectable_excess",
+    "null_disparity",
+    "read",
     "set_aside",
     "survey",
+    "to_fairlearn",
+    "write_exports",
     "write_report",
 ]
 
 _HOMES = {
+    "minimum_detectable_disparity": "statistics.power",
+    "minimum_detectable_drop": "statistics.power",
+    "minimum_detectable_excess": "statistics.power",
+    "null_disparity": "statistics.power",
     "derive": "refresh",
     "Derived": "refresh",
     "survey": "damage",
@@ -61,8 +84,13 @@ _HOMES = {
     "count_trials": "trial_list",
     "list_trials": "trial_list",
     "describe_mixed_pairs": "devices",
+    "Frames": "frames",
+    "read": "frames",
+    "to_fairlearn": "metric_frame",
     "import_groups": "custom_groups",
+    "import_predictions": "imports",
     "make_predictions": "predictions",
+    "write_exports": "exports.write",
     "write_report": "page.report",
 }
 

@@ -3,13 +3,16 @@
 A trial without its files counts as missing, whatever its row says. Nothing is deleted: damaged files go to corrupt/.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from results.files import DamagedError, MissingError
+from results.schema import IMPORTED
 from results.store import Folder, Store
 
 
@@ -72,10 +75,19 @@ def set_aside(store: Store, damaged: Iterable[DamagedError]) -> list[str]:
         if is_of_samples(error):
             remedy = "`sweep` describes the images anew, and their trials count as missing until then"
         else:
-            remedy = f"`sweep` runs trial {trial_id} again"
+            remedy = _say_remedy(store, trial_id)
             store.remove_trial(trial_id)
         said.append(f"{error.path} {error.why}{f': moved to {place}' if place else ''}; {remedy}.")
     return said
+
+
+def _say_remedy(store: Store, trial_id: str) -> str:
+    """Say how a trial comes back; no sweep makes predictions that came from elsewhere."""
+    with suppress(DamagedError):
+        row = store.read_trial(trial_id)
+        if row is not None and row["method"] == IMPORTED:
+            return f"`import` {json.loads(row['config'])[IMPORTED]['file']} again, of which trial {trial_id} was made"
+    return f"`sweep` runs trial {trial_id} again"
 
 
 def _find_missing(store: Store, ok: list[str]) -> Iterator[DamagedError]:
@@ -96,6 +108,7 @@ def _read_all(store: Store, trial_id: str) -> Iterator[DamagedError]:
         lambda: store.read_predictions(trial_id, "torch"),
         lambda: store.read_layers(trial_id),
         lambda: store.read_layer_predictions(trial_id),
+        lambda: store.read_mechanism(trial_id),
     )
     for read in readers:
         try:

@@ -36,6 +36,8 @@ def derive(store: Store, *, always: bool = False, metrics: Sequence[str] = ()) -
         StoreError: there is no sweep in the store, or one of `metrics` cannot be had or does not what it must.
         WriteError: they cannot be written.
     """
+    if not always and (kept := _read_kept(store, _describe_source(store, metrics))):
+        return kept  # without the lock: a store that one may only read has up-to-date tables too
     with store.locked_tables():
         return _derive(store, always=always, metrics=metrics)
 
@@ -74,6 +76,6 @@ def _describe_source(store: Store, metrics: Sequence[str]) -> str:
         digest.update(path.read_bytes())
     for data in store.read_sources():
         digest.update(hashlib.sha256(data).digest())
-    for folder in ("trials", "predictions", "layers", "samples"):
+    for folder in ("trials", "predictions", "layers", "mechanism", "samples"):
         digest.update(json.dumps([folder, sorted(store.list_files(folder).items())]).encode())
     return digest.hexdigest()

@@ -55,7 +55,8 @@ SENSITIVITY = _schema(  # first letter the network without quantizers, second th
     n=_I32, n_rr=_I32, n_rw=_I32, n_wr=_I32, n_ww=_I32, n_flip=_I32, drop_pp=_F64, reason=_STR,
 )  # fmt: skip
 MECHANISM = _schema(
-    trial_id=_STR, grouping=_STR, group=_STR, statistic=_STR, value=_F64, standard_error=_F64, split=_STR, reason=_STR,
+    trial_id=_STR, grouping=_STR, group=_STR, statistic=_STR, n=_I32, value=_F64, standard_error=_F64, split=_STR,
+    reason=_STR,
 )  # fmt: skip
 GROUP_METRICS = _schema(
     trial_id=_STR, runtime=_STR, grouping=_STR, group=_STR, metric=_STR, **{"class": _STR},
@@ -153,4 +154,5 @@ MIN_RANKED: Final = 50  # test images: a smaller group is listed, but never call
 COMPARISONS: Final = {"reference": "reference_trial_id", "control": "control_trial_id"}
 # Columns of `trials` that differ between two runs of the same plan. Equality of tables leaves them out.
 RUN_DEPENDENT: Final = ("attempt", "train_s", "calibrate_s", "evaluate_s", "total_s", "traceback", "code_version")
+IMPORTED: Final = "imported"  # the method of a trial whose predictions came from elsewhere
 BLOCKED: Final = "not run:"  # how the error begins of a trial that never ran, because one that it needs failed

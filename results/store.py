@@ -16,9 +16,9 @@ import pyarrow as pa
 from results import lock, trial_index
 from results.files import DamagedError, Files, MissingError, StoreError, Version
 from results.rows import conform, table_of
-from results.schema import LAYER_PREDICTIONS, LAYERS, PREDICTIONS, SAMPLES, SCHEMA_VERSION, TABLES, TRIALS
+from results.schema import LAYER_PREDICTIONS, LAYERS, MECHANISM, PREDICTIONS, SAMPLES, SCHEMA_VERSION, TABLES, TRIALS
 
-Folder = Literal["trials", "predictions", "layers", "samples", "tables"]
+Folder = Literal["trials", "predictions", "layers", "mechanism", "samples", "tables"]
 
 
 class Store:
@@ -214,6 +214,17 @@ class Store:
         except MissingError:
             return None
 
+    def write_mechanism(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep what was measured of each group at the weights of a float model."""
+        self.files.write_parquet(f"mechanism/{trial_id}.parquet", table_of(rows, MECHANISM))
+
+    def read_mechanism(self, trial_id: str) -> pa.Table | None:
+        """Return what `write_mechanism` kept, or None for a trial that did not measure it."""
+        try:
+            return self.files.read_parquet(f"mechanism/{trial_id}.parquet", MECHANISM)
+        except MissingError:
+            return None
+
     def write_log(self, trial_id: str, text: str) -> None:
         """Keep what a trial said: nothing depends on it, so it is not synced."""
         self.files.write(f"logs/{trial_id}.log", text.encode(), sync=False)
@@ -275,6 +286,7 @@ class Store:
         names = [
             *(f"predictions/{trial_id}.{runtime}.parquet" for runtime in runtimes),
             *(f"layers/{trial_id}.parquet", f"layers/{trial_id}.sensitivity.parquet"),
+            f"mechanism/{trial_id}.parquet",
             *(f"stages/{trial_id}.pt", f"logs/{trial_id}.log", f"trials/{trial_id}.parquet"),
         ]
         return sum(version.n_bytes for name in names if (version := self.files.version(name)))

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from results.damage import Survey, is_of_samples, survey
-from results.schema import BLOCKED
+from results.schema import BLOCKED, IMPORTED
 from results.store import Store
 
 _ById = dict[str, dict[str, Any]]
@@ -12,6 +12,8 @@ _ById = dict[str, dict[str, Any]]
 
 def list_trials(store: Store, found: Survey | None = None) -> list[dict[str, Any]]:
     """Return the rows of the plan's trials in its order: finished ones, and `failed` ones for those that are blocked.
+
+    After them come imported trials of the plan's data sets, by id.
 
     A trial without its files is none of them: `found`, a survey of the store made a moment ago, names those files.
 
@@ -23,14 +25,21 @@ def list_trials(store: Store, found: Survey | None = None) -> list[dict[str, Any
     not_described = [error.path.split("/")[1].removesuffix(".parquet") for error in damaged if is_of_samples(error)]
     rows = {row["trial_id"]: row for row in trials.to_pylist() if row["dataset_id"] not in not_described}
     plan = {planned["trial_id"]: planned for planned in manifest["plan"]}
-    return [row for planned in plan.values() if (row := _trial_row(planned, rows, plan))]
+    planned_rows = [row for planned in plan.values() if (row := _trial_row(planned, rows, plan))]
+    known = manifest["groupings"]
+    return planned_rows + [r for r in rows.values() if r["method"] == IMPORTED and r["dataset_id"] in known]
 
 
 def count_trials(trials: list[dict[str, Any]], n_planned: int) -> dict[str, int]:
-    """Return n_planned, n_ok, n_failed (by themselves), n_blocked (by a failed one) and n_missing (not run yet)."""
+    """Return n_planned, n_ok, n_failed (by themselves), n_blocked (by a failed one) and n_missing (not run yet).
+
+    Imported trials were never planned: `n_imported` counts them, and nothing else does.
+    """
+    n_imported = sum(row["method"] == IMPORTED for row in trials)
+    trials = [row for row in trials if row["method"] != IMPORTED]
     words = Counter("n_blocked" if str(row["error"]).startswith(BLOCKED) else f"n_{row['status']}" for row in trials)
     counts = {name: words[name] for name in ("n_ok", "n_failed", "n_blocked")}
-    return {"n_planned": n_planned, **counts, "n_missing": n_planned - len(trials)}
+    return {"n_planned": n_planned, **counts, "n_missing": n_planned - len(trials), "n_imported": n_imported}
 
 
 def _trial_row(planned: dict[str, Any], rows: _ById, plan: _ById) -> dict[str, Any] | None:

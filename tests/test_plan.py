@@ -7,7 +7,8 @@ import pytest
 
 from orchestrator.plan import PlannedTrial, find_state, make_plan
 from orchestrator.spec import load_sweep
-from results.page.facts import name_configurations, read_facts
+from results.configurations import name_configurations
+from results.page.facts import read_facts
 from results.rows import table_of
 from results.schema import TRIALS
 

@@ -8,6 +8,8 @@ from measured_trials import make_outcomes, make_tables, make_test_set, make_tria
 from scipy.stats import false_discovery_control
 from statsmodels.stats.multitest import multipletests
 
+from results.statistics.power import observed_minimum_detectable_excess
+
 SIZES, RATES = np.array([504, 226, 172, 199, 84, 30]), np.array([0.01, 0.02, 0.02, 0.02, 0.08, 0.02])
 CODES = np.repeat(np.arange(6), SIZES)
 LABELS = np.random.default_rng(0).integers(0, 2, len(CODES))
@@ -77,6 +79,25 @@ def test_what_is_no_part_of_a_family_says_why(query: str, reason: str) -> None:
     assert set(rows["reason"]) == {reason}
     assert rows[["eag_q", "eag_p_holm", "family_id", "family_size"]].isna().all(axis=None)
     assert rows["eag_p"].notna().all()
+
+
+def test_the_minimum_detectable_gap_is_that_of_the_images_lost_and_won() -> None:
+    rows = draw(make_sweep(1), seed=7)["paired_metrics"].query("grouping == 'hair' and trial_id == 'qat0'")
+    rows = rows[rows["comparison"] == "reference"]
+    expected = 100 * observed_minimum_detectable_excess(rows["n_rw"] + rows["n_wr"], rows["n"])
+    assert np.allclose(rows["mde_pp"], expected)
+    assert (rows["eag_ci_high_pp"] - rows["eag_ci_low_pp"] > rows["mde_pp"]).all()
+
+
+def test_a_group_without_a_rest_is_no_part_of_a_family() -> None:
+    test_set = make_test_set(LABELS, {"one": (["all", "nobody"], np.zeros(len(LABELS), dtype=np.int64))})
+    outcomes = [make_outcomes("ref", LABELS, LABELS), make_outcomes("ptq", 1 - LABELS, LABELS)]
+    tables = make_tables(test_set, [make_trial("ref", "fp32"), make_trial("ptq", "ptq", "ref")], outcomes)
+    rows = tables["paired_metrics"].query("grouping == 'one'")
+    assert rows["eag_q"].isna().all()
+    assert rows["reason"].tolist() == [
+        *("eag: a single group has no rest to be compared with", "no test images in this group"),
+    ]
 
 
 def test_families_are_listed_with_what_was_left_out() -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from fairlearn.metrics import MetricFrame
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 from sklearn.metrics import accuracy_score
 
 from results import Store, StoreError, build_tables, import_groups, make_predictions, write_report
@@ -163,6 +163,10 @@ def test_every_paired_number_is_that_of_independent_code(sweep: Sweep) -> None:
         losses = [-np.log(np.exp(z[here]) / np.exp(z[here]).sum(1, keepdims=True)) for z in (other, noisy)]
         picked = [loss[np.arange(len(truth)), truth].mean() for loss in losses]
         assert row["excess_loss_nats"] == pytest.approx(picked[1] - picked[0], abs=1e-5)
+        of_images = [loss[np.arange(len(truth)), truth] for loss in losses]
+        interval = ttest_rel(of_images[1], of_images[0]).confidence_interval(0.95)
+        ours = (row["excess_loss_ci_low_nats"], row["excess_loss_ci_high_nats"])
+        assert ours == pytest.approx((interval.low, interval.high), abs=1e-5)
         assert (row["kl_nats"] >= 0) if row["comparison"] == "reference" else np.isnan(row["kl_nats"])
 
 

@@ -72,7 +72,7 @@ def test_analysis_is_no_part_of_a_trials_identity_and_travels_to_its_worker() ->
     assert all(
         PlannedTrial.model_validate_json(trial.model_dump_json()).analysis == ("sensitivity", "sqnr") for trial in asked
     )
-    with pytest.raises(RequestError, match=r"`analysis.0` must be one of sqnr, sensitivity, got 'sqnrs'"):
+    with pytest.raises(RequestError, match=r"`analysis.0` must be one of sqnr, sensitivity, curvature, got 'sqnrs'"):
         plan_of("sqnrs")
 
 

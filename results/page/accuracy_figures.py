@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from results.page.facts import Facts, Group, Spread, Trial, name_bits, name_variant
+from results.configurations import Trial, name_bits, name_variant
+from results.page.facts import Facts, Group, Spread
 from results.page.figures import HUES, MUTED, Cell, Figure, make_axis, make_layout, name_group
 from results.page.markup import count, describe_percents, escape_label, format_percent, shorten
 from results.page.summary import Section, average_accuracy, find_worst, split_trials

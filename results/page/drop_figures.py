@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from results.page.facts import Facts, Group, Trial, name_configurations, name_variant
+from results.configurations import Trial, name_configurations, name_variant
+from results.page.facts import Facts, Group
 from results.page.figures import FAINT, INK, MUTED, PU_OR, Cell, Figure, make_axis, make_layout, name_group
 from results.page.markup import MISSING, escape_label, format_pp, shorten
 from results.page.summary import GroupDrop, Section, average_drop

@@ -19,14 +19,14 @@ from results.page.markup import (
     soften_range,
 )  # fmt: skip
 from results.page.summary import Section, SummaryRow
-from results.schema import MIN_RANKED
+from results.schema import IMPORTED, MIN_RANKED
 
 SUMMARY_HEAD = ("Method", "Bits", "Trials", "Accuracy", "Compared with", "All images", "Worst", "Gap", "Drop disparity")
 
 
 def render_overview(facts: Facts, sections: Sequence[Section]) -> str:
     """Return the head of the page: name, counts, data sets and the caveat."""
-    states = [trial["status"] for trial in facts.trials]
+    states = [trial["status"] for trial in facts.trials if trial["method"] != IMPORTED]
     counts = {"ok": states.count("ok"), "failed": states.count("failed")}
     planned = _read_count(facts, "n_planned", len(states))
     missing = _read_count(facts, "n_missing", planned - len(states))

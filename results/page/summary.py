@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, NamedTuple
 
-from results.page.facts import Facts, Group, Spread, Trial, name_bits, name_variant, take_spread
+from results.configurations import Trial, name_bits, name_variant
+from results.page.facts import Facts, Group, Spread, take_spread
 from results.schema import MIN_RANKED
 
 NO_EXCESS_PP: Final = 1e-9  # what rounding leaves of an EAG of 0

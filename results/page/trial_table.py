@@ -5,7 +5,8 @@ from heapq import nlargest
 from math import inf
 from typing import Final
 
-from results.page.facts import Facts, Pair, Trial, name_bits, name_variant
+from results.configurations import Trial, name_bits, name_variant
+from results.page.facts import Facts, Pair
 from results.page.markup import (
     MISSING,
     count,

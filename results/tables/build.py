@@ -1,7 +1,7 @@
 """A store -> its tables. Predictions are the facts; everything here is derived from them and can be rebuilt.
 
 Statistics are of the test images only. Trials stand in the order of the plan, in the tables of statistics one data set
-after the other, so equal stores give equal tables.
+after the other (in `disparity` one grouping after the other), so equal stores give equal tables.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,14 +33,14 @@ from results.tables.disparity import add_disparity
 from results.tables.families import find_unfinished
 from results.tables.groupings import TestSet, make_test_set
 from results.tables.groups import add_group_metrics
-from results.tables.outcomes import Measured, read_outcomes
+from results.tables.mechanism import build_correlations, build_mechanism
+from results.tables.outcomes import Measured, read_all_outcomes
 from results.tables.own import OwnValues
 from results.tables.pairs import add_pairs, compare_trials
 from results.tables.sensitivity import add_sensitivity
 from results.tables.shifts import add_shifts
+from results.tables.without_logits import explain_missing_logits
 from results.trial_list import count_trials, list_trials
-
-NOT_YET = ("mechanism", "correlations")
 
 
 def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.Table]:
@@ -79,12 +79,14 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
         "runtimes": _runtimes(ok),
         "layers": _join_layers(store.read_layers(row["trial_id"]) for row in ok),
         "sensitivity": _sensitivity(store, ok, test_sets),
-        **{name: TABLES[name].empty_table() for name in NOT_YET},
         "provenance": _provenance(
             manifest, trials, n_strangers=len(store.trial_ids() - {r["trial_id"] for r in trials})
         ),
         **_statistics(store, ok, test_sets, own_values, manifest["plan"]),
     }
+    tables["mechanism"] = build_mechanism(store, ok, tables["group_metrics"])
+    tables["correlations"] = build_correlations(tables["trials"], tables["paired_metrics"], tables["mechanism"])
+    tables = explain_missing_logits(tables)
     for name, table in tables.items():
         store.write_table(name, table)
     return tables
@@ -105,12 +107,12 @@ def _statistics(
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     for dataset_id, test_set in test_sets.items():
         rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
-        for row in rows:
-            answers, certainty = read_outcomes(store, row["trial_id"], "torch", test_set)
+        trial_ids = [row["trial_id"] for row in rows]
+        for answers, certainty in read_all_outcomes(store, trial_ids, "torch", test_set):
             add_group_metrics(answers, certainty, test_set, metrics)
             add_class_metrics(answers, test_set, metrics)
             own_values[dataset_id].add_trial(answers, certainty, metrics)
-            outcomes[row["trial_id"]] = answers
+            outcomes[answers.trial_id] = answers
         measured = measured_by_id[dataset_id] = Measured(test_set, rows, outcomes)
         pairs = compare_trials(measured, flags)
         unfinished = find_unfinished(measured, plan, "torch")

@@ -46,8 +46,8 @@ def find_unfinished(measured: Measured, plan: Iterable[Mapping[str, Any]], runti
         question
         for planned in plan
         for comparison, column in COMPARISONS.items()
-        if planned["dataset_id"] == measured.test_set.dataset_id and planned.get(column)
-        if not {planned["trial_id"], planned[column]} <= measured.outcomes.keys()
+        if planned["dataset_id"] == measured.test_set.dataset_id and (other_id := planned.get(column))
+        if not {planned["trial_id"], other_id} <= measured.outcomes.keys()
         if (question := ask(planned, runtime, comparison))
     }
 

@@ -4,13 +4,16 @@
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 
-class Grouping(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Grouping:
     """One way to look at a data set. Codes index into `names`; G groups, of which some may be empty; V val images."""
 
     name: str
@@ -20,9 +23,13 @@ class Grouping(NamedTuple):
     test_N: np.ndarray
 
     def sizes(self, split: str) -> np.ndarray:
-        """Number of images in each group of a split."""
-        codes = {"train": self.train_N, "val": self.val_V, "test": self.test_N}[split]
-        return np.bincount(codes, minlength=len(self.names))
+        """Number of images in each group of a split, not to be written to."""
+        return self._sizes_by_split[split]
+
+    @cached_property
+    def _sizes_by_split(self) -> dict[str, np.ndarray]:
+        codes_by_split = {"train": self.train_N, "val": self.val_V, "test": self.test_N}
+        return {split: np.bincount(codes, minlength=len(self.names)) for split, codes in codes_by_split.items()}
 
 
 class TestSet(NamedTuple):

@@ -102,6 +102,8 @@ def measure_ece(right_N: np.ndarray, confidence_N: np.ndarray, grouping: Groupin
     Source: Guo et al., On calibration of modern neural networks, ICML 2017, equation 3. (torchmetrics gives images of
     confidence exactly 1 a sixteenth bin; here they are in the last one.)
     """
+    if np.isnan(confidence_N).any():  # imported without logits
+        return np.full(len(grouping.names), np.nan)
     bins_N = np.minimum((confidence_N * N_BINS).astype(np.int64), N_BINS - 1)
     n_cells = len(grouping.names) * N_BINS
     error_GB = np.bincount(grouping.test_N * N_BINS + bins_N, weights=right_N - confidence_N, minlength=n_cells)

@@ -5,13 +5,13 @@ found by bisection, whose cost is in the steps and not in the number of pairs.
 """
 
 from collections.abc import Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from results.rows import Rows
-from results.schema import COMPARISONS
 from results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval
+from results.statistics.power import observed_minimum_detectable_excess
 from results.tables.families import Question, add_families, ask, correct, explain_untested
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
@@ -39,17 +39,15 @@ class Pair(NamedTuple):
 
 def compare_trials(measured: Measured, flags: Mapping[tuple[str, str], str]) -> list[Pair]:
     """Compare every trial of a data set with its other sides. `flags` are by trial and comparison."""
-    pairs = []
-    for row in measured.trials:
-        outcomes = measured.outcomes[row["trial_id"]]
-        for comparison, column in COMPARISONS.items():
-            if other_id := row[column]:
-                key = {"trial_id": row["trial_id"], "runtime": outcomes.runtime, "comparison": comparison}
-                counts, flag = {}, f"the {comparison} trial {other_id} failed or has not run"
-                if other := measured.outcomes.get(other_id):
-                    counts = compare(outcomes, other, measured.test_set, comparison=comparison)
-                    flag = flags.get((row["trial_id"], comparison))
-                pairs.append(Pair(key, other_id, ask(row, outcomes.runtime, comparison), counts, flag))
+    rows, pairs = {row["trial_id"]: row for row in measured.trials}, []
+    for found in measured.compared():
+        trial_id, comparison = found.outcomes.trial_id, found.comparison
+        counts, flag = {}, found.why_missing
+        if found.other:
+            counts = compare(found.outcomes, found.other, measured.test_set, comparison=comparison)
+            flag = flags.get((trial_id, comparison))
+        question = ask(rows[trial_id], found.outcomes.runtime, comparison)
+        pairs.append(Pair(found.key, found.other_trial_id, question, counts, flag))
     return pairs
 
 
@@ -83,27 +81,27 @@ def add_pairs(
 ) -> None:
     """Add the rows of all pairs of one data set to `paired_metrics`, and its families. `unfinished` are provisional."""
     compared = [pair for pair in pairs if pair.columns_by_grouping]
-    columns_by_grouping: dict[str, Columns] = {}
+    inferred: dict[str, Columns] = {}
     for grouping in test_set.groupings if compared else ():
         columns = _infer([pair.columns_by_grouping[grouping.name] for pair in compared])
         if grouping.name != "overall":
             columns |= _correct(compared, columns, grouping, test_set.dataset_id)
-            tested_PG = ~np.isnan(columns["eag_q"])
             key = {"dataset_id": test_set.dataset_id, "grouping": grouping.name}
-            add_families(families, [p.question for p in compared], tested_PG, unfinished=unfinished, **key)
-        columns_by_grouping[grouping.name] = columns
-    at = iter(range(len(compared)))
+            tested_PG, questions = ~np.isnan(columns["eag_q"]), [pair.question for pair in compared]
+            add_families(families, questions, tested_PG, unfinished=unfinished, **key)
+        inferred[grouping.name] = columns
+    index = -1
     for pair in pairs:
-        index = next(at) if pair.columns_by_grouping else None
+        index += bool(pair.columns_by_grouping)
         for grouping in test_set.groupings:
-            shared = {**pair.key, "grouping": grouping.name, "group": list(grouping.names)}
-            shared |= {"other_trial_id": pair.other_trial_id, "n": grouping.sizes("test"), "reason": pair.flag}
-            if index is not None:
-                shared |= pair.columns_by_grouping[grouping.name]
-                shared |= {name: values_PG[index] for name, values_PG in columns_by_grouping[grouping.name].items()}
-                no_refit = NO_REFIT if np.isnan(shared["refit_n_rw"]).all() else None
-                shared["reason"] = [join_reasons(pair.flag, reason, no_refit) or None for reason in shared["reason"]]
-            paired.add(len(grouping.names), **shared)
+            n_groups, key = len(grouping.names), {**pair.key, "grouping": grouping.name, "group": list(grouping.names)}
+            columns: dict[str, Any] = {"n": grouping.sizes("test"), "reason": pair.flag}
+            if pair.columns_by_grouping:
+                columns = {name: values_PG[index] for name, values_PG in inferred[grouping.name].items()}
+                columns |= pair.columns_by_grouping[grouping.name]
+                no_refit = NO_REFIT if np.isnan(columns["refit_n_rw"]).all() else None
+                columns["reason"] = [join_reasons(pair.flag, why, no_refit) or None for why in columns["reason"]]
+            paired.add(n_groups, **key, other_trial_id=pair.other_trial_id, **columns)
 
 
 def _infer(counts: Sequence[Columns]) -> dict[str, np.ndarray]:
@@ -118,6 +116,7 @@ def _infer(counts: Sequence[Columns]) -> dict[str, np.ndarray]:
         "eag_ci_low_pp": 100 * eag.low,
         "eag_ci_high_pp": 100 * eag.high,
         "eag_p": eag.p,
+        "mde_pp": 100 * observed_minimum_detectable_excess(rw_PG + wr_PG, n_PG),
         "mcnemar_p": np.where(n_PG > 0, mcnemar_p(rw_PG, wr_PG), np.nan),
         **compare_refits(counts),
         "reason": np.full(n_PG.shape, NO_REST, dtype=object),
@@ -131,5 +130,6 @@ def _correct(pairs: Sequence[Pair], columns: Columns, grouping: Grouping, datase
     n_discordant_P = np.array([int(counts["n_rw"][0] + counts["n_wr"][0]) for counts in overall])
     reason_PG = explain_untested(questions, grouping, n_discordant_P)
     p_PG = np.where(reason_PG == "", columns["eag_p"], np.nan)
+    reason_PG[np.isnan(p_PG) & (reason_PG == "")] = NO_REST
     reason_PG[:, grouping.sizes("test") == 0] = NO_IMAGES
     return {**correct(p_PG, questions, dataset_id, grouping.name), "reason": reason_PG}

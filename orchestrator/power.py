@@ -1,0 +1,114 @@
+"""What `plan --power` says: the smallest drops that the test images of a sweep can show, before anything is spent."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from datasets import DatasetSpec, GroupedDataset, load_dataset
+from results import (
+    MIN_RANKED,
+    minimum_detectable_disparity,
+    minimum_detectable_drop,
+    minimum_detectable_excess,
+    null_disparity,
+)
+
+FLIPS: Final = (0.005, 0.02, 0.05)  # of 8 bits and of 4, and of a bad 4; measured on our sweeps
+HEAD: Final = (
+    "power: the smallest loss, in percentage points, that is found with 80 % power at 5 %, two-sided,\n"
+    "  if so many images flip: turn right or wrong. drop: of a group. excess: beyond the drop of all.\n"
+    "  Seeds share the test images: more of them show what training does by chance, and are no images."
+)
+
+
+def describe_power(specs: Iterable[DatasetSpec], flips: Sequence[float]) -> list[dict[str, Any]]:
+    """Return what can be seen in each group of each data set, `_pp` in percentage points, at each share of flips.
+
+    Data sets that differ in their training images alone are one, and so are groupings of the same groups.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for spec in specs:
+        dataset = load_dataset(spec)
+        for grouping in dict.fromkeys(["label", *spec.group_by]):
+            power = _describe_grouping(spec, dataset, grouping, flips)
+            found.setdefault(str([spec.name, spec.task, power["groups"]]), power)
+    return list(found.values())
+
+
+def _describe_grouping(
+    spec: DatasetSpec, dataset: GroupedDataset, grouping: str, flips: Sequence[float]
+) -> dict[str, Any]:
+    codes_N, names = dataset.groups(grouping)
+    n_G = np.bincount(codes_N[dataset.splits["test"]], minlength=len(names))
+    return {
+        "dataset": spec.name,
+        "task": spec.task,
+        "grouping": grouping,
+        "groups": [
+            {"group": name, "n": int(n), "ranked": bool(n >= MIN_RANKED)} for name, n in zip(names, n_G, strict=True)
+        ],
+        "at_flips": [_find_detectable(n_G, share) for share in flips],
+    }
+
+
+def _find_detectable(n_G: np.ndarray, flips: float) -> dict[str, Any]:
+    """What each group can show, and what a disparity of the ranked groups must reach; None where there is no answer."""
+    ranked_G = n_G >= MIN_RANKED
+    drop_G, excess_G = np.full((2, len(n_G)), np.nan)
+    drop_G[n_G > 0] = minimum_detectable_drop(n_G[n_G > 0], flips)
+    if len(n_G) > 1:
+        excess_G = minimum_detectable_excess(n_G, n_G.sum() - n_G, flips, flips)
+    disparity = None
+    if ranked_G.sum() >= 2:
+        sizes, shares = n_G[ranked_G], np.full(ranked_G.sum(), flips)
+        by_chance = null_disparity(sizes, shares)
+        easiest, hardest = (f(minimum_detectable_disparity(sizes, shares)) for f in (np.min, np.max))
+        values = {
+            "easiest_group": easiest,
+            "hardest_group": hardest,
+            "by_chance": by_chance[0],
+            "by_chance_q95": by_chance[1],
+        }
+        disparity = {f"{name}_pp": 100 * float(value) for name, value in values.items()}
+    return {"flips": flips, "drop_pp": _to_pp(drop_G), "excess_pp": _to_pp(excess_G), "disparity": disparity}
+
+
+def _to_pp(values_G: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else 100 * float(value) for value in values_G]
+
+
+def write_power(power: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the lines for a terminal, at most 100 columns wide for three shares of flips."""
+    lines = ["", HEAD]
+    for of_grouping in power:
+        columns = of_grouping["at_flips"]
+        title = f"{of_grouping['dataset']}, {of_grouping['task']}, by {of_grouping['grouping']}"
+        lines += ["", f"{title:42}" + "".join(f"{_say_flips(at['flips']):>18}" for at in columns)]
+        lines.append(f"{'':34}{'n':>8}" + f"{'drop':>10}{'excess':>8}" * len(columns))
+        for index, group in enumerate(of_grouping["groups"]):
+            cells = [f"{_say(at['drop_pp'][index]):>10}{_say(at['excess_pp'][index]):>8}" for at in columns]
+            name = group["group"] if group["ranked"] else f"{group['group']} (never ranked)"
+            lines.append(f"  {name[:31]:32}{group['n']:8,}" + "".join(cells))
+        if columns[0]["disparity"]:
+            rows = {
+                "one group alone, easiest to find": "easiest_group_pp",
+                "one group alone, hardest to find": "hardest_group_pp",
+            }
+            rows |= {
+                "max - min drop by chance": "by_chance_pp",
+                "exceeded in 5 % by chance": "by_chance_q95_pp",
+            }
+            lines += [
+                f"  {name:40}" + "".join(f"{at['disparity'][key]:>10.1f}{'':8}" for at in columns)
+                for name, key in rows.items()
+            ]
+    return [line.rstrip() for line in lines]
+
+
+def _say_flips(share: float) -> str:
+    return f"{100 * share:g} % flips"
+
+
+def _say(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

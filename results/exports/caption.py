@@ -1,0 +1,81 @@
+"""What a reader must know of a table for a paper, in one caption, and its numbers as text."""
+
+from collections.abc import Iterable
+
+from results.exports.tables import Drop, PaperTable
+from results.schema import MIN_RANKED
+
+MISSING = "–"
+HEAD = ("Configuration", "Seeds", "All images")
+TAIL = ("Disparity", "Floor", "p", "Verdict")
+
+
+def write_caption(table: PaperTable) -> str:
+    """Return data, numbers of images and seeds, comparison, interval method, and the rules of mark and verdicts."""
+    key = table.key
+    other = {"reference": "the reference (the float model)", "control": "the control (fine-tuned without quantizers)"}
+    parts = [
+        f"What each group of {key['dataset']} by {key['grouping']} loses (task {key['task']}, {key['model']}, runtime "
+        f"{key['runtime']}): drop of test accuracy against {other[key['comparison']]} in percentage points, mean over "
+        f"seeds ({_write_seeds(table)}), with 95 % intervals{_write_methods(table)}; below zero it gained.",
+        f"{table.n_test} test images; n of each group in the head.",
+        f"Bold: the largest mean drop among groups of at least {MIN_RANKED} images. There is always one; whether it is "
+        "more than noise say Disparity (largest minus smallest drop of these groups), Floor (its 95 % quantile if no "
+        "group differed) and p (of a permutation test).",
+    ]
+    if small := [group.name for group in table.groups if not group.is_ranked]:
+        parts.append(f"Too small to be ranked: {', '.join(small)}.")
+    if table.empty_groups:
+        parts.append(f"Without test images, and left out: {', '.join(table.empty_groups)}.")
+    rules = {row.verdict: row.rule for row in table.rows if row.verdict and row.rule}
+    return " ".join([*parts, *(f"{word[0].upper()}{word[1:]}: {rule.rstrip('.')}." for word, rule in rules.items())])
+
+
+def write_notes(table: PaperTable) -> list[str]:
+    """Return a sentence for each reason why configurations have no numbers."""
+    names: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.reason:
+            names.setdefault(row.reason, []).append(row.configuration)
+    return [f"No numbers for {'; '.join(alike)}: {reason}." for reason, alike in names.items()]
+
+
+def choose_digits(table: PaperTable) -> int:
+    """Return 1 digit after the point, or 2 where an interval is shorter than 1 pp."""
+    drops = (drop for row in table.rows for drop in (row.overall, *row.drops))
+    widths = [d.high_pp - d.low_pp for d in drops if d.low_pp is not None and d.high_pp is not None]
+    return 2 if min(widths, default=1.0) < 1 else 1
+
+
+def write_number(value: float | None, digits: int) -> str:
+    """Return a number without a sign before zero, or a dash."""
+    text = MISSING if value is None else f"{value:.{digits}f}"
+    return text.removeprefix("-") if text.strip("-0.") == "" else text
+
+
+def write_interval(drop: Drop, digits: int) -> str:
+    """Return "[0.3, 2.1]", or nothing where there is no interval."""
+    if drop.low_pp is None or drop.high_pp is None:
+        return ""
+    return f"[{write_number(drop.low_pp, digits)}, {write_number(drop.high_pp, digits)}]"
+
+
+def write_p(p: float | None) -> str:
+    """Return a p-value with three digits."""
+    return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _write_seeds(table: PaperTable) -> str:
+    sets = sorted({row.seeds for row in table.rows if row.seeds})
+    if not sets:
+        return "none yet"
+    return " or ".join(_join(map(str, seeds)) for seeds in sets)
+
+
+def _write_methods(table: PaperTable) -> str:
+    methods = sorted({row.ci_method for row in table.rows if row.ci_method})
+    return f" ({_join(methods)})" if methods else ""
+
+
+def _join(words: Iterable[str]) -> str:
+    return ", ".join(words)
