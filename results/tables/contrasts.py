@@ -225,7 +225,7 @@ def _qat_against_ptq(configs: Sequence[Config]) -> Iterator[Contrast]:
 
 
 def _quantized(configs: Iterable[Config]) -> list[Config]:
-    return [config for config in configs if config.method in ("ptq", "qat")]
+    return [config for config in configs if config.method in ("ptq", "qat") and config.settings.get("weight_bits")]
 
 
 def _between_bits(configs: Sequence[Config]) -> Iterator[Contrast]:

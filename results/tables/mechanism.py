@@ -32,7 +32,7 @@ def build_mechanism(store: Store, ok: Iterable[Mapping[str, Any]], group_metrics
     known = {table["trial_id"][0].as_py() for table in measured if len(table)}
     missing = [{"trial_id": trial_id, "reason": NOT_MEASURED} for trial_id in ids if trial_id not in known]
     wanted = pc.field("metric").isin(["accuracy", "margin"]) & pc.field("class").is_null()
-    rows = group_metrics.filter(pc.field("trial_id").isin(ids) & wanted)
+    rows = group_metrics.filter(pc.field("trial_id").isin(pa.array(ids, pa.string())) & wanted)
     parts = [*measured, table_of(missing, MECHANISM), table_of(_list_facts(rows), MECHANISM)]
     joined = join(parts)
     assert joined is not None

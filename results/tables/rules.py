@@ -1,4 +1,10 @@
-"""The rules behind the words of `verdicts`: one list, printed as it is wherever a word is explained."""
+"""The rules behind the words of `verdicts`: one list, printed as it is wherever a word is explained.
+
+*Uneven* asks for the p alone. To ask for a disparity above its floor too loses the large groups: the smallest group
+makes most of the noise of a largest minus smallest. Where the largest of groups of 2016, 905, 687, 795 and 338 images
+drops by 2 pp alone, p < .05 in 95 % of draws and both hold in 17 %; the rest would be called even
+(`tests/benchmarks/validate_statistics.py`).
+"""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -72,9 +78,9 @@ RULES: Final = (
     ),
     Rule(
         "uneven",
-        "groups in play drop differently: permutation p < .05, and a disparity above what 95 % of chance shows",
-        "p = {p}, {disparity} against {floor} pp",
-        lambda c: c.p < LEVEL and c.disparity > c.floor,
+        "groups in play drop differently: permutation p < .05",
+        "p = {p}; largest minus smallest drop {disparity} pp, by chance at most {floor} pp in 95 %",
+        lambda c: c.p < LEVEL,
     ),
     Rule(
         "degraded evenly",
