@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from quant import measure_curvature
+from quant import ModelSpec, build_model, curvature, measure_curvature
 from quant.curvature import N_PROBES
 
 
@@ -43,6 +43,61 @@ def test_they_are_those_of_the_whole_hessian(batch_size: int) -> None:
     assert found.grad_norm == pytest.approx(float(np.linalg.norm(gradient)), rel=1e-4)
     assert found.lambda_max == pytest.approx(float(np.linalg.eigvalsh(hessian)[-1]), rel=0.02)
     assert abs(found.hessian_trace - np.trace(hessian)) < 3 * found.trace_error
+
+
+def be_sure(model: nn.Module, *, margin: float) -> None:
+    with torch.no_grad():
+        model.get_parameter("4.bias").copy_(torch.tensor([margin, 0, 0]))
+
+
+@pytest.mark.parametrize("margin", [5.0, 15.0, 25.0])
+def test_a_network_that_is_sure_of_its_images_has_the_small_eigenvalue_of_the_whole_hessian(margin: float) -> None:
+    model, images, _ = make_case()
+    be_sure(model, margin=margin)
+    labels = torch.zeros(40, dtype=torch.long)
+    found = measure_curvature(model, lambda: [(images, labels)])
+    gradient, hessian = find_hessian(model, images, labels)
+    assert found.grad_norm == pytest.approx(float(np.linalg.norm(gradient)), rel=1e-3)
+    assert found.lambda_max == pytest.approx(float(np.linalg.eigvalsh(hessian)[-1]), rel=0.02)
+
+
+def test_a_loss_that_is_flat_has_no_curvature() -> None:
+    model, images, _ = make_case()
+    be_sure(model, margin=1e4)
+    found = measure_curvature(model, lambda: [(images, torch.zeros(40, dtype=torch.long))])
+    assert found == (40, 0, 0, 0, 0)
+
+
+def test_an_eigenvalue_that_is_not_found_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curvature, "MOST_STEPS", 2)
+    model, images, labels = make_case()
+    found = measure_curvature(model, lambda: [(images, labels)])
+    assert np.isnan(found.lambda_max)
+    assert found.hessian_trace != 0
+
+
+def test_the_trace_of_a_network_with_relu_is_that_of_its_fisher_information() -> None:
+    """It is linear in each weight, piece by piece: the trace is the mean of |d log p(y)|^2 over images and y of p."""
+    model = build_model(ModelSpec(name="small_cnn"), in_channels=1, n_classes=3, task="digit", heads={}, seed=0)
+    torch.manual_seed(0)
+    labels_N = torch.arange(24) % 3
+    images, parameters = torch.randn(3, 1, 8, 8)[labels_N] + torch.randn(24, 1, 8, 8), list(model.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=0.003)
+    for _ in range(25):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels_N).backward()
+        optimizer.step()
+    found = [measure_curvature(model, lambda: [(images, labels_N)], seed=seed) for seed in range(2)]
+    model.eval()
+    fisher = 0.0
+    for image_CHW in images:
+        log_p_K = model(image_CHW[None]).double().log_softmax(1)[0]
+        for log_p in log_p_K:
+            gradient = torch.autograd.grad(log_p, parameters, retain_graph=True, materialize_grads=True)
+            fisher += float(log_p.exp().detach() * sum(g.square().sum() for g in gradient)) / len(images)
+    error = np.sqrt(np.mean([run.trace_error**2 for run in found]) / len(found))
+    assert abs(np.mean([run.hessian_trace for run in found]) - fisher) < 3 * error
+    assert error < 0.2 * fisher
 
 
 def test_the_standard_error_is_that_of_hutchinsons_estimate() -> None:
