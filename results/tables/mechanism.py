@@ -4,10 +4,11 @@
 group size always. `correlations` is over the groups of a grouping: Spearman's rho between those and what groups lose.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,6 +22,7 @@ FLOAT_METHODS: Final = ("fp32", "fp32_ft")
 CURVATURE: Final = ("grad_norm", "hessian_trace", "lambda_max")
 STATISTICS: Final = (*CURVATURE, "margin", "accuracy", "n_train")
 OUTCOMES: Final = ("drop_pp", "flip_rate")
+PAIRS: Final = tuple(itertools.product(STATISTICS, OUTCOMES))
 MIN_GROUPS: Final = 5
 KEY: Final = ("config_id", "runtime", "comparison", "grouping")
 
@@ -59,18 +61,28 @@ def _list_facts(group_metrics: pa.Table) -> Iterator[dict[str, Any]]:
 
 def build_correlations(trials: pa.Table, paired_metrics: pa.Table, mechanism: pa.Table) -> pa.Table:
     """Return the table `correlations`: means over the seeds of every configuration, over its ranked groups."""
-    rows, groups = Rows(CORRELATIONS), _average_over_seeds(trials, paired_metrics, mechanism)
-    for key, of_key in groups.groupby(list(KEY), sort=False):
-        shared: dict[str, Any] = dict(zip(KEY, key, strict=True))
-        shared |= {"n_groups": len(of_key), "n_seeds": int(max(of_key["n_seeds"]))}
-        for statistic in STATISTICS:
-            for outcome in OUTCOMES:
-                rows.add(1, **shared, statistic=statistic, outcome=outcome, **_correlate(of_key, statistic, outcome))
+    groups, rows = _average_over_seeds(trials, paired_metrics, mechanism), Rows(CORRELATIONS)
+    by_key = groups.groupby(list(KEY), sort=False)
+    groups = groups.iloc[np.argsort(by_key.ngroup().to_numpy(), kind="stable")]
+    keys = by_key.agg(n_groups=("group", "size"), n_seeds=("n_seeds", "max")).reset_index()
+    rho_KP, p_KP, reason_KP = _correlate(groups, keys["n_groups"].to_numpy())
+    rows.add(
+        rho_KP.size,
+        **{name: list(np.repeat(keys[name].to_numpy(), len(PAIRS))) for name in keys.columns},
+        statistic=[statistic for statistic, _ in PAIRS] * len(keys),
+        outcome=[outcome for _, outcome in PAIRS] * len(keys),
+        rho=rho_KP.ravel(),
+        p=p_KP.ravel(),
+        reason=list(reason_KP.ravel()),
+    )
     return rows.table()
 
 
 def _average_over_seeds(trials: pa.Table, paired_metrics: pa.Table, mechanism: pa.Table) -> Any:
-    """Return a row for each configuration, comparison, grouping and ranked group, with every statistic and outcome."""
+    """Return a row for each configuration, comparison, grouping and ranked group, with every statistic and outcome.
+
+    What is not known of every seed is nan: a mean over other seeds would not belong to the outcome.
+    """
     columns = ["trial_id", "runtime", "comparison", "grouping", "group", "other_trial_id", "n", "n_flip", "drop_pp"]
     pairs: Any = paired_metrics.select(columns).filter(pc.field("n") >= MIN_RANKED).to_pandas()
     pairs = pairs[pairs["drop_pp"].notna() & (pairs["grouping"] != "overall")]
@@ -81,16 +93,37 @@ def _average_over_seeds(trials: pa.Table, paired_metrics: pa.Table, mechanism: p
     wide = wide.reindex(columns=list(STATISTICS)).reset_index().rename(columns={"trial_id": "other_trial_id"})
     pairs = pairs.merge(wide, on=["other_trial_id", "grouping", "group"], how="left")
     by_key = pairs.groupby([*KEY, "group"], sort=False)
-    return by_key[[*STATISTICS, *OUTCOMES]].mean().assign(n_seeds=by_key["trial_id"].nunique()).reset_index()
+    values, n_seeds = by_key[[*STATISTICS, *OUTCOMES]], by_key.size()
+    return values.mean().where(values.count().eq(n_seeds, axis=0)).assign(n_seeds=n_seeds).reset_index()
 
 
-def _correlate(groups: Any, statistic: str, outcome: str) -> dict[str, Any]:
-    if len(groups) < MIN_GROUPS:
-        return {"reason": f"fewer than {MIN_GROUPS} groups with {MIN_RANKED} test images"}
-    x, y = groups[statistic].to_numpy(), groups[outcome].to_numpy()
-    if pd.isna(x).any():
-        return {"reason": NOT_MEASURED if statistic in CURVATURE else f"{statistic} is not known of every group"}
-    found = correlate_ranks(x, y)
-    if pd.isna(found.rho):
-        return {"reason": f"{statistic if len(set(x)) == 1 else outcome} is the same in every group"}
-    return found._asdict()
+def _correlate(groups: Any, n_groups_K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rho, p and reason of all PAIRS for each of K keys, whose groups stand together. Keys with as many groups
+    are one call.
+    """
+    rho_KP, p_KP = np.full((2, len(n_groups_K), len(PAIRS)), np.nan)
+    reason_KP, starts_K = np.full(rho_KP.shape, None, dtype=object), np.cumsum(n_groups_K) - n_groups_K
+    for n_groups in np.unique(n_groups_K):
+        keys = np.flatnonzero(n_groups_K == n_groups)
+        rows_KG = starts_K[keys][:, None] + np.arange(n_groups)
+        values = {name: groups[name].to_numpy()[rows_KG] for name in (*STATISTICS, *OUTCOMES)}
+        for index, (statistic, outcome) in enumerate(PAIRS):
+            x_KG, y_KG = values[statistic], values[outcome]
+            reason_K = reason_KP[keys, index] = _find_reasons(x_KG, y_KG, statistic, outcome)
+            fit_K = np.array([reason is None for reason in reason_K], dtype=bool)
+            rho_KP[keys[fit_K], index], p_KP[keys[fit_K], index] = correlate_ranks(x_KG[fit_K], y_KG[fit_K])
+    return rho_KP, p_KP, reason_KP
+
+
+def _find_reasons(x_KG: np.ndarray, y_KG: np.ndarray, statistic: str, outcome: str) -> np.ndarray:
+    """Return why there is no correlation, None where there is one."""
+    unknown = NOT_MEASURED if statistic in CURVATURE else f"{statistic} is not known"
+    conditions = {
+        f"fewer than {MIN_GROUPS} groups with {MIN_RANKED} test images": np.full(len(x_KG), x_KG.shape[1] < MIN_GROUPS),
+        unknown: np.isnan(x_KG).all(axis=1),
+        f"{statistic} is not known of every group and seed": np.isnan(x_KG).any(axis=1),
+        f"{statistic} is the same in every group": np.ptp(x_KG, axis=1) == 0,
+        f"{outcome} is the same in every group": np.ptp(y_KG, axis=1) == 0,
+    }
+    words = np.array([*conditions, None], dtype=object)
+    return words[np.argmax([*conditions.values(), np.ones(len(x_KG), dtype=bool)], axis=0)]
