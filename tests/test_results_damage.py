@@ -31,7 +31,7 @@ def flip(data: bytes, place: int) -> bytes:
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
-    """Three trials of one data set, one of them with sensitivity."""
+    """Three trials of one data set, one of them with curvature and one with sensitivity."""
     sweep = Sweep(tmp_path)
     for trial_id, method in (("a", "fp32"), ("b", "ptq"), ("c", "ptq")):
         sweep.add(trial_id, sweep.logits, method=method, reference=None if method == "fp32" else "a")
@@ -40,6 +40,8 @@ def sweep(tmp_path: Path) -> Sweep:
     sweep.store.write_layer_predictions(
         "b", [pa.table({**columns, "predicted": [0] * n_val, "float_predicted": [1] * n_val})]
     )
+    key = {"trial_id": "a", "grouping": "label", "split": "train", "n": 9, "statistic": "grad_norm"}
+    sweep.store.write_mechanism("a", [{**key, "group": name, "value": 0.1} for name in "xy"])
     sweep.tables()
     return sweep
 
@@ -49,6 +51,7 @@ PLACES = {
     "predictions/b.torch.parquet": {"b"},
     "layers/b.parquet": {"b"},
     "layers/b.sensitivity.parquet": {"b"},
+    "mechanism/a.parquet": {"a"},
     "samples/d.parquet": set(),
 }
 

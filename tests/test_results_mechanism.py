@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from results import Store, build_tables, make_predictions
+from results.tables.mechanism import build_correlations
 
 GROUPS, N_OF_GROUP = list("abcdef"), 80
 N = len(GROUPS) * N_OF_GROUP
@@ -89,3 +90,37 @@ def test_a_reference_that_measured_no_curvature_says_so(tmp_path: Path) -> None:
     mechanism = fill(tmp_path, lost=[1] * 6, curvature=None, seeds=1)["mechanism"]
     reasons = mechanism[mechanism["statistic"].isna()]["reason"].tolist()
     assert reasons == ["not measured: `analysis` did not name curvature when the trial ran"]
+
+
+def test_a_statistic_that_one_seed_or_group_lacks_is_not_correlated(tmp_path: Path) -> None:
+    fill(tmp_path, lost=[1, 5, 3, 9, 12, 20], curvature=[0.1, 0.3, 0.2, 0.4, 0.5, 0.9])
+    store = Store.open(str(tmp_path))
+
+    def find_reasons() -> set[str]:
+        rows = build_tables(store)["correlations"].to_pandas()
+        return set(rows.query("grouping == 'team' and statistic == 'grad_norm'")["reason"])
+
+    kept = store.read_mechanism("fp32-1")
+    assert kept is not None
+    store.write_mechanism("fp32-1", kept.to_pylist()[:5])
+    assert find_reasons() == {"grad_norm is not known of every group and seed"}
+    (tmp_path / "mechanism" / "fp32-1.parquet").unlink()
+    assert find_reasons() == {"not measured: `analysis` did not name curvature when the trial ran"}
+
+
+def test_a_thousand_configurations_are_correlated_as_one_is(tmp_path: Path) -> None:
+    correlations = fill(tmp_path, lost=[1, 5, 3, 9, 12, 20], curvature=[0.1, 0.3, 0.2, 0.4, 0.5, 0.9])
+    names = ("trials", "paired_metrics", "mechanism")
+    trials, pairs, mechanism = (Store.open(str(tmp_path)).read_table(name) for name in names)
+
+    def rename(table: pa.Table, column: str, copy: int) -> pa.Table:
+        words = pa.array([f"{word}-{copy}" for word in table[column].to_pylist()])
+        return table.set_column(table.column_names.index(column), column, words)
+
+    many = [rename(rename(trials, "trial_id", copy), "config_id", copy) for copy in range(500)]
+    paired = [rename(pairs, "trial_id", copy) for copy in range(500)]
+    found = build_correlations(pa.concat_tables(many), pa.concat_tables(paired), mechanism).to_pandas()
+    once = correlations["correlations"]
+    assert len(found) == 500 * len(once)
+    assert found["rho"].tolist() == pytest.approx(once["rho"].tolist() * 500, nan_ok=True)
+    assert found["p"].tolist() == pytest.approx(once["p"].tolist() * 500, nan_ok=True)
