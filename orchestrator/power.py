@@ -61,9 +61,11 @@ def _find_detectable(n_G: np.ndarray, flips: float) -> dict[str, Any]:
         excess_G = minimum_detectable_excess(n_G, n_G.sum() - n_G, flips, flips)
     disparity = None
     if ranked_G.sum() >= 2:
-        sizes, shares = n_G[ranked_G], np.full(ranked_G.sum(), flips)
-        by_chance = null_disparity(sizes, shares)
-        easiest, hardest = (f(minimum_detectable_disparity(sizes, shares)) for f in (np.min, np.max))
+        sizes = n_G[ranked_G]
+        by_chance = null_disparity(sizes, np.full(len(sizes), flips))
+        easiest, hardest = (
+            minimum_detectable_disparity(sizes, flips, group=int(group)) for group in (sizes.argmax(), sizes.argmin())
+        )
         values = {
             "easiest_group": easiest,
             "hardest_group": hardest,

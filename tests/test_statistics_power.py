@@ -45,16 +45,33 @@ def test_an_excess_gap_of_that_size_is_found_in_about_four_of_five_draws(group: 
     assert 0.75 <= power <= 0.87, power
 
 
-@pytest.mark.parametrize("group", [0, 4])
-def test_a_disparity_of_that_size_is_found_in_about_four_of_five_draws(group: int) -> None:
-    rng, codes = np.random.default_rng(2), np.repeat(np.arange(5), SIZES)
-    drops = np.zeros(5)
-    drops[group] = minimum_detectable_disparity(SIZES, 0.02)[group]
-    chance = rng.random((len(codes), 400))
-    flips = np.maximum(0.02, drops)
-    lost, won = (((flips + sign * drops) / 2)[codes][:, None] for sign in (1, -1))
+@pytest.mark.parametrize(
+    ("sizes", "flips", "group"),
+    [
+        (SIZES, 0.02, 0),
+        (SIZES, 0.005, 4),
+        (SIZES, 0.05, 4),
+        (np.full(10, 90), 0.02, 0),
+        (np.array([60, 500, 500]), 0.02, 0),
+    ],
+)
+def test_a_disparity_of_that_size_is_found_in_about_four_of_five_draws(
+    sizes: np.ndarray, flips: float, group: int
+) -> None:
+    rng, codes = np.random.default_rng(2), np.repeat(np.arange(len(sizes)), sizes)
+    drops = np.zeros(len(sizes))
+    drops[group] = minimum_detectable_disparity(sizes, flips, group=group)
+    chance, flips_G = rng.random((len(codes), 400)), np.maximum(flips, drops)
+    lost, won = (((flips_G + sign * drops) / 2)[codes][:, None] for sign in (1, -1))
     values = np.where(chance < lost, 1, np.where(chance < lost + won, -1, 0))
-    assert 0.72 <= (measure_evenness(values, codes, 5).p < 0.05).mean() <= 0.88
+    assert 0.74 <= (measure_evenness(values, codes, len(sizes)).p < 0.05).mean() <= 0.87
+
+
+def test_a_disparity_can_be_seen_where_nothing_else_flips_and_needs_more_where_groups_are_small() -> None:
+    found = [minimum_detectable_disparity(SIZES, flips, group=4) for flips in (0, 0.005, 0.05)]
+    assert 0.01 < found[0] < found[1] < found[2]
+    assert minimum_detectable_disparity(SIZES, 0.02, group=0) < minimum_detectable_disparity(SIZES, 0.02, group=4)
+    assert minimum_detectable_disparity(np.array([3, 3]), 0.02, group=0) == 1
 
 
 def test_more_images_and_fewer_flips_show_smaller_drops() -> None:

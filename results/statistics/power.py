@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 from results.statistics.intervals import Floats
 
@@ -25,6 +25,10 @@ POWER: Final = 0.8
 _Z_LEVEL: Final = float(special.ndtri(1 - LEVEL / 2))
 _Z_POWER: Final = float(special.ndtri(POWER))
 _HALVINGS: Final = 40
+_DRAWS: Final = 1000
+_STEPS: Final = 12  # of the search from here to 1, each of which halves a logarithm
+_SMALLEST: Final = 1e-4
+_SEED: Final = 20_240_617
 
 
 def minimum_detectable_drop(n: ArrayLike, flips: ArrayLike) -> Floats:
@@ -56,21 +60,19 @@ def observed_minimum_detectable_excess(n_flipped: ArrayLike, n: ArrayLike) -> Fl
     return minimum_detectable_excess(n, n_rest, (n_flipped + 1) / (n + 1), (flipped_rest + 1) / (n_rest + 1))
 
 
-def minimum_detectable_disparity(n: ArrayLike, flips: ArrayLike) -> Floats:
-    """Return for each group the smallest drop of it alone that `measure_evenness` finds.
+def minimum_detectable_disparity(n_G: np.ndarray, flips: float, *, group: int) -> float:
+    """Return the smallest drop of one group alone that `measure_evenness` finds; 1 where none is.
 
-    The last axis holds the groups. The statistic then is chi-squared with G - 1 degrees of freedom, its noncentrality
-    w_g (1 - w_g / sum w) d^2.
+    It is found by drawing: where few images flip the statistic is far from chi-squared, whose noncentrality asks for
+    15 pp where ten groups of 90 images need 10. There `measure_evenness` finds 76 to 87 % of such drops, and 92 % where
+    0.5 % of those 90 flip.
     """
-    n, flips = np.broadcast_arrays(np.asarray(n, np.float64), np.asarray(flips, np.float64))
-    needed = _find_noncentrality(n.shape[-1])
-
-    def is_seen(drop: Floats) -> np.ndarray:
-        own = n / np.maximum(np.maximum(flips, drop) - drop**2, 1e-12)
-        others = (n / flips).sum(axis=-1, keepdims=True) - n / flips
-        return own * others / (own + others) * drop**2 >= needed
-
-    return _bisect(is_seen, n.shape)
+    low, high = np.log(_SMALLEST), 0.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        is_found = _draw_power(n_G, flips, group=group, drop=float(np.exp(middle))) >= POWER
+        low, high = (low, middle) if is_found else (middle, high)
+    return float(np.exp(high))
 
 
 def null_disparity(n: ArrayLike, flips: ArrayLike) -> tuple[float, float]:
@@ -102,11 +104,24 @@ def _bisect(is_seen: Callable[[Floats], np.ndarray], shape: tuple[int, ...]) -> 
     return high
 
 
-def _find_noncentrality(n_groups: int) -> float:
-    """Return the noncentrality at which a chi-squared test of `n_groups` means has its power."""
-    limit = stats.chi2.ppf(1 - LEVEL, n_groups - 1)
-    low, high = 0.0, 100.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if stats.ncx2.sf(limit, n_groups - 1, middle) >= POWER else (middle, high)
-    return high
+def _draw_power(n_G: np.ndarray, flips: float, *, group: int, drop: float) -> float:
+    """Return how often the groups are found to differ, at the limit of groups permuted at the expected flips."""
+    rng, drop_G = np.random.default_rng(_SEED), np.zeros(len(n_G))
+    drop_G[group] = drop
+    flips_G = np.maximum(flips, drop_G)
+    shares_G3 = np.stack([(flips_G + drop_G) / 2, (flips_G - drop_G) / 2, 1 - flips_G], axis=1)
+    drawn = rng.multinomial(n_G, shares_G3, size=(_DRAWS, len(n_G)))
+    totals = np.rint((n_G[:, None] * shares_G3).sum(axis=0)).astype(int)
+    lost_DG, won_DG = (
+        rng.multivariate_hypergeometric(n_G, total, size=_DRAWS, method="marginals") for total in totals[:2]
+    )
+    limit = np.quantile(_weigh(lost_DG, won_DG, n_G), 1 - LEVEL)
+    return float((_weigh(drawn[:, :, 0], drawn[:, :, 1], n_G) > limit).mean())
+
+
+def _weigh(lost_DG: np.ndarray, won_DG: np.ndarray, n_G: np.ndarray) -> np.ndarray:
+    """Return the statistic of `measure_evenness` for D draws of counts."""
+    mean_DG = (lost_DG - won_DG) / n_G
+    weight_DG = n_G / ((lost_DG + won_DG + 1) / (n_G + 1) - mean_DG**2 * (n_G / (n_G + 1)))
+    centre_D1 = (weight_DG * mean_DG).sum(axis=1, keepdims=True) / weight_DG.sum(axis=1, keepdims=True)
+    return (weight_DG * (mean_DG - centre_D1) ** 2).sum(axis=1)
