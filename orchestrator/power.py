@@ -63,7 +63,7 @@ def _find_detectable(n_G: np.ndarray, flips: float) -> dict[str, Any]:
     if ranked_G.sum() >= 2:
         sizes = n_G[ranked_G]
         by_chance = null_disparity(sizes, np.full(len(sizes), flips))
-        easiest, hardest = (
+        easiest, hardest = sorted(  # drawn, so groups of nearly one size may come out in either order
             minimum_detectable_disparity(sizes, flips, group=int(group)) for group in (sizes.argmax(), sizes.argmin())
         )
         values = {
