@@ -1,17 +1,12 @@
 """A small sweep that asks for SQNR and sensitivity: what they hold, and that they change nothing else."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from inline_sweep import plan_sweep, run_sweep
 
-from datasets import find_dataset_id
-from orchestrator.manifest import make_manifest
-from orchestrator.plan import PlannedTrial, make_plan
+from orchestrator.plan import PlannedTrial
 from orchestrator.problems import RequestError
-from orchestrator.spec import Resources, parse_sweep
-from orchestrator.trial import run_trial
-from results import Store, build_tables
+from results import Store
 
 SWEEP = {
     "name": "analysed",
@@ -32,27 +27,17 @@ SWEEP = {
 
 
 def plan_of(*analysis: str) -> tuple[PlannedTrial, ...]:
-    sweep = parse_sweep({**SWEEP, "analysis": list(analysis)})
-    return make_plan(sweep, {e.dataset: find_dataset_id(e.dataset) for e in sweep.experiments})
-
-
-def run_all(store: Store, *analysis: str) -> Store:
-    plan = plan_of(*analysis)
-    store.write_manifest(make_manifest(parse_sweep(SWEEP), plan))
-    for trial in plan:
-        assert run_trial(trial, store, Resources()).status == "ok", Path(store.log_path(trial.trial_id)).read_text()
-    build_tables(store)
-    return store
+    return plan_sweep(SWEEP, *analysis)
 
 
 @pytest.fixture(scope="module")
 def analysed(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return run_all(Store.open(str(tmp_path_factory.mktemp("analysed"))), "sqnr", "sensitivity")
+    return run_sweep(SWEEP, Store.open(str(tmp_path_factory.mktemp("analysed"))), "sqnr", "sensitivity")
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return run_all(Store.open(str(tmp_path_factory.mktemp("plain"))))
+    return run_sweep(SWEEP, Store.open(str(tmp_path_factory.mktemp("plain"))))
 
 
 def id_of(method: str, *, weight_bits: int, init: str | None = None, overrides: bool = False) -> str:

@@ -6,16 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inline_sweep import plan_sweep, run_sweep
 
-from datasets import Batches, find_dataset_id, load_dataset
+from datasets import Batches, load_dataset
 from orchestrator import analysis
 from orchestrator.analysis import write_curvature
-from orchestrator.manifest import make_manifest
-from orchestrator.plan import PlannedTrial, make_plan
-from orchestrator.spec import Resources, parse_sweep
-from orchestrator.trial import run_trial
+from orchestrator.plan import PlannedTrial
 from quant import Curvature, build_model, load_weights, measure_curvature
-from results import Store, build_tables
+from results import Store
 
 SWEEP = {
     "name": "curved",
@@ -33,22 +31,12 @@ STATISTICS = ["grad_norm", "hessian_trace", "lambda_max"]
 
 
 def plan_of(*analysis: str) -> tuple[PlannedTrial, ...]:
-    sweep = parse_sweep({**SWEEP, "analysis": list(analysis)})
-    return make_plan(sweep, {e.dataset: find_dataset_id(e.dataset) for e in sweep.experiments})
-
-
-def run_all(store: Store, *analysis: str) -> Store:
-    plan = plan_of(*analysis)
-    store.write_manifest(make_manifest(parse_sweep(SWEEP), plan))
-    for trial in plan:
-        assert run_trial(trial, store, Resources()).status == "ok", Path(store.log_path(trial.trial_id)).read_text()
-    build_tables(store)
-    return store
+    return plan_sweep(SWEEP, *analysis)
 
 
 @pytest.fixture(scope="module")
 def curved(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return run_all(Store.open(str(tmp_path_factory.mktemp("curved"))), "curvature")
+    return run_sweep(SWEEP, Store.open(str(tmp_path_factory.mktemp("curved"))), "curvature")
 
 
 def id_of(method: str) -> str:
@@ -86,7 +74,7 @@ def test_the_values_are_of_the_stored_weights_and_the_groups_training_images(cur
 
 
 def test_asking_for_it_changes_no_prediction(curved: Store, tmp_path: Path) -> None:
-    plain = run_all(Store.open(str(tmp_path)))
+    plain = run_sweep(SWEEP, Store.open(str(tmp_path)))
     for trial in plan_of():
         assert curved.read_predictions(trial.trial_id, "torch").equals(plain.read_predictions(trial.trial_id, "torch"))
     mechanism = plain.read_table("mechanism").to_pandas()
