@@ -2,7 +2,7 @@
 
 *Uneven* asks for the p alone. To ask for a disparity above its floor too loses the large groups: the smallest group
 makes most of the noise of a largest minus smallest. Where the largest of groups of 2016, 905, 687, 795 and 338 images
-drops by 2 pp alone, p < .05 in 95 % of draws and both hold in 17 %; the rest would be called even
+drops by 2 pp alone, p < .05 in 95 % of draws and both hold in 18 %; the rest would be called even
 (`tests/benchmarks/validate_statistics.py`).
 """
 
