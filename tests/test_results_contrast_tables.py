@@ -177,6 +177,16 @@ def test_q_is_corrected_over_one_kind_and_controls_are_left_out() -> None:
     assert control["reason"] == "perm_q: a control is no part of the family"
 
 
+def test_the_floor_where_nothing_flips_is_no_higher_than_where_one_image_does() -> None:
+    study = Study(5)
+    for seed in range(5):
+        study.add(make_row("ptq", "same", seed), study.floats[seed])
+        study.add(make_row("ptq", "one flip", seed, scheme="other"), study.damage(seed, {"a": int(seed == 0)}))
+    rows = study.tables()["contrast_disparity"].query("kind == 'ptq_vs_fp32' and grouping == 'group'")
+    floor = rows.set_index("config_id")["null_q95_pp"]
+    assert 0 < floor["same"] <= floor["one flip"]
+
+
 @pytest.mark.parametrize("n_seeds", [2, 3, 5])
 def test_means_over_seeds_of_null_flips_are_called_uneven_no_more_often_than_chance(n_seeds: int) -> None:
     rng, sizes = np.random.default_rng(0), [2016, 905, 687, 795, 338]

@@ -143,6 +143,16 @@ def test_imbalanced_data_are_set_against_balanced_data_of_equal_size_for_each_co
     assert not contrasts_of(unequal, "data")
 
 
+def test_equal_shares_are_the_balanced_data_where_the_sweep_has_them() -> None:
+    mixtures = ["none", "shares:0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1", "longtail:10"]
+    dataset = {"train_size": 400, "imbalance": mixtures, "task": "digit"}
+    found = contrasts_of(rows_of([PTQ], dataset=dataset), "data")
+    assert {(c.level, c.other_level) for c in found} == {
+        ("none", f"{mixtures[1]} by label"),
+        ("longtail:10 by label", f"{mixtures[1]} by label"),
+    }
+
+
 def test_scratch_is_set_against_float_models_of_other_seeds_beside_their_own_churn() -> None:
     rows = rows_of([{"method": "qat", "init": "scratch"}], seeds=(0, 1, 2))
     by_id = {row["trial_id"]: row for row in rows}

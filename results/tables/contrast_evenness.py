@@ -1,7 +1,7 @@
 """How evenly the drops of contrasts are spread over the groups -> the table `contrast_disparity`.
 
-The value of an image is the mean over the seeds of what the contrast lost there. Legend: K contrasts, G ranked groups,
-N images.
+What is compared is the mean over the seeds of what the contrast lost on each image. Legend: K contrasts, G ranked
+groups, N images.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,23 +38,34 @@ def measure_contrasts(
     found = {}
     for at in range(0, len(contrasts), _BLOCK):
         block = contrasts[at : at + _BLOCK]
-        values_NK = np.stack([_average(contrast, ground) for contrast in block], axis=1)
+        values_NK = np.stack([_add_up(contrast, ground) for contrast in block], axis=1)
+        n_seeds_K = np.array([len(contrast.seeds) for contrast in block])
         chosen = None
         if takes_part is not None:
             chosen = np.stack([takes_part[contrast.contrast_id][ranked.groups_G] for contrast in block], axis=1)
-        evenness = measure_evenness(values_NK, ranked.codes_N, ranked.n_groups, takes_part_GC=chosen)
-        found |= {c.contrast_id: Evenness(*column) for c, column in zip(block, np.stack(evenness).T, strict=True)}
+        sums = measure_evenness(values_NK, ranked.codes_N, ranked.n_groups, takes_part_GC=chosen)
+        means = Evenness(
+            p=sums.p,
+            spread=sums.spread / n_seeds_K,
+            null_mean=sums.null_mean / n_seeds_K,
+            null_q95=sums.null_q95 / n_seeds_K,
+            variance=sums.variance / n_seeds_K**2,
+        )
+        found |= {c.contrast_id: Evenness(*column) for c, column in zip(block, np.stack(means).T, strict=True)}
     return found
 
 
-def _average(contrast: Contrast, ground: Ground) -> np.ndarray:
-    """Return the mean over seeds of the drop on each image; outcomes, for one seed, stay small integers."""
+def _add_up(contrast: Contrast, ground: Ground) -> np.ndarray:
+    """Return the sum over seeds of the drop on each image.
+
+    Not the mean: the noise of groups in which nothing flips is that of one flip of one seed, which is 1 in the sum.
+    """
     value_N = np.zeros(len(ground.right_NT), dtype=np.int8 if len(contrast.seeds) == 1 else np.float32)
     for matches, sign in ((contrast.matches, 1), (contrast.subtracted, -1)):
         for match in matches:
             other, own = (ground.outcomes[getattr(match, side)].right_N.view(np.int8) for side in SIDES)
             value_N += sign * (other - own)
-    return value_N if len(contrast.seeds) == 1 else value_N / len(contrast.seeds)
+    return value_N
 
 
 def add_evenness(

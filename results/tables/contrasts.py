@@ -8,7 +8,8 @@ The kinds:
 - `qat_vs_ptq`: QAT against PTQ of QAT's own control, every setting that both methods know being equal.
 - `bits`, `weight_bits`, `act_bits`: fewer bits against the next more, all else being equal; `bits` where both are one.
 - the name of any other setting of quantization: each value against the default, or the first one where that is absent.
-- `data`: the drop under imbalanced training data minus that under balanced data of equal size, per comparison.
+- `data`: the drop under imbalanced training data minus that under balanced data of equal size, per comparison. Balanced
+  are equal shares, or without them the data as they come.
 - `scratch_vs_churn`: QAT from scratch against the float models of *other* seeds; `churn` is what those change among
   themselves, with no quantizer anywhere.
 """
@@ -262,12 +263,23 @@ def _between_data(configs: Sequence[Config], config_of: Mapping[str, Config]) ->
         return json.dumps(data, sort_keys=True), *config.alike()[1:]
 
     for alike in group_by_key((key(config), config) for config in configs if config.data):
-        balanced = next((config for config in alike if "imbalance" not in config.data), None)
+        as_they_come = (config for config in alike if "imbalance" not in config.data)
+        balanced = next((config for config in alike if _has_equal_shares(config)), next(as_they_come, None))
         for config in alike:
             if balanced is None or config is balanced:
                 continue
             for comparison in COMPARISONS:
                 yield from _difference(config, balanced, comparison, config_of)
+
+
+def _has_equal_shares(config: Config) -> bool:
+    kind, _, shares = config.data.get("imbalance", "none").partition(":")
+    return kind == "shares" and len(set(map(float, shares.split(",")))) == 1
+
+
+def _mixture(config: Config) -> str:
+    imbalance = config.data.get("imbalance", "none")
+    return imbalance if imbalance == "none" else f"{imbalance} by {config.data.get('imbalance_by', 'label')}"
 
 
 def _difference(
@@ -282,8 +294,8 @@ def _difference(
     yield Contrast(
         "data",
         *ids,
-        level=f"{config.data['imbalance']} by {config.data.get('imbalance_by', 'label')}",
-        other_level="none",
+        level=_mixture(config),
+        other_level=_mixture(balanced),
         seeds=seeds,
         matches=tuple(here[seed] for seed in seeds),
         subtracted=tuple(there[seed] for seed in seeds),
