@@ -95,6 +95,26 @@ def test_the_worst_group_is_the_ranked_one_with_the_largest_drop(planted: dict[s
         assert row["drop_pp"].max() == 30.0  # of the group Few, which is too small
 
 
+def test_no_group_is_the_worst_where_none_loses(planted: dict[str, Any]) -> None:
+    rows = rows_from_tables(planted)
+    for row in rows["contrasts"]:
+        row["drop_pp"] = 0.0
+    table = find(tables_from_rows(rows))
+    assert set(to_long(table)["is_worst"]) == {False}
+    assert "**" not in write_markdown(table)
+    assert "textbf" not in write_latex(table)
+
+
+def test_the_mixture_of_the_training_data_is_in_the_caption_and_the_file_name(planted: dict[str, Any]) -> None:
+    rows = rows_from_tables(planted)
+    for row in rows["trials"]:
+        row["imbalance"] = "longtail:20"
+    table = find(tables_from_rows(rows))
+    assert "task gender, training data longtail:20, small_cnn" in write_caption(table)
+    assert table.slug == "faces-gender-longtail-20-small-cnn-ethnicity-reference"
+    assert set(to_long(table)["imbalance"]) == {"longtail:20"}
+
+
 def test_what_the_tables_do_not_have_is_said(planted: dict[str, Any]) -> None:
     table = find(planted)
     assert table.rows[-1].drops == (Drop(),) * len(NAMES)

@@ -14,14 +14,15 @@ def write_caption(table: PaperTable) -> str:
     """Return data, numbers of images and seeds, comparison, interval method, and the rules of mark and verdicts."""
     key = table.key
     other = {"reference": "the reference (the float model)", "control": "the control (fine-tuned without quantizers)"}
+    mixture = "" if key["imbalance"] == "none" else f"training data {key['imbalance']}, "
     parts = [
-        f"What each group of {key['dataset']} by {key['grouping']} loses (task {key['task']}, {key['model']}, runtime "
-        f"{key['runtime']}): drop of test accuracy against {other[key['comparison']]} in percentage points, mean over "
-        f"seeds ({_write_seeds(table)}), with 95 % intervals{_write_methods(table)}; below zero it gained.",
+        f"What each group of {key['dataset']} by {key['grouping']} loses (task {key['task']}, {mixture}{key['model']}, "
+        f"runtime {key['runtime']}): drop of test accuracy against {other[key['comparison']]} in percentage points, "
+        f"mean over seeds ({_write_seeds(table)}), with 95 % intervals{_write_methods(table)}; below zero it gained.",
         f"{table.n_test} test images; n of each group in the head.",
-        f"Bold: the largest mean drop among groups of at least {MIN_RANKED} images. There is always one; whether it is "
-        "more than noise say Disparity (largest minus smallest drop of these groups), Floor (its 95 % quantile if no "
-        "group differed) and p (of a permutation test).",
+        f"Bold: the largest mean drop above 0 among groups of at least {MIN_RANKED} images. Whether it is more than "
+        "noise say Disparity (largest minus smallest drop of these groups), Floor (its 95 % quantile if no group "
+        "differed) and p (of a permutation test).",
     ]
     if small := [group.name for group in table.groups if not group.is_ranked]:
         parts.append(f"Too small to be ranked: {', '.join(small)}.")

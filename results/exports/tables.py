@@ -16,7 +16,8 @@ from results.schema import COMPARISONS, MIN_RANKED
 
 NOT_COMPUTED = "the tables have no drops of this configuration"
 NEEDED = ("trials", "groups", "contrasts", "contrast_disparity", "verdicts")  # tables that are read
-KEY: Final = ("dataset_id", "dataset", "task", "model", "grouping", "comparison", "runtime")
+KEY: Final = ("dataset_id", "dataset", "task", "imbalance", "model", "grouping", "comparison", "runtime")
+_DEFAULTS: Final = {"imbalance": "none", "runtime": "torch"}  # not in names of files
 
 Values = dict[str, Any]
 
@@ -59,16 +60,16 @@ class Row(NamedTuple):
     reason: str | None
 
     def find_worst(self, groups: Sequence[Group]) -> int | None:
-        """Return the place of the ranked group with the largest mean drop, None where fewer than two are known.
+        """Return the place of the ranked group with the largest mean drop, the first of equal ones.
 
-        Of equal ones it is the first.
+        None where fewer than two are known, or none is above 0.
         """
         known = [
             (drop.drop_pp, -place)
             for place, (drop, group) in enumerate(zip(self.drops, groups, strict=True))
             if group.is_ranked and drop.drop_pp is not None
         ]
-        return -max(known)[1] if len(known) > 1 else None
+        return -max(known)[1] if len(known) > 1 and max(known)[0] > 0 else None
 
 
 class PaperTable(NamedTuple):
@@ -97,7 +98,7 @@ def make_paper_tables(tables: Mapping[str, pa.Table]) -> list[PaperTable]:
     peers: dict[tuple[str, ...], list[Trial]] = defaultdict(list)
     for trial in order_trials(tables["trials"]):
         if trial["status"] == "ok":
-            peers[tuple(trial[name] or "" for name in (*KEY[:3], "float_model"))].append(trial)
+            peers[tuple(trial[name] or _DEFAULTS.get(name, "") for name in (*KEY[:4], "float_model"))].append(trial)
     runtimes = sorted({"torch", *tables["contrasts"]["runtime"].to_pylist()} - {None})
     made = []
     for peer, trials in peers.items():
@@ -180,8 +181,7 @@ def _index_by(table: pa.Table, *names: str) -> dict[tuple[str, ...], Values]:
 
 def _make_slug(key: dict[str, str]) -> str:
     """Return the words of the key that file names and labels may have: "utkface-gender-trident-ethnicity-control"."""
-    words = [key[name] for name in ("dataset", "task", "model", "grouping", "comparison")]
-    words += [] if key["runtime"] == "torch" else [key["runtime"]]
+    words = [key[name] for name in KEY[1:] if key[name] != _DEFAULTS.get(name)]
     plain = ("".join(c if c.isascii() and c.isalnum() else "-" for c in word.replace("*", "-by-")) for word in words)
     return "-".join("-".join(part for part in word.split("-") if part).lower() for word in plain)
 
