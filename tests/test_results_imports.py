@@ -80,6 +80,19 @@ def test_without_logits_what_they_tell_is_null_with_a_reason(pets: Pets) -> None
     assert not other["reason"].astype(str).str.contains("logits").any()
 
 
+def test_an_own_metric_of_logits_is_null_with_a_reason_where_there_are_none(pets: Pets) -> None:
+    trial_id = bring(pets, pets.frame(), control="tuned")
+    tables = build_tables(pets.store, metrics=["user_metrics:doubt"])
+    groups = rows_of(tables["group_metrics"], trial_id).query("metric == 'doubt'")
+    assert groups["value"].isna().all()
+    assert set(groups.query("n > 0")["reason"]) == {"imported without logits"}
+    for name in ("own_metrics", "disparity"):
+        rows = rows_of(tables[name], trial_id).query("metric == 'doubt'")
+        assert set(rows["reason"]) == {"the metric needs logits, and one side was imported without"}
+    other = rows_of(tables["own_metrics"], "small")
+    assert other["difference"].notna().all()
+
+
 def test_the_same_predictions_are_the_same_trial_in_any_order_and_format(pets: Pets) -> None:
     frame = pets.frame(logits=True)
     first = bring(pets, frame)

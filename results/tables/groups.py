@@ -84,7 +84,8 @@ def average(
     has_ci_G = high_G > low_G
     ci = Interval(*(np.where(has_ci_G, centre + limit_G, np.nan) for limit_G in (low_G, high_G)))
     few = {0: NO_IMAGES, 1: ONE_IMAGE}
-    reason = [None if has_ci else few.get(n, ONE_VALUE) for n, has_ci in zip(n_G.tolist(), has_ci_G, strict=True)]
+    has_one_value = None if np.isnan(values_N).any() else ONE_VALUE  # nan is explained elsewhere: `without_logits`
+    reason = [None if has_ci else few.get(n, has_one_value) for n, has_ci in zip(n_G.tolist(), has_ci_G, strict=True)]
     return centre + divide(total_G, n_G), ci, reason
 
 

@@ -20,6 +20,7 @@ from results.tables.outcomes import Certainty, Compared, Measured, Outcomes
 
 NO_WORST = "no worst group: whether more is better is the metric's own affair"
 NO_FLOOR = "no noise floor: the metric is the same for every image"
+NO_LOGITS = "the metric needs logits, and one side was imported without"
 TOO_FEW = f"fewer than two groups with {MIN_RANKED} test images"
 
 
@@ -66,6 +67,8 @@ class OwnValues:
         if pair.other is None:
             return _Difference(pair, None, pair.why_missing)
         values_N = self._values[name, pair.outcomes.trial_id] - self._values[name, pair.other_trial_id]
+        if np.isnan(values_N).any():
+            return _Difference(pair, None, NO_LOGITS)
         return _Difference(pair, values_N, flags.get((pair.outcomes.trial_id, pair.comparison)))
 
 
