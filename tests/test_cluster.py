@@ -115,6 +115,7 @@ def test_a_node_that_does_not_answer_is_named(cluster: Cluster, tmp_path: Path) 
     assert re.search(rf"Node .*{node.node_id[:8]}.* does not answer within 5 s: remove or restart it", said), said
 
 
+@pytest.mark.slow
 def test_a_node_killed_under_a_sweep_costs_nothing_but_time(tmp_path: Path, cluster: Cluster) -> None:
     file = tmp_path / "tiny.toml"
     file.write_text(SWEEP)
@@ -133,6 +134,7 @@ def test_a_node_killed_under_a_sweep_costs_nothing_but_time(tmp_path: Path, clus
     assert_equal_tables(store, Store.open(str(tmp_path / "inline")))
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_later_gets_work_that_waited_for_it(cluster: Cluster, tmp_path: Path) -> None:
     words = ["quickstart", "seeds=[0]", "resources.ptq.labels={pool='late'}"]
     store = tmp_path / "store"

@@ -78,6 +78,7 @@ def submit(head: Head, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_submitted_job_runs_a_sweep_into_a_store_outside_it(head: Head, tmp_path: Path) -> None:
     store = tmp_path / "store"
     code, said = submit(head, "quickstart", *FEW, "--store", str(store))
@@ -101,6 +102,7 @@ def may_mount() -> bool:
 
 
 @pytest.mark.skipif(os.name != "posix" or not may_mount(), reason="mounts a disk for one node, which only root may")
+@pytest.mark.slow
 def test_a_node_with_a_disk_of_its_own_is_named_with_all_that_it_lacks(head: Head, tmp_path: Path) -> None:
     apart = tmp_path / "apart"
     write_class_folders(apart / "pictures")

@@ -81,6 +81,7 @@ def test_on_ray_two_workers_end_alike(sweep_file: str, one_worker: Store, tmp_pa
     assert_equal_tables(Store.open(str(tmp_path)), one_worker)
 
 
+@pytest.mark.slow
 def test_on_ray_one_worker_ends_alike(
     sweep_file: str, one_worker: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def _unpack_outside_of_workers() -> NoWorker:
     return NoWorker()
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_stop_the_sweep_and_say_why(simulated: Run) -> None:
     with pytest.raises(SweepStopped, match=r"(?s)Workers cannot start.*import no_such_package"):
         simulated.go(run_ray, NoWorker())  # type: ignore[arg-type]
@@ -250,6 +251,7 @@ def test_a_driver_killed_ten_times_loses_and_repeats_nothing(sweep_file: str, tm
 
 
 @IN_PROC
+@pytest.mark.slow
 def test_drivers_and_workers_killed_at_random_lose_and_repeat_nothing(sweep_file: str, tmp_path: Path) -> None:
     calm, disturbed = Store.open(str(tmp_path / "calm")), Store.open(str(tmp_path / "disturbed"))
     words = (sweep_file, *MANY_WORDS)

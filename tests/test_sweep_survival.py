@@ -242,7 +242,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.parametrize("executor", ["inline", "ray"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_full_disk_stops_the_sweep_whole_and_it_goes_on_when_there_is_room(
     whole: Store, small_disk: Path, sweep_file: str, executor: str
 ) -> None:
