@@ -13,7 +13,7 @@ import numpy as np
 
 from results.rows import Rows
 from results.schema import MIN_RANKED
-from results.tables.contrasts import Config, find_configs, group_by_key
+from results.tables.configs import Config, find_configs, group_by_key
 from results.tables.groupings import Grouping
 from results.tables.outcomes import Measured, Outcomes
 

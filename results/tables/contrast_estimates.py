@@ -20,7 +20,8 @@ from results.statistics.crossed import (
 from results.statistics.intervals import Interval, excess_gap
 from results.statistics.power import minimum_detectable_drop
 from results.statistics.resampling import resample_means, widen
-from results.tables.contrasts import Contrast, Match, group_by_key
+from results.tables.configs import group_by_key
+from results.tables.contrasts import Contrast, Match
 from results.tables.flips import SIDES, Flips, FlipTable, Ground
 from results.tables.groupings import Grouping
 

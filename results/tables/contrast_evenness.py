@@ -12,8 +12,9 @@ import numpy as np
 from results.rows import Rows
 from results.statistics.multiplicity import benjamini_hochberg
 from results.statistics.permutation import Evenness, measure_evenness
+from results.tables.configs import group_by_key
 from results.tables.contrast_estimates import Estimate
-from results.tables.contrasts import RUNTIME, Contrast, group_by_key
+from results.tables.contrasts import RUNTIME, Contrast
 from results.tables.disparity import TOO_FEW
 from results.tables.flips import SIDES, Ground
 from results.tables.groupings import Grouping

@@ -12,9 +12,10 @@ import numpy as np
 from results.rows import Rows
 from results.statistics.agreement import Disagreement, compare_populations
 from results.statistics.intervals import Interval
+from results.tables.configs import find_configs
 from results.tables.contrast_estimates import MIN_SEEDS, Estimate, estimate_contrasts
 from results.tables.contrast_evenness import add_evenness, measure_contrasts
-from results.tables.contrasts import Contrast, find_configs, find_contrasts
+from results.tables.contrasts import Contrast, find_contrasts
 from results.tables.flips import Ground, count_flips
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group

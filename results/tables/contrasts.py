@@ -1,4 +1,4 @@
-"""Rows of the table `trials` -> the contrasts that answer the questions people ask, each over all seeds. Pure.
+"""Configurations -> the contrasts that answer the questions people ask, each over all seeds. Pure.
 
 A contrast is a drop of a configuration against another one: the accuracy of the other one minus its own, seed by seed.
 The kinds:
@@ -17,20 +17,14 @@ The kinds:
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise, permutations
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from results.schema import COMPARISONS
-
-Row = Mapping[str, Any]
-T = TypeVar("T")
+from results.tables.configs import Config, group_by_key
 
 RUNTIME: Final = "torch"
 NO_SEED: Final = "no seed has a finished trial on both sides"
 ONE_SEED: Final = "a float model of another seed is needed: give the sweep two seeds at least"
-_COLUMNS: Final = (  # of the table `trials`, which have the value of a setting also where it is the default
-    *("weight_bits", "act_bits", "scheme", "granularity", "weight_observer", "act_observer", "bn_fold", "act_signed"),
-    *("preset", "base", "init"),
-)
 _BITS: Final = ("weight_bits", "act_bits")
 _OF_ONE_METHOD: Final = frozenset({
     *("base", "rounding", "bias_correction"),  # of PTQ alone
@@ -89,41 +83,6 @@ class Contrast(NamedTuple):
         return self._replace(seeds=(), matches=(), subtracted=(), flips=(), churn=(), reason=reason)
 
 
-class Config(NamedTuple):
-    """One configuration: its trials by seed, what it is, and its settings as texts.
-
-    `given` are the settings that its config names, all others being at their default.
-    """
-
-    config_id: str
-    dataset_id: str
-    role: str
-    rows: dict[int, Row]
-    data: dict[str, Any]
-    training: str
-    settings: dict[str, str]
-    given: frozenset[str]
-
-    def alike(self, *names: str) -> tuple[Any, ...]:
-        """What configurations have in common that differ by these settings alone."""
-        rest = frozenset(item for item in self.settings.items() if item[0] not in names)
-        return self.dataset_id, self.training, self.method, rest
-
-    @property
-    def method(self) -> str:
-        """fp32, fp32_ft, ptq, qat, or where else the predictions come from."""
-        return next(iter(self.rows.values()))["method"]
-
-
-def find_configs(trials: Iterable[Row]) -> list[Config]:
-    """Return the configurations of finished trials in plan order. A row without a config_id belongs to none."""
-    rows: dict[str, dict[int, Row]] = {}
-    for row in trials:
-        if row.get("config_id") is not None:
-            rows.setdefault(row["config_id"], {})[row["seed"]] = row
-    return [_make_config(config_id, by_seed) for config_id, by_seed in rows.items()]
-
-
 def find_contrasts(configs: Sequence[Config]) -> list[Contrast]:
     """Return all contrasts between configurations, of one data set or of several."""
     config_of = {row["trial_id"]: config for config in configs for row in config.rows.values()}
@@ -135,28 +94,6 @@ def find_contrasts(configs: Sequence[Config]) -> list[Contrast]:
         *_between_data(configs, config_of),
         *_against_churn(configs, config_of),
     ]
-
-
-def group_by_key(items: Iterable[tuple[Any, T]]) -> Iterator[list[T]]:
-    """Yield the items that share a key, in the order of first appearance."""
-    groups: dict[Any, list[T]] = {}
-    for key, item in items:
-        groups.setdefault(key, []).append(item)
-    yield from groups.values()
-
-
-def _make_config(config_id: str, rows: dict[int, Row]) -> Config:
-    row = next(iter(rows.values()))
-    config = json.loads(row.get("config") or "{}")
-    quant = {name: value for name, value in config.get("quant", {}).items() if name != "method"}
-    columns = {name: row.get(name) for name in _COLUMNS}
-    settings = {**quant, **{name: value for name, value in columns.items() if value is not None}}
-    method = str(row["method"])
-    role = "scratch" if row.get("init") == "scratch" else "control" if method == "fp32_ft" else method
-    training = json.dumps([config.get("model"), config.get("train")], sort_keys=True)
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
-    data = config.get("dataset", {})
-    return Config(config_id, row["dataset_id"], role, rows, data, training, texts, frozenset(quant))
 
 
 def _contrast(kind: str, config: Config, other: Config, *, level: str, other_level: str) -> Contrast:

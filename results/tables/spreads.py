@@ -11,8 +11,9 @@ import numpy as np
 from scipy import special
 
 from results.rows import Rows
+from results.tables.configs import Config, group_by_key
 from results.tables.contrast_estimates import MIN_SEEDS, Estimate
-from results.tables.contrasts import CALIB_SEED, RUNTIME, Config, Contrast, group_by_key
+from results.tables.contrasts import CALIB_SEED, RUNTIME, Contrast
 from results.tables.groupings import Grouping
 from results.tables.groups import NO_IMAGES
 

@@ -13,9 +13,10 @@ import numpy as np
 from results.rows import Rows
 from results.schema import MIN_RANKED
 from results.statistics.permutation import Evenness
+from results.tables.configs import Config, find_configs
 from results.tables.contrast_estimates import Estimate
 from results.tables.contrast_evenness import measure_contrasts
-from results.tables.contrasts import RUNTIME, Config, Contrast, find_configs
+from results.tables.contrasts import RUNTIME, Contrast
 from results.tables.flips import Ground
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import divide, join_reasons, sum_by_group
