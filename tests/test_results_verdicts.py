@@ -58,6 +58,17 @@ def test_a_trial_that_only_guesses_has_collapsed() -> None:
     assert verdict(study)["word"] == "collapsed"
 
 
+def test_where_a_seed_is_missing_both_accuracies_are_of_the_seeds_that_are_there() -> None:
+    study = Study(2)
+    study.floats[1] = np.where(np.arange(N) % 10 < 6, study.labels, 1 - study.labels)
+    study.outcomes["fp32 1"] = make_outcomes("fp32 1", study.floats[1], study.labels)
+    study.add(make_row("ptq", "ptq", 0), study.damage(0, {"a": 60, "b": 40}))
+    assert verdict(study)["word"] != "collapsed"  # 74 % after 92 %, most frequent label 54 %
+    study.outcomes["ptq 0"] = make_outcomes("ptq 0", np.ones(N, dtype=np.int64), study.labels)
+    before, after = (100 * study.outcomes[trial_id].right_N.mean() for trial_id in ("fp32 0", "ptq 0"))
+    assert f"(accuracy {after:.2f} % after {before:.2f} %" in verdict(study)["rule"]
+
+
 def test_an_even_damage_has_degraded_evenly_and_a_small_one_is_inconclusive_with_what_could_be_seen() -> None:
     study = Study()
     for seed in range(3):

@@ -17,7 +17,7 @@ LEVEL: Final = 0.05
 
 
 class Case(NamedTuple):
-    """What the rules look at: fractions, of means over seeds; nan where there is none.
+    """What the rules look at: fractions, of means over the seeds of both sides; nan where there is none.
 
     `guess` is the share of the most frequent label, `gain` the lower limit of what the best of its controls gains on
     the reference, `margin` the largest limit of the 90 % intervals of the groups in play; `p`, `disparity` and `floor`

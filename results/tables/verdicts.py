@@ -53,7 +53,7 @@ class Judge:
         plan: Iterable[Mapping[str, Any]],
     ):
         self.contrasts = [contrast for contrast in contrasts if contrast.is_comparison]
-        self.overall, self.test_set = overall, measured.test_set
+        self.overall, self.outcomes, self.test_set = overall, measured.outcomes, measured.test_set
         self.right_N = {config.config_id: _average_right(config, measured) for config in find_configs(measured.trials)}
         self.planned: dict[str, set[int | None]] = {}
         for row in plan:
@@ -108,7 +108,7 @@ class Judge:
 
     def _case(self, contrast: Contrast, estimate: Estimate, even: Evenness | None, plays_G: np.ndarray) -> Case:
         labels_N, overall = self.test_set.labels_N, self.overall[contrast.contrast_id]
-        reference = float(self.right_N[str(contrast.other_config_id)].mean())
+        reference = float(np.mean([self.outcomes[match.other_id].right_N.mean() for match in contrast.matches]))
         limits = np.abs(estimate.narrow)[:, plays_G]
         return Case(
             reference=reference,
