@@ -6,6 +6,7 @@ import pytest
 from contrast_study import CODES, SIZES, N, Study, make_row
 from measured_trials import make_outcomes, make_test_set
 
+from results.statistics.permutation import measure_evenness
 from results.tables.rules import RULES, Case, judge
 from results.tables.verdicts import find_best_guess
 
@@ -120,6 +121,23 @@ def test_groups_at_the_level_of_guessing_are_out_of_play_and_do_not_count() -> N
     assert row["worst_group"] != "b"
     disparity = study.tables()["contrast_disparity"].query("grouping == 'group'")
     assert disparity["worst_group"].tolist() == ["b"]
+
+
+def test_the_p_of_the_groups_in_play_is_that_without_the_images_that_are_out_of_play() -> None:
+    study = Study()
+    in_b = list(SIZES).index("b") == CODES
+    for seed in range(3):
+        study.floats[seed][in_b] = np.where(np.arange(N) % 2, study.labels, 1 - study.labels)[in_b]
+        study.outcomes[f"fp32 {seed}"] = make_outcomes(f"fp32 {seed}", study.floats[seed], study.labels)
+        study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"a": 2, "b": 60, "c": 1 + 3 * (seed == 0)}))
+    trials = [(study.outcomes[f"fp32 {seed}"], study.outcomes[f"ptq {seed}"]) for seed in range(3)]
+    lost = np.sum([before.right_N.astype(int) - after.right_N for before, after in trials], axis=0)
+    alone = np.where((CODES == 0) | (CODES == 2), CODES, -1)
+    expected = measure_evenness(lost[:, None], alone, 3)
+    row = verdict(study)
+    assert row["out_of_play"].tolist() == ["b"]
+    assert row["perm_p"] == pytest.approx(expected.p[0])
+    assert row["null_q95_pp"] == pytest.approx(100 * expected.null_q95[0] / 3)
 
 
 def test_the_best_guess_of_a_group_is_its_most_frequent_label_and_0_where_groups_are_classes() -> None:

@@ -25,26 +25,23 @@ _BLOCK: Final = 2000  # contrasts
 
 
 def measure_contrasts(
-    contrasts: Sequence[Contrast],
-    ground: Ground,
-    grouping: Grouping,
-    takes_part: Mapping[str, np.ndarray] | None = None,
+    contrasts: Sequence[Contrast], ground: Ground, grouping: Grouping, takes_part_G: np.ndarray | None = None
 ) -> dict[str, Evenness]:
     """Return how even the contrasts that have a seed are, one number a field, by contrast_id.
 
-    `takes_part` says of each contrast which groups of the grouping count; others than ranked ones never do.
+    `takes_part_G` says which groups of the grouping count; others than ranked ones never do. The images of the rest are
+    left out, not only their means: permuted among the groups that count, they would be noise that these do not have.
+    (At 0.3 % flips, beside two groups that drop by 20 pp, 1 pp of one group in eight is found in 42 %, not in 82 %.)
     """
     ranked = Ranked.of(grouping)
+    codes_N = ranked.codes_N if takes_part_G is None else np.where(takes_part_G[grouping.test_N], ranked.codes_N, -1)
     contrasts = [contrast for contrast in contrasts if contrast.seeds] if ranked.n_groups >= 2 else []
     found = {}
     for at in range(0, len(contrasts), _BLOCK):
         block = contrasts[at : at + _BLOCK]
         values_NK = np.stack([_add_up(contrast, ground) for contrast in block], axis=1)
         n_seeds_K = np.array([len(contrast.seeds) for contrast in block])
-        chosen = None
-        if takes_part is not None:
-            chosen = np.stack([takes_part[contrast.contrast_id][ranked.groups_G] for contrast in block], axis=1)
-        sums = measure_evenness(values_NK, ranked.codes_N, ranked.n_groups, takes_part_GC=chosen)
+        sums = measure_evenness(values_NK, codes_N, ranked.n_groups)
         means = Evenness(
             p=sums.p,
             spread=sums.spread / n_seeds_K,

@@ -13,7 +13,7 @@ import numpy as np
 from results.rows import Rows
 from results.schema import MIN_RANKED
 from results.statistics.permutation import Evenness
-from results.tables.configs import Config, find_configs
+from results.tables.configs import Config, find_configs, group_by_key
 from results.tables.contrast_estimates import Estimate
 from results.tables.contrast_evenness import measure_contrasts
 from results.tables.contrasts import RUNTIME, Contrast
@@ -77,8 +77,9 @@ class Judge:
         """Add one row for each configuration and comparison. `evenness` is that of all ranked groups."""
         plays, out_of_play = self._find_plays(grouping)
         fewer = [c for c in self.contrasts if c.seeds and out_of_play[str(c.other_config_id)]]
-        chosen = {c.contrast_id: plays[str(c.other_config_id)] for c in fewer}
-        evenness = {**evenness, **measure_contrasts(fewer, ground, grouping, chosen)}
+        evenness = dict(evenness)
+        for alike in group_by_key((tuple(plays[str(c.other_config_id)]), c) for c in fewer):
+            evenness |= measure_contrasts(alike, ground, grouping, plays[str(alike[0].other_config_id)])
         for contrast in self.contrasts:
             missing = self.planned.get(contrast.config_id, set()) - set(contrast.seeds)
             shared = {name: getattr(contrast, name) for name in ("config_id", "comparison")}
