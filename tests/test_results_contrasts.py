@@ -1,5 +1,6 @@
 """Contrasts pair the right trials of real plans: by comparison, like for like, one setting apart, over shared seeds."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,6 +153,27 @@ def test_equal_shares_are_the_balanced_data_where_the_sweep_has_them() -> None:
         ("none", f"{mixtures[1]} by label"),
         ("longtail:10 by label", f"{mixtures[1]} by label"),
     }
+
+
+def test_predictions_from_elsewhere_are_set_against_those_of_their_own_name_and_kind_of_reference() -> None:
+    rows = rows_of([PTQ, QAT], dataset={"train_size": 400, "imbalance": ["none", "longtail:10"]})
+    floats = [row for row in rows if row["method"] in ("fp32", "fp32_ft")]
+    for parent in floats:
+        known = {part: json.loads(parent["config"])[part] for part in ("dataset", "model", "train")}
+        for name in ("theirs", "others"):
+            config = json.dumps({**known, "imported": {"name": name, "file": "x.csv"}})
+            own = {"trial_id": f"{name} {parent['trial_id']}", "config_id": f"{name} {parent['config_id']}"}
+            shared = {column: parent[column] for column in ("dataset_id", "task", "seed", "imbalance")}
+            links = {"reference_trial_id": parent["trial_id"], "control_trial_id": None}
+            rows.append({**own, **shared, **links, "method": "imported", "config": config})
+    by_id = {row["trial_id"]: row for row in rows}
+    imported = [c for c in contrasts_of(rows, "data") if by_id[c.matches[0].trial_id]["method"] == "imported"]
+    assert len(imported) == 4  # two names, of fp32 and of the control
+    for contrast in imported:
+        assert (contrast.level, contrast.other_level) == ("longtail:10 by label", "none")
+        for match, subtracted in zip(contrast.matches, contrast.subtracted, strict=True):
+            assert match.trial_id.split()[0] == subtracted.trial_id.split()[0]
+            assert by_id[match.other_id]["method"] == by_id[subtracted.other_id]["method"]
 
 
 def test_scratch_is_set_against_float_models_of_other_seeds_beside_their_own_churn() -> None:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
+from results.schema import IMPORTED
+
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
@@ -14,7 +16,7 @@ _COLUMNS: Final = (  # of the table `trials`, which have the value of a setting 
 
 
 class Config(NamedTuple):
-    """One configuration: its trials by seed, what it is, and its settings as texts.
+    """One configuration: its trials by seed, what it is, and its settings as texts; of imported ones their name.
 
     `given` are the settings that its config names, all others being at their default.
     """
@@ -60,6 +62,8 @@ def _make_config(config_id: str, rows: dict[int, Row]) -> Config:
     row = next(iter(rows.values()))
     config = json.loads(row.get("config") or "{}")
     quant = {name: value for name, value in config.get("quant", {}).items() if name != "method"}
+    if IMPORTED in config:
+        quant[IMPORTED] = config[IMPORTED]["name"]
     columns = {name: row.get(name) for name in _COLUMNS}
     settings = {**quant, **{name: value for name, value in columns.items() if value is not None}}
     method = str(row["method"])

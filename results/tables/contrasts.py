@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise, permutations
 from typing import Any, Final, NamedTuple
 
-from results.schema import COMPARISONS
+from results.schema import COMPARISONS, IMPORTED
 from results.tables.configs import Config, group_by_key
 
 RUNTIME: Final = "torch"
@@ -197,7 +197,9 @@ def _between_settings(configs: Sequence[Config]) -> Iterator[Contrast]:
 def _between_data(configs: Sequence[Config], config_of: Mapping[str, Config]) -> Iterator[Contrast]:
     def key(config: Config) -> tuple[Any, ...]:
         data = {name: value for name, value in config.data.items() if not name.startswith("imbalance")}
-        return json.dumps(data, sort_keys=True), *config.alike()[1:]
+        parents = (config_of.get(row["reference_trial_id"]) for row in config.rows.values())
+        parent = next(filter(None, parents), None) if config.method == IMPORTED else None  # else its settings say which
+        return json.dumps(data, sort_keys=True), *config.alike()[1:], parent and parent.alike()[1:]
 
     for alike in group_by_key((key(config), config) for config in configs if config.data):
         as_they_come = (config for config in alike if "imbalance" not in config.data)
