@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from contrast_study import CODES, SIZES, N, Study, make_row
 from measured_trials import make_outcomes, make_test_set
+from scipy import stats
 
 from results.statistics.permutation import measure_evenness
 from results.tables.rules import RULES, Case, judge
-from results.tables.verdicts import find_best_guess
+from results.tables.verdicts import REACH, find_best_guess
 
 CASE = Case(
     reference=0.9, accuracy=0.89, guess=0.5, gain=0.0, margin=0.03,
@@ -81,6 +82,24 @@ def test_an_even_damage_has_degraded_evenly_and_a_small_one_is_inconclusive_with
     assert same["harmless_margin_pp"] > 1
     assert same["mde_pp"] == pytest.approx(contrasts.query("group == 'c' and config_id == 'same'")["mde_pp"].max())
     assert f"a drop below {same['mde_pp']:.2f} pp could have gone unseen" in same["rule"]
+
+
+def test_a_drop_that_was_not_told_from_0_is_none_that_could_not_have_gone_unseen() -> None:
+    study = Study(5)
+    for seed, k in enumerate((0, 0, 0, 120, 150)):
+        study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"a": k, "b": k // 2, "c": k // 3}))
+    for grouping in ("overall", "group"):
+        row = verdict(study, grouping=grouping)
+        groups = study.tables()["contrasts"].query("grouping == @grouping and n >= 50")
+        unseen = groups[groups["drop_ci_low_pp"] <= 0]
+        assert (row["word"], len(unseen)) == ("inconclusive", len(groups))
+        assert row["mde_pp"] > unseen["drop_pp"].max()
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5, 10, 1000])
+def test_a_drop_of_the_reach_is_found_with_the_power_that_is_said(n_seeds: int) -> None:
+    quantile = stats.t.ppf(0.975, n_seeds - 1)
+    assert 0.79 <= stats.nct.sf(quantile, n_seeds - 1, REACH * quantile) <= 0.86
 
 
 def test_no_damage_is_harmless_only_where_every_ranked_group_is_large_enough() -> None:

@@ -22,7 +22,7 @@ class Case(NamedTuple):
     `guess` is the share of the most frequent label, `gain` the lower limit of what the best of its controls gains on
     the reference, `margin` the largest limit of the 90 % intervals of the groups in play; `p`, `disparity` and `floor`
     are of these groups too, `low` and `high` the 95 % limits of the overall drop, `mde` the smallest drop that every
-    group in play could show.
+    group in play could show, over these seeds.
     """
 
     reference: float
