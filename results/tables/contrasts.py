@@ -10,8 +10,9 @@ The kinds:
 - the name of any other setting of quantization: each value against the default, or the first one where that is absent.
 - `data`: the drop under imbalanced training data minus that under balanced data of equal size, per comparison. Balanced
   are equal shares, or without them the data as they come.
-- `scratch_vs_churn`: QAT from scratch against the float models of *other* seeds; `churn` is what those change among
-  themselves, with no quantizer anywhere.
+- `scratch_vs_churn`: the flips of QAT from scratch against the float models of *other* seeds; `churn` is what those
+  change among themselves, with no quantizer anywhere. The drop of a seed is against its own float model: over all seeds
+  the mean is that against the others too.
 """
 
 import json

@@ -84,7 +84,7 @@ RULES: Final = (
     ),
     Rule(
         "degraded evenly",
-        "the 95 % interval of the overall drop is above 0, and the groups in play do not drop differently",
+        "the 95 % interval of the overall drop is above 0, and it is not uneven",
         "{low} to {high} pp",
         lambda c: c.low > 0,
     ),
