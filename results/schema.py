@@ -38,9 +38,13 @@ PREDICTIONS = _schema(
     trial_id=_STR, runtime=_STR, sample_id=_I32, split=_STR, predicted=_I16, predicted_refit=_I16,
     loss_nats=_F32, confidence=_F32, margin=_F32, entropy_nats=_F32, kl_nats=_F32, logits=pa.list_(pa.float16()),
 )  # fmt: skip
+# One row for each session and batch size that was timed; one row with neither where the runtime has no result. `n_flip`
+# counts test images whose answer is not that of torch, `max_difference` is of logits; `kernels` counts the operators of
+# the optimised graph, such as "QLinearConv 3, QGemm 1".
 RUNTIMES = _schema(
-    trial_id=_STR, runtime=_STR, status=_STR, reason=_STR, file_bytes=pa.int64(),
-    p50_ms=_F64, p95_ms=_F64, batch=_I32, threads=_I32, session=_STR,
+    trial_id=_STR, runtime=_STR, session=_STR, batch=_I32, status=_STR, reason=_STR, file_bytes=pa.int64(),
+    p50_ms=_F64, p95_ms=_F64, threads=_I32, n_test=_I32, n_flip=_I32, max_difference=_F64, kernels=_STR,
+    version=_STR, device=_STR,
 )  # fmt: skip
 LAYERS = _schema(
     trial_id=_STR, layer=_STR, kind=_STR, status=_STR, reason=_STR, n_weights=pa.int64(),
@@ -154,5 +158,9 @@ MIN_RANKED: Final = 50  # test images: a smaller group is listed, but never call
 COMPARISONS: Final = {"reference": "reference_trial_id", "control": "control_trial_id"}
 # Columns of `trials` that differ between two runs of the same plan. Equality of tables leaves them out.
 RUN_DEPENDENT: Final = ("attempt", "train_s", "calibrate_s", "evaluate_s", "total_s", "traceback", "code_version")
+DEPLOYED: Final = ("onnxruntime", "tensorrt")  # runtimes beside torch, in which a finished trial can be measured too
+EXACT: Final = (
+    "onnxruntime_exact"  # names predictions of ONNX Runtime without what changes numbers: proof of the export
+)
 IMPORTED: Final = "imported"  # the method of a trial whose predictions came from elsewhere
 BLOCKED: Final = "not run:"  # how the error begins of a trial that never ran, because one that it needs failed

@@ -16,9 +16,19 @@ import pyarrow as pa
 from results import lock, trial_index
 from results.files import DamagedError, Files, MissingError, StoreError, Version
 from results.rows import conform, table_of
-from results.schema import LAYER_PREDICTIONS, LAYERS, MECHANISM, PREDICTIONS, SAMPLES, SCHEMA_VERSION, TABLES, TRIALS
+from results.schema import (
+    LAYER_PREDICTIONS,
+    LAYERS,
+    MECHANISM,
+    PREDICTIONS,
+    RUNTIMES,
+    SAMPLES,
+    SCHEMA_VERSION,
+    TABLES,
+    TRIALS,
+)
 
-Folder = Literal["trials", "predictions", "layers", "mechanism", "samples", "tables"]
+Folder = Literal["trials", "predictions", "runtimes", "layers", "mechanism", "samples", "tables"]
 
 
 class Store:
@@ -193,6 +203,18 @@ class Store:
     def read_predictions(self, trial_id: str, runtime: str, columns: list[str] | None = None) -> pa.Table:
         """Return the predictions of a trial in one runtime."""
         return self.files.read_parquet(f"predictions/{trial_id}.{runtime}.parquet", PREDICTIONS, columns)
+
+    def write_runtime(self, trial_id: str, runtime: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep how a trial does in a deployed runtime: written last, so that it exists means this runtime is done."""
+        named = ({"trial_id": trial_id, "runtime": runtime, **row} for row in rows)
+        self.files.write_parquet(f"runtimes/{trial_id}.{runtime}.parquet", table_of(named, RUNTIMES))
+
+    def read_runtime(self, trial_id: str, runtime: str) -> pa.Table | None:
+        """Return the rows that `write_runtime` kept, or None for a runtime that is not done."""
+        try:
+            return self.files.read_parquet(f"runtimes/{trial_id}.{runtime}.parquet", RUNTIMES)
+        except MissingError:
+            return None
 
     def write_layers(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep what was done to each layer."""
