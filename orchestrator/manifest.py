@@ -62,7 +62,7 @@ def find_provenance() -> dict[str, str]:
         "code_version": find_code_version(),
         **find_versions(),
         "platform": platform.platform(),
-        "processor": _processor_name(),
+        "processor": name_processor(),
         "cpus": str(os.cpu_count()),
     }
 
@@ -91,7 +91,8 @@ def find_code_version() -> str:
     return commit + ("+" if changes else "")
 
 
-def _processor_name() -> str:
+def name_processor() -> str:
+    """Return the model of this machine's processors."""
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from quant.calibration import Calibration, collect
     from quant.curvature import Curvature, measure_curvature
     from quant.describe import LayerReport, count_bytes, describe_layers
+    from quant.export import ExportError, export_onnx
     from quant.models import build_model
     from quant.modules import Add, Concat
     from quant.non_finite import DivergedError, NonFiniteError
     from quant.prediction import predict
+    from quant.runtime_ort import OnnxRuntime, RuntimeFailure, measure_latency
     from quant.states import load_quantizer_state, load_weights, quantizer_state_to_bytes, weights_to_bytes
     from quant.train import Batches, FitResult, fit
 
@@ -38,6 +40,7 @@ __all__ = [
     "Concat",
     "Curvature",
     "DivergedError",
+    "ExportError",
     "FitResult",
     "Fp32FtSpec",
     "Fp32Spec",
@@ -46,9 +49,11 @@ __all__ = [
     "MethodSpec",
     "ModelSpec",
     "NonFiniteError",
+    "OnnxRuntime",
     "Prepared",
     "PtqSpec",
     "QatSpec",
+    "RuntimeFailure",
     "TrainSpec",
     "build_model",
     "calibrate",
@@ -56,6 +61,7 @@ __all__ = [
     "count_bytes",
     "describe_layers",
     "describe_noise",
+    "export_onnx",
     "fingerprint_weights",
     "fit",
     "float_twin",
@@ -63,6 +69,7 @@ __all__ = [
     "load_quantizer_state",
     "load_weights",
     "measure_curvature",
+    "measure_latency",
     "predict",
     "predict_each_layer",
     "prepare",
@@ -76,11 +83,13 @@ _HOMES = {
     "calibration": ("Calibration", "collect"),
     "curvature": ("Curvature", "measure_curvature"),
     "describe": ("LayerReport", "count_bytes", "describe_layers"),
+    "export": ("ExportError", "export_onnx"),
     "models": ("build_model",),
     "modules": ("Add", "Concat"),
     "non_finite": ("DivergedError", "NonFiniteError"),
     "states": ("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),
     "prediction": ("predict",),
+    "runtime_ort": ("OnnxRuntime", "RuntimeFailure", "measure_latency"),
     "train": ("Batches", "FitResult", "fit"),
 }
 

@@ -1,0 +1,109 @@
+"""ONNX Runtime on a CPU, in two kinds of session: `fast`, which people ship, and `exact`, which proves an export.
+
+fast    Default optimisations. They change the numbers: biases are rounded to int32 at scale_x * scale_w, which is what
+        buys integer kernels, and which at 16 bits can cut them off (2^31 * scale_x * scale_w may be below a bias).
+exact   The same without the three that do: WeightBiasQuantization, ReluQuantRewrite (drops a Relu before some 4-bit
+        QuantizeLinear) and the rounding of activations to 8 bits in MatMulNBits.
+"""
+
+import re
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+
+Session = Literal["fast", "exact"]
+SESSIONS: Final[tuple[Session, ...]] = ("fast", "exact")
+CHANGING_NUMBERS: Final = ("WeightBiasQuantization", "ReluQuantRewrite")
+_COMPUTES: Final = re.compile("Conv|Gemm|MatMul")
+_LEAST_RUNS, _MOST_RUNS, _WARM_UP = 10, 200, 3
+_ERRORS_ONLY: Final = 3
+
+
+class RuntimeFailure(RuntimeError):
+    """A runtime refused a file, or what it was given."""
+
+
+class Latency(NamedTuple):
+    """Milliseconds of one call: the median and the 95th percentile of `n` calls."""
+
+    p50_ms: float
+    p95_ms: float
+    n: int
+
+
+class OnnxRuntime:
+    """A file in a session. Calling it takes images_NCHW of any N and returns the first output, logits_NK; float32.
+
+    `kernels` counts what computes in the optimised graph, such as "QLinearConv 3, FusedConv 1".
+
+    Raises:
+        RuntimeFailure: the file is damaged, or uses what this version of ONNX Runtime has not.
+    """
+
+    name = "onnxruntime"
+    version = f"onnxruntime {onnxruntime.__version__}"
+
+    def __init__(self, path: str | Path, *, session: Session, n_threads: int):
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder, "optimised.onnx")
+            self._session = _open(Path(path), session, n_threads, optimised)
+            self.kernels = _count_kernels(optimised)
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+
+    def __call__(self, images_NCHW: np.ndarray) -> np.ndarray:
+        """Return logits_NK. Raises RuntimeFailure for images of another shape than the network takes."""
+        try:
+            (logits_NK,) = self._session.run([self._output], {self._input: images_NCHW})
+        except Exception as error:  # onnxruntime's own classes have no common base
+            raise RuntimeFailure(
+                f"ONNX Runtime refused images of shape {images_NCHW.shape}: {_first_line(error)}"
+            ) from error
+        assert isinstance(logits_NK, np.ndarray)
+        return logits_NK
+
+
+def measure_latency(network: OnnxRuntime, images_NCHW: np.ndarray, *, seconds: float = 1.0) -> Latency:
+    """Time calls with these images: ten at least, then until `seconds` or 200 calls have passed."""
+    for _ in range(_WARM_UP):
+        network(images_NCHW)
+    taken_ms: list[float] = []
+    while len(taken_ms) < _LEAST_RUNS or (sum(taken_ms) < 1e3 * seconds and len(taken_ms) < _MOST_RUNS):
+        started = time.perf_counter()
+        network(images_NCHW)
+        taken_ms.append(1e3 * (time.perf_counter() - started))
+    return Latency(float(np.median(taken_ms)), float(np.percentile(taken_ms, 95)), len(taken_ms))
+
+
+def _open(path: Path, session: Session, n_threads: int, optimised: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
+    options.log_severity_level = _ERRORS_ONLY
+    options.optimized_model_filepath = str(optimised)
+    settings: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
+    if session == "exact":
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        settings["disabled_optimizers"] = list(CHANGING_NUMBERS)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, **settings)
+    except Exception as error:  # as above
+        raise RuntimeFailure(
+            f"ONNX Runtime cannot load {path.name}: {_first_line(error)}; export it again, or update onnxruntime "
+            f"(here {onnxruntime.__version__})"
+        ) from error
+
+
+def _count_kernels(optimised: Path) -> str:
+    graph = onnx.load(optimised, load_external_data=False).graph
+    counts = Counter(node.op_type for node in graph.node if _COMPUTES.search(node.op_type))
+    return ", ".join(f"{kind} {n}" for kind, n in counts.most_common())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
