@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from quant.non_finite import DivergedError, NonFiniteError
     from quant.prediction import predict
     from quant.runtime_ort import OnnxRuntime, RuntimeFailure, measure_latency
-    from quant.states import load_quantizer_state, load_weights, quantizer_state_to_bytes, weights_to_bytes
+    from quant.states import (
+        frozen_to_bytes,
+        load_frozen,
+        load_quantizer_state,
+        load_weights,
+        quantizer_state_to_bytes,
+        weights_to_bytes,
+    )
     from quant.train import Batches, FitResult, fit
 
 __all__ = [
@@ -66,6 +73,8 @@ __all__ = [
     "fit",
     "float_twin",
     "freeze",
+    "frozen_to_bytes",
+    "load_frozen",
     "load_quantizer_state",
     "load_weights",
     "measure_curvature",
@@ -87,7 +96,10 @@ _HOMES = {
     "models": ("build_model",),
     "modules": ("Add", "Concat"),
     "non_finite": ("DivergedError", "NonFiniteError"),
-    "states": ("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),
+    "states": (
+        *("frozen_to_bytes", "load_frozen"),
+        *("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),
+    ),
     "prediction": ("predict",),
     "runtime_ort": ("OnnxRuntime", "RuntimeFailure", "measure_latency"),
     "train": ("Batches", "FitResult", "fit"),

@@ -75,6 +75,43 @@ def load_quantizer_state(model: nn.Module, data: bytes) -> None:
         _set_correction(layer, part, state[key].to(device_of(model)))
 
 
+def frozen_to_bytes(model: nn.Module) -> bytes:
+    """Return all of a frozen model: quantized weights as their places on the grid, everything else as it is.
+
+    Raises ValueError if a weight is not frozen.
+    """
+    state: dict[str, Tensor] = dict(model.state_dict())
+    for prefix, layer, quantizer in _quantized_layers(model):
+        if quantizer.mode != "frozen":
+            raise ValueError(f"layer '{quantizer.layer}' is not frozen; call `freeze` first")
+        del state[f"{prefix}weight"]
+        state[f"{prefix}levels"] = _pack(quantizer.to_levels(layer.weight), quantizer)
+    return _to_bytes(state)
+
+
+@torch.no_grad()
+def load_frozen(model: nn.Module, data: bytes) -> None:
+    """Load `frozen_to_bytes` into a model prepared alike; it evaluates identically.
+
+    Raises ValueError where the bytes are another model's.
+    """
+    state, layers = _from_bytes(data), list(_quantized_layers(model))
+    levels = {prefix: state.pop(key) for prefix, _, _ in layers if (key := f"{prefix}levels") in state}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    differing = sorted({*unexpected, *missing} - {f"{prefix}weight" for prefix in levels})
+    if differing:
+        raise ValueError(f"this is another model's state: '{differing[0]}' is only on one side; prepare it alike")
+    for prefix, layer, quantizer in layers:
+        weight = quantizer.from_levels(levels[prefix].to(device_of(model)).float())
+        layer.weight = nn.Parameter(weight, layer.weight.requires_grad)
+
+
+def _quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantLayer, FakeQuantize]]:
+    for name, layer in quant_layers(model):
+        if isinstance(layer.weight_quantizer, FakeQuantize):
+            yield "" if layer is model else f"{name}.", layer, layer.weight_quantizer
+
+
 def _grids(model: nn.Module) -> dict[str, Tensor]:
     return {
         f"{name}.{key}": getattr(module, key)
@@ -97,8 +134,11 @@ def _correction(layer: QuantLayer, part: str) -> Tensor:
         assert layer.bias is not None
         return layer.bias
     assert isinstance(layer.weight_quantizer, FakeQuantize)
-    levels = layer.weight_quantizer.to_levels(layer.weight)
-    return levels.to(torch.uint8 if layer.weight_quantizer.spec.bits <= 8 else torch.int32)
+    return _pack(layer.weight_quantizer.to_levels(layer.weight), layer.weight_quantizer)
+
+
+def _pack(levels: Tensor, quantizer: FakeQuantize) -> Tensor:
+    return levels.to(torch.uint8 if quantizer.spec.bits <= 8 else torch.uint16)
 
 
 def _set_correction(layer: QuantLayer, part: str, value: Tensor) -> None:
