@@ -207,7 +207,10 @@ def _run(
     n_later = len(state.to_run) - len(queue.trials)
 
     def forget_old_rows() -> None:
-        for trial_id in queue.trials.keys() & request.stored.keys():
+        for trial_id, runtimes in request.wanted.items():
+            for runtime in runtimes if trial_id in queue.trials else ():
+                request.store.remove_runtime(trial_id, runtime)
+        for trial_id in queue.trials.keys() & request.stored.keys() - request.wanted.keys():
             request.store.remove_trial(trial_id)
 
     with _show(request, queue, quiet=quiet) as progress:

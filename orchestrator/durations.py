@@ -10,7 +10,8 @@ from typing import Final
 
 from orchestrator.plan import PlannedTrial
 
-FIRST_GUESS_S: Final = {"fp32": 20.0, "fp32_ft": 10.0, "qat": 10.0, "ptq": 1.0}
+RUNTIMES: Final = "runtimes"  # the kind of trials that only runtimes are missing of
+FIRST_GUESS_S: Final = {"fp32": 20.0, "fp32_ft": 10.0, "qat": 10.0, "ptq": 1.0, RUNTIMES: 5.0}
 LEAST_S: Final = 0.001  # no trial takes less: its row is written and synced
 
 
@@ -55,8 +56,9 @@ class Durations:
         """From the most general kind to the trial's own configuration."""
         kinds = self._kinds_of.get(trial.trial_id)
         if kinds is None:
-            alike = (trial.method, trial.model, trial.dataset_id, trial.train)
-            keys = (trial.method, alike, trial.config_id)
+            what = RUNTIMES if trial.is_done else trial.method
+            alike = (what, trial.model, trial.dataset_id, trial.train)
+            keys = (what, alike, (what, trial.config_id))
             kinds = tuple(self._kinds.setdefault(key, _Kind()) for key in keys)
             self._kinds_of[trial.trial_id] = kinds
         return kinds

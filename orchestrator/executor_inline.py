@@ -8,6 +8,7 @@ from functools import partial
 
 from orchestrator.plan import TIMED_OUT, PlannedTrial
 from orchestrator.progress import Progress
+from orchestrator.runtimes import fail
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import Retry
 from orchestrator.work import Outcome, RunTrial, TimedOut, run_trial
@@ -46,12 +47,8 @@ def run_inline(
 
 
 def _fail(trial: PlannedTrial, store: Store, error: TimedOut) -> Outcome:
-    """Write the row of a trial whose time is up, unless it had just written its own."""
-    status = store.read_status(trial.trial_id)
-    if status is None:
-        row = {"status": "failed", "error": f"{TIMED_OUT}: {error}", "traceback": traceback.format_exc()}
-        store.write_trial({**trial.columns(), **row})
-    return Outcome(trial.trial_id, status or "failed")
+    """Write the row of a trial whose time is up, or of its runtime, unless it had just written its own."""
+    return Outcome(trial.trial_id, fail(trial, store, f"{TIMED_OUT}: {error}", traceback=traceback.format_exc()))
 
 
 @contextmanager

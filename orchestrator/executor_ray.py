@@ -27,6 +27,7 @@ from orchestrator.executor_preflight import check_cluster
 from orchestrator.executor_worker import make_worker, pack
 from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
 from orchestrator.progress import Progress
+from orchestrator.runtimes import fail, read_end
 from orchestrator.schedule import Bundle, BundleQueue
 from orchestrator.spec import Retry
 from orchestrator.work import Outcome, RunTrial, SweepStopped, Watcher, run_trial
@@ -206,8 +207,9 @@ class PlanSearcher(Searcher):
         self.queue.give_back(bundle.trials)
 
     def _take_in_loss(self, bundle: Bundle, error: str, *, silent_s: float, is_innocent: bool) -> None:
-        found = [(trial.trial_id, self.store.read_trial(trial.trial_id)) for trial in bundle.trials]
-        rows = {trial_id: row for trial_id, row in found if row is not None and trial_id in self.queue.unfinished}
+        ended = [trial.trial_id for trial in bundle.trials if read_end(trial, self.store) is not None]
+        found = [(trial_id, self.store.read_trial(trial_id)) for trial_id in ended if trial_id in self.queue.unfinished]
+        rows = {trial_id: row for trial_id, row in found if row is not None}
         for trial_id, row in rows.items():
             self._finish(Outcome(trial_id, row["status"], error=row["error"]))
         lost = [trial for trial in bundle.trials if trial.trial_id in self.queue.unfinished]
@@ -234,9 +236,8 @@ class PlanSearcher(Searcher):
             cause = "out of memory is a usual cause"
             reason = f"{CRASHED}: its worker was lost {n} times when this trial was next; {cause}"
         self.store.add_to_log(trial.trial_id, f"{reason}\n{error}\n")
-        row = {**trial.columns(), "status": "failed", "error": reason, "traceback": error or None, "attempt": n}
-        self.store.write_trial(row)
-        self._finish(Outcome(trial.trial_id, "failed", error=reason))
+        status = fail(trial, self.store, reason, traceback=error or None, attempt=n)
+        self._finish(Outcome(trial.trial_id, status, error=reason))
         return True
 
     def _finish(self, outcome: Outcome) -> None:

@@ -16,6 +16,7 @@ from ray import tune
 
 from orchestrator.executor_cluster import reserve
 from orchestrator.plan import TIMED_OUT, PlannedTrial
+from orchestrator.runtimes import fail, read_end
 from orchestrator.spec import Resources
 from orchestrator.work import Outcome, RunTrial
 from results import Store, WriteError
@@ -84,8 +85,8 @@ class SweepWorker(tune.Trainable):
             faulthandler.cancel_dump_traceback_later()
 
     def _run_one(self, trial: PlannedTrial) -> None:
-        """Run a trial, unless it has a row: then it was written before this bundle's last worker died."""
-        status = self.store.read_status(trial.trial_id)
+        """Run a trial, unless it is at its end: then it got there before this bundle's last worker died."""
+        status = read_end(trial, self.store)
         if status is not None:
             self.events.put(("finished", Outcome(trial.trial_id, status)))
             return
@@ -103,14 +104,13 @@ class SweepWorker(tune.Trainable):
         if present is None or self.timeout_s is None or time.monotonic() - present[1] <= self.timeout_s:
             return
         trial, began = present
-        if self.store.read_status(trial.trial_id) is not None:  # it has just ended by itself
+        if read_end(trial, self.store) is not None:  # it has just ended by itself
             return
         frame = sys._current_frames().get(self.thread.ident or 0)
         place = "".join(traceback.format_stack(frame)) if frame else ""
         error = f"{TIMED_OUT}: ran longer than retry.timeout_s = {self.timeout_s:g}"
         self.store.add_to_log(trial.trial_id, f"{error}; it was here:\n{place}")
-        row = {**trial.columns(), "status": "failed", "error": error, "traceback": place}
-        self.store.write_trial({**row, "total_s": time.monotonic() - began})
+        fail(trial, self.store, error, traceback=place, total_s=time.monotonic() - began)
         os._exit(1)
 
     def _hear(self, trial_id: str, text: str) -> None:

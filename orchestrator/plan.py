@@ -6,7 +6,7 @@ The float stage (fp32) and the controls of QAT (fp32_ft, one for each distinct r
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -37,7 +37,8 @@ TIMED_OUT = "TimedOut"
 class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
     """One trial: what to do, what it needs (trials earlier in the plan) and what it is compared with.
 
-    `analysis` is what else to measure: it changes no result, and is no part of the identity.
+    `analysis` is what else to measure, and `runtimes` are those to measure it in beside torch: they change no result,
+    and are no part of the identity. `is_done`: it has a row, and only runtimes are missing.
     """
 
     dataset: DatasetSpec
@@ -52,6 +53,8 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
     control_trial_id: str | None = None
     control_reason: str | None = None
     analysis: tuple[Analysis, ...] = ()
+    runtimes: tuple[str, ...] = ()
+    is_done: bool = False
 
     @property
     def method(self) -> str:
@@ -143,6 +146,7 @@ def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple
                 "weights_id": weights_ids[experiment.model],
                 "seed": seed,
                 "analysis": sweep.head.analysis,
+                "runtimes": tuple(name for name in sweep.head.runtimes if name != "torch"),
             }
             for trial in _trials_of(experiment, identity):
                 trials.setdefault(trial.trial_id, trial)
@@ -224,17 +228,22 @@ def count_by_method(plan: Iterable[PlannedTrial], state: PlanState) -> Counter[t
 
 
 def find_state(
-    plan: Iterable[PlannedTrial], statuses: Mapping[str, Status], *, run_again: frozenset[str] = frozenset()
+    plan: Iterable[PlannedTrial],
+    statuses: Mapping[str, Status],
+    *,
+    run_again: frozenset[str] = frozenset(),
+    unmeasured: Container[str] = frozenset(),
 ) -> PlanState:
     """Sort a plan's trials by the stored statuses. A trial is blocked when something it needs failed for good.
 
-    `run_again` names failed trials that are to be run once more.
+    `run_again` names failed trials that are to be run once more, `unmeasured` finished ones that lack a runtime.
     """
     places: dict[str, list[str]] = {"ok": [], "failed": [], "blocked": [], "to_run": []}
     dead: set[str] = set()
     for trial in plan:
         status = statuses.get(trial.trial_id)
-        place = status if status is not None and trial.trial_id not in run_again else "to_run"
+        is_left = trial.trial_id in run_again or (status == "ok" and trial.trial_id in unmeasured)
+        place = status if status is not None and not is_left else "to_run"
         if place == "to_run" and dead.intersection(trial.needs):
             place = "blocked"
         if place in ("failed", "blocked"):

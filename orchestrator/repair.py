@@ -50,9 +50,9 @@ def report_what_is_left(store: Store, *, metrics: Sequence[str] = ()) -> Derived
 
 def read_sound_state(wanted: Wanted, *, retry_failed: bool) -> Request:
     """Return how far a sweep is, once what is damaged is put away and what the next trials need is there."""
-    trials, damaged = survey(wanted.store)
-    _put_away(wanted.store, damaged)
-    request = add_state(wanted, trials, retry_failed=retry_failed)
+    found = survey(wanted.store)
+    _put_away(wanted.store, found.damaged)
+    request = add_state(wanted, found, retry_failed=retry_failed)
     _describe_images(request)
     stages = find_damaged_stages(request)
     if not stages:

@@ -6,17 +6,16 @@ No torch and no ray: `plan` and a finished `sweep` need neither.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from datasets import DataError, DatasetSpec, GroupedDataset, load_dataset
 from orchestrator.combinations import find_misfits
 from orchestrator.forecast import ImagesOf
 from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
 from orchestrator.problems import Problem, RequestError
+from orchestrator.runtimes import find_wanted
 from orchestrator.schedule import BundleQueue
 from orchestrator.spec import SweepSpec, load_sweep
 from orchestrator.sweep_file import is_file
-from results import Store, describe_mixed_pairs, survey
+from results import Store, Survey, describe_mixed_pairs, survey
 
 
 class Wanted(NamedTuple):
@@ -37,6 +36,7 @@ class Request(NamedTuple):
     images: dict[str, ImagesOf]
     state: PlanState
     stored: dict[str, dict[str, Any]]
+    wanted: dict[str, tuple[str, ...]]  # runtimes of finished trials that are still to be measured
 
 
 def read_request(words: list[str] | None, location: str | None, *, retry_failed: bool) -> Request:
@@ -47,7 +47,7 @@ def read_request(words: list[str] | None, location: str | None, *, retry_failed:
         StoreError: the store cannot be read, or is another sweep's or a newer version's.
     """
     wanted = read_plan(words, location)
-    return add_state(wanted, survey(wanted.store).trials, retry_failed=retry_failed)
+    return add_state(wanted, survey(wanted.store), retry_failed=retry_failed)
 
 
 def read_plan(words: list[str] | None, location: str | None) -> Wanted:
@@ -69,13 +69,17 @@ def read_plan(words: list[str] | None, location: str | None) -> Wanted:
     return Wanted(spec, plan, store, {dataset.dataset_id: _count_images(dataset) for dataset in datasets.values()})
 
 
-def add_state(wanted: Wanted, trials: pa.Table, *, retry_failed: bool) -> Request:
-    """Return the request with how far it is, by the rows of finished trials."""
-    stored = {row["trial_id"]: row for row in trials.drop_columns(["traceback", "config"]).to_pylist()}
+def add_state(wanted: Wanted, found: Survey, *, retry_failed: bool) -> Request:
+    """Return the request with how far it is, by the rows of finished trials and of their runtimes."""
+    stored = {row["trial_id"]: row for row in found.trials.drop_columns(["traceback", "config"]).to_pylist()}
     failed = {trial_id: row for trial_id, row in stored.items() if row["status"] == "failed"}
     again = {t for t, row in failed.items() if retry_failed or str(row["error"]).startswith(CRASHED)}
     statuses = {trial_id: row["status"] for trial_id, row in stored.items()}
-    return Request(*wanted, find_state(wanted.plan, statuses, run_again=frozenset(again)), stored)
+    finished = [trial for trial in wanted.plan if statuses.get(trial.trial_id) == "ok"]
+    missing = {trial.trial_id: find_wanted(trial, found.runtimes, retry_failed=retry_failed) for trial in finished}
+    missing = {trial_id: runtimes for trial_id, runtimes in missing.items() if runtimes}
+    state = find_state(wanted.plan, statuses, run_again=frozenset(again), unmeasured=missing)
+    return Request(*wanted, state, stored, missing)
 
 
 def make_queue(request: Request, *, limit: int | None = None) -> BundleQueue:
@@ -85,8 +89,8 @@ def make_queue(request: Request, *, limit: int | None = None) -> BundleQueue:
     """
     to_run = set(request.state.to_run[:limit])
     queue = BundleQueue(
-        [trial for trial in request.plan if trial.trial_id in to_run],
-        done=request.state.ok,
+        [_narrow(trial, request.wanted) for trial in request.plan if trial.trial_id in to_run],
+        done={*request.state.ok, *request.wanted},
         resources=request.sweep.head.resources,
     )
     trials = {trial.config_id: trial for trial in request.plan} if request.stored else {}
@@ -98,6 +102,13 @@ def make_queue(request: Request, *, limit: int | None = None) -> BundleQueue:
         else:
             queue.durations.learn_method(row["method"], row["total_s"])
     return queue
+
+
+def _narrow(trial: PlannedTrial, wanted: dict[str, tuple[str, ...]]) -> PlannedTrial:
+    """Return a trial with what is left of it to do."""
+    if trial.trial_id not in wanted:
+        return trial
+    return trial.model_copy(update={"runtimes": wanted[trial.trial_id], "is_done": True})
 
 
 def warn_of_devices(request: Request) -> list[str]:

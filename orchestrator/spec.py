@@ -19,6 +19,7 @@ from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 Analysis = Literal["sqnr", "sensitivity", "curvature"]
+Runtime = Literal["torch", "onnxruntime", "tensorrt"]
 METHODS: dict[str, type[PtqSpec] | type[QatSpec]] = {"ptq": PtqSpec, "qat": QatSpec}
 LABEL_PATTERN = r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"  # no operators: a label fits by being equal
 Label = Annotated[tuple[str, str], Field(strict=False)]  # JSON, which workers get, has no tuples
@@ -98,7 +99,9 @@ class SweepHead(_Frozen, frozen=True):
         description="a name of its own, also for a sweep that extends another: it names the folder of the results",
     )
     seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] = Field(strict=False)
-    runtimes: tuple[Literal["torch"], ...] = Field(default=("torch",), strict=False)
+    runtimes: tuple[Runtime, ...] = Field(
+        default=("torch",), strict=False, json_schema_extra={"contains": {"const": "torch"}}
+    )
     analysis: tuple[Analysis, ...] = Field(default=(), strict=False)
     resources: ResourcesByMethod = ResourcesByMethod()
     retry: Retry = Retry()
@@ -109,6 +112,15 @@ class SweepHead(_Frozen, frozen=True):
         """Raise for an empty list, and for a value that stands twice."""
         if not values or len(set(values)) < len(values):
             message = f"holds a value twice: {list(values)}" if values else "is an empty list: give it a value"
+            raise PydanticCustomError("misfit", "{message}", {"message": message})
+        return values
+
+    @field_validator("runtimes")
+    @classmethod
+    def torch_is_among_them(cls, values: tuple[Runtime, ...]) -> tuple[Runtime, ...]:
+        """Raise for a list without torch."""
+        if "torch" not in values:
+            message = f"must hold 'torch', which every other runtime is compared with, got {list(values)}"
             raise PydanticCustomError("misfit", "{message}", {"message": message})
         return values
 

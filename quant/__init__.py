@@ -13,6 +13,7 @@ from quant.spec import (
     PtqSpec,
     QatSpec,
 )
+from quant.targets import find_unsupported
 from quant.training_spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from quant.modules import Add, Concat
     from quant.non_finite import DivergedError, NonFiniteError
     from quant.prediction import predict
-    from quant.runtime_ort import OnnxRuntime, RuntimeFailure, measure_latency
+    from quant.runtime_ort import OnnxRuntime, RuntimeFailure, Session, measure_latency
     from quant.states import (
         frozen_to_bytes,
         load_frozen,
@@ -61,6 +62,7 @@ __all__ = [
     "PtqSpec",
     "QatSpec",
     "RuntimeFailure",
+    "Session",
     "TrainSpec",
     "build_model",
     "calibrate",
@@ -69,6 +71,7 @@ __all__ = [
     "describe_layers",
     "describe_noise",
     "export_onnx",
+    "find_unsupported",
     "fingerprint_weights",
     "fit",
     "float_twin",
@@ -101,7 +104,7 @@ _HOMES = {
         *("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),
     ),
     "prediction": ("predict",),
-    "runtime_ort": ("OnnxRuntime", "RuntimeFailure", "measure_latency"),
+    "runtime_ort": ("OnnxRuntime", "RuntimeFailure", "Session", "measure_latency"),
     "train": ("Batches", "FitResult", "fit"),
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from results.page.report import write_report
     from results.predictions import make_predictions
     from results.refresh import Derived, derive
-    from results.schema import BLOCKED, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
+    from results.schema import BLOCKED, DEPLOYED, EXACT, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
     from results.statistics.power import (
         minimum_detectable_disparity,
         minimum_detectable_drop,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCKED",
+    "DEPLOYED",
+    "EXACT",
     "MIN_RANKED",
     "RUN_DEPENDENT",
     "SCHEMA_VERSION",
@@ -67,11 +69,13 @@ _HOMES = {
     "null_disparity": "statistics.power",
     "derive": "refresh",
     "Derived": "refresh",
+    "Survey": "damage",
     "survey": "damage",
     "set_aside": "damage",
     "find_damage": "damage",
-    "Survey": "damage",
     "BLOCKED": "schema",
+    "DEPLOYED": "schema",
+    "EXACT": "schema",
     "MIN_RANKED": "schema",
     "RUN_DEPENDENT": "schema",
     "SCHEMA_VERSION": "schema",

@@ -216,6 +216,10 @@ class Store:
         except MissingError:
             return None
 
+    def remove_runtime(self, trial_id: str, runtime: str) -> None:
+        """Forget that a runtime of a trial is done."""
+        self.files.remove(f"runtimes/{trial_id}.{runtime}.parquet")
+
     def write_layers(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep what was done to each layer."""
         self.files.write_parquet(f"layers/{trial_id}.parquet", table_of(rows, LAYERS))
@@ -306,7 +310,7 @@ class Store:
     def measure_trial(self, trial_id: str, runtimes: Iterable[str]) -> int:
         """Return the bytes of everything a trial left behind."""
         names = [
-            *(f"predictions/{trial_id}.{runtime}.parquet" for runtime in runtimes),
+            *(f"{folder}/{trial_id}.{name}.parquet" for name in runtimes for folder in ("predictions", "runtimes")),
             *(f"layers/{trial_id}.parquet", f"layers/{trial_id}.sensitivity.parquet"),
             f"mechanism/{trial_id}.parquet",
             *(f"stages/{trial_id}.pt", f"logs/{trial_id}.log", f"trials/{trial_id}.parquet"),

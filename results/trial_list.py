@@ -21,7 +21,8 @@ def list_trials(store: Store, found: Survey | None = None) -> list[dict[str, Any
         StoreError: there is no sweep in the store.
     """
     manifest = store.read_manifest()
-    trials, damaged = found or survey(store)
+    found = found or survey(store)
+    trials, damaged = found.trials, found.damaged
     not_described = [error.path.split("/")[1].removesuffix(".parquet") for error in damaged if is_of_samples(error)]
     rows = {row["trial_id"]: row for row in trials.to_pylist() if row["dataset_id"] not in not_described}
     plan = {planned["trial_id"]: planned for planned in manifest["plan"]}

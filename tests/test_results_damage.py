@@ -115,7 +115,7 @@ def test_a_finished_trial_without_its_files_counts_as_missing(
     sweep: Sweep, place: str, harm: Callable[[Path], object]
 ) -> None:
     harm(Path(sweep.store.location, place))
-    trials, damaged = survey(sweep.store)
+    trials, damaged, _ = survey(sweep.store)
     assert trials["trial_id"].to_pylist() == ["a", "c"]
     assert [error.path for error in damaged] == [place]
 

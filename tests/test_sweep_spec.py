@@ -208,7 +208,11 @@ def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
         ({"retry": 3}, "`retry` must be a table, got 3 (a whole number)."),
         ({"quant__1__lr": math.inf}, "`quant.1.lr` must be a number above 0, got inf."),
         ({"experiments__0__dataset__group_by": "label"}, "must be a list of texts, got 'label' (a text)."),
-        ({"runtimes": ["tensorrt"]}, "`runtimes.0` must be one of torch, got 'tensorrt'."),
+        (
+            {"runtimes": ["torch", "tensort"]},
+            "`runtimes.1` must be one of torch, onnxruntime, tensorrt, got 'tensort'.",
+        ),
+        ({"runtimes": ["tensorrt"]}, "`runtimes` must hold 'torch', which every other runtime is compared with"),
         ({"resources": {"qat": {"cpus": 1}}}, "`resources.qat.cpus` is not a known key. Did you mean 'cpu'?"),
         ({"resources": {"qat": {"gpu": 1.5}}}, "`resources.qat.gpu` must be at most 1, or a whole number, got 1.5"),
         ({"resources": {"qat": {"labels": {"pool": 3}}}}, "`resources.qat.labels` must be a table of texts, such as"),

@@ -10,10 +10,11 @@ import torch
 import quant
 from datasets import find_dataset_id
 from orchestrator import trial as trial_module
+from orchestrator.bench import LOGITS
 from orchestrator.memory import Memory
 from orchestrator.plan import PlannedTrial, make_plan
 from orchestrator.spec import Resources, parse_sweep
-from orchestrator.trial import CALIBRATIONS, LOGITS, run_trial
+from orchestrator.trial import CALIBRATIONS, run_trial
 from results import Store
 
 RECIPE = {"epochs": 1, "lr": 0.001}
