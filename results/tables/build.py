@@ -4,7 +4,7 @@ Statistics are of the test images only. Trials stand in the order of the plan, i
 after the other (in `disparity` one grouping after the other), so equal stores give equal tables.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,33 +12,24 @@ import pyarrow as pa
 
 from results.custom_groups import add_custom_groups
 from results.damage import is_of_samples, survey
-from results.devices import find_mixed_pairs
 from results.own_metrics import load_metrics
 from results.rows import Rows, join, table_of
 from results.schema import (
+    DEPLOYED,
     GROUPS,
     LAYERS,
     PROVENANCE,
     RUNTIMES,
     SAMPLES,
     SENSITIVITY,
-    TABLES,
     TRIALS,
 )
 from results.store import Store
-from results.tables.choices import add_choices
-from results.tables.classes import add_class_metrics
-from results.tables.contrast_tables import CONTRAST_TABLES, add_contrasts
-from results.tables.disparity import add_disparity
-from results.tables.families import find_unfinished
 from results.tables.groupings import TestSet, make_test_set
-from results.tables.groups import add_group_metrics
 from results.tables.mechanism import build_correlations, build_mechanism
-from results.tables.outcomes import Measured, read_all_outcomes
 from results.tables.own import OwnValues
-from results.tables.pairs import add_pairs, compare_trials
 from results.tables.sensitivity import add_sensitivity
-from results.tables.shifts import add_shifts
+from results.tables.statistics import build_statistics
 from results.tables.without_logits import explain_missing_logits
 from results.trial_list import count_trials, list_trials
 
@@ -76,13 +67,13 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
         "trials": table_of(trials, TRIALS),
         "groups": _groups(test_sets),
         "samples": _join_samples(table for table, _, _ in samples.values()),
-        "runtimes": _runtimes(ok),
+        "runtimes": _runtimes(store, ok, found.runtimes),
         "layers": _join_layers(store.read_layers(row["trial_id"]) for row in ok),
         "sensitivity": _sensitivity(store, ok, test_sets),
         "provenance": _provenance(
             manifest, trials, n_strangers=len(store.trial_ids() - {r["trial_id"] for r in trials})
         ),
-        **_statistics(store, ok, test_sets, own_values, manifest["plan"]),
+        **build_statistics(store, ok, test_sets, own_values, plan=manifest["plan"], runtimes=found.runtimes),
     }
     tables["mechanism"] = build_mechanism(store, ok, tables["group_metrics"])
     tables["correlations"] = build_correlations(tables["trials"], tables["paired_metrics"], tables["mechanism"])
@@ -90,39 +81,6 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
     for name, table in tables.items():
         store.write_table(name, table)
     return tables
-
-
-def _statistics(
-    store: Store,
-    ok: list[dict[str, Any]],
-    test_sets: dict[str, TestSet],
-    own_values: dict[str, OwnValues],
-    plan: list[dict[str, Any]],
-) -> dict[str, pa.Table]:
-    names = ("group_metrics", "shifts", "paired_metrics", "disparity", "families", "own_metrics")
-    tables = {name: Rows(TABLES[name]) for name in names}
-    metrics, shifts, paired, disparity, families, own = tables.values()
-    tables |= {name: Rows(TABLES[name]) for name in (*CONTRAST_TABLES, "choices")}
-    measured_by_id: dict[str, Measured] = {}
-    flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
-    for dataset_id, test_set in test_sets.items():
-        rows, outcomes = [row for row in ok if row["dataset_id"] == dataset_id], {}
-        trial_ids = [row["trial_id"] for row in rows]
-        for answers, certainty in read_all_outcomes(store, trial_ids, "torch", test_set):
-            add_group_metrics(answers, certainty, test_set, metrics)
-            add_class_metrics(answers, test_set, metrics)
-            own_values[dataset_id].add_trial(answers, certainty, metrics)
-            outcomes[answers.trial_id] = answers
-        measured = measured_by_id[dataset_id] = Measured(test_set, rows, outcomes)
-        pairs = compare_trials(measured, flags)
-        unfinished = find_unfinished(measured, plan, "torch")
-        add_pairs(pairs, test_set, paired=paired, families=families, unfinished=unfinished)
-        add_disparity(measured, pairs, disparity)
-        add_shifts(measured, flags, shifts)
-        own_values[dataset_id].add_pairs(measured, flags, own=own, disparity=disparity)
-        add_choices(measured, tables["choices"])
-    add_contrasts(measured_by_id, plan, tables)
-    return {name: rows.table() for name, rows in tables.items()}
 
 
 def _groups(test_sets: dict[str, TestSet]) -> pa.Table:
@@ -162,10 +120,13 @@ def _sensitivity(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, Te
     return rows.table()
 
 
-def _runtimes(ok: list[dict[str, Any]]) -> pa.Table:
-    reason = "latency and size are measured for deployed runtimes"
-    rows = [{"trial_id": r["trial_id"], "runtime": "torch", "status": "ok", "reason": reason} for r in ok]
-    return table_of(rows, RUNTIMES)
+def _runtimes(store: Store, ok: list[dict[str, Any]], statuses: Mapping[tuple[str, str], str]) -> pa.Table:
+    """What was measured of every trial in torch, which is not timed, and then in the deployed runtimes."""
+    shared = {"runtime": "torch", "status": "ok", "reason": "latency and size are measured for deployed runtimes"}
+    torch = table_of(({"trial_id": row["trial_id"], **shared} for row in ok), RUNTIMES)
+    keys = [(row["trial_id"], runtime) for row in ok for runtime in DEPLOYED if (row["trial_id"], runtime) in statuses]
+    deployed = join(found for key in keys if (found := store.read_runtime(*key)) is not None)
+    return torch if deployed is None else pa.concat_tables([torch, deployed])
 
 
 def _provenance(manifest: dict[str, Any], trials: list[dict[str, Any]], *, n_strangers: int) -> pa.Table:

@@ -14,7 +14,7 @@ from results.statistics.multiplicity import benjamini_hochberg
 from results.statistics.permutation import Evenness, measure_evenness
 from results.tables.configs import group_by_key
 from results.tables.contrast_estimates import Estimate
-from results.tables.contrasts import RUNTIME, Contrast
+from results.tables.contrasts import Contrast
 from results.tables.disparity import TOO_FEW
 from results.tables.flips import SIDES, Ground
 from results.tables.groupings import Grouping
@@ -76,7 +76,7 @@ def add_evenness(
 ) -> None:
     """Add one row for each contrast, with its q over the family: the contrasts of one kind and comparison."""
     ranked = Ranked.of(grouping)
-    families = _correct(contrasts, evenness, f"{grouping.name}/{RUNTIME}")
+    families = _correct(contrasts, evenness, grouping.name)
     for contrast in contrasts:
         shared = {**contrast.columns(), "grouping": grouping.name, "n_groups": ranked.n_groups}
         if (found := evenness.get(contrast.contrast_id)) is None:
@@ -98,14 +98,16 @@ def add_evenness(
         )
 
 
-def _correct(contrasts: Sequence[Contrast], evenness: Mapping[str, Evenness], place: str) -> dict[str, dict[str, Any]]:
+def _correct(
+    contrasts: Sequence[Contrast], evenness: Mapping[str, Evenness], grouping: str
+) -> dict[str, dict[str, Any]]:
     """Return the family columns of every contrast that is tested and is none of a control, by contrast_id."""
     tested = [c for c in contrasts if c.contrast_id in evenness and not c.kind.startswith("control_vs")]
     found = {}
     for family in _families(tested):
         q = benjamini_hochberg([float(evenness[c.contrast_id].p) for c in family])
         first = family[0]
-        family_id = "/".join((first.dataset_id, place, first.kind, first.comparison or "-"))
+        family_id = "/".join((first.dataset_id, grouping, first.runtime, first.kind, first.comparison or "-"))
         for contrast, one in zip(family, q, strict=True):
             found[contrast.contrast_id] = {
                 "perm_q": float(one),
@@ -116,4 +118,4 @@ def _correct(contrasts: Sequence[Contrast], evenness: Mapping[str, Evenness], pl
 
 
 def _families(contrasts: Sequence[Contrast]) -> Iterator[list[Contrast]]:
-    return group_by_key(((c.kind, c.comparison), c) for c in contrasts)
+    return group_by_key(((c.runtime, c.kind, c.comparison), c) for c in contrasts)

@@ -15,7 +15,7 @@ from results.statistics.intervals import Interval
 from results.tables.configs import find_configs
 from results.tables.contrast_estimates import MIN_SEEDS, Estimate, estimate_contrasts
 from results.tables.contrast_evenness import add_evenness, measure_contrasts
-from results.tables.contrasts import Contrast, find_contrasts
+from results.tables.contrasts import RUNTIME, Contrast, find_contrasts, find_deployed, name_deployed
 from results.tables.flips import Ground, count_flips
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
@@ -45,6 +45,10 @@ def add_contrasts(
         needed = {m.other_id: dataset_of[m.other_id] for c in contrasts for m in c.subtracted}
         needed |= {m.trial_id: dataset_of[m.trial_id] for c in contrasts for m in c.subtracted}
         foreign = {trial_id: measured[key].outcomes[trial_id] for trial_id, key in needed.items()}
+        for deployed in one.deployed:
+            own = [config for config in configs if config.dataset_id == dataset_id]
+            contrasts += find_deployed(list(contrasts), own, deployed.runtime, deployed.outcomes.keys())
+            foreign |= {name_deployed(deployed.runtime, key): found for key, found in deployed.outcomes.items()}
         ground = Ground.of({**one.outcomes, **foreign})
         _add_data_set(contrasts, ground, one, plan=plan, tables=tables)
 
@@ -85,8 +89,9 @@ def _add_data_set(
             _add(tables["contrasts"], contrast, estimates.get(contrast.contrast_id), grouping, disagreements)
         if grouping.name != "overall":
             add_evenness(tables["contrast_disparity"], contrasts, estimates, evenness, grouping=grouping)
-        add_training_spreads(tables["spreads"], contrasts, estimates, grouping)
-        add_calibration_spreads(tables["spreads"], configs, contrasts, estimates, grouping=grouping)
+        simulated = [contrast for contrast in contrasts if contrast.runtime == RUNTIME]
+        add_training_spreads(tables["spreads"], simulated, estimates, grouping)
+        add_calibration_spreads(tables["spreads"], configs, simulated, estimates, grouping=grouping)
         judge.add_verdicts(tables["verdicts"], ground, estimates, evenness, grouping=grouping)
 
 

@@ -10,13 +10,14 @@ The kinds:
 - the name of any other setting of quantization: each value against the default, or the first one where that is absent.
 - `data`: the drop under imbalanced training data minus that under balanced data of equal size, per comparison. Balanced
   are equal shares, or without them the data as they come.
+- `runtime`: a configuration in a deployed runtime against itself in torch (`comparison` is `twin`): the deployment gap.
 - `scratch_vs_churn`: the flips of QAT from scratch against the float models of *other* seeds; `churn` is what those
   change among themselves, with no quantizer anywhere. The drop of a seed is against its own float model: over all seeds
   the mean is that against the others too.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise, permutations
 from typing import Any, Final, NamedTuple
 
@@ -62,11 +63,13 @@ class Contrast(NamedTuple):
     flips: tuple[Match, ...] = ()
     churn: tuple[Match, ...] = ()
     reason: str | None = None
+    runtime: str = RUNTIME
 
     @property
     def contrast_id(self) -> str:
         """What tells a contrast apart, readable."""
-        parts = (self.kind, self.comparison, self.config_id, self.other_config_id)
+        runtime = None if self.runtime == RUNTIME else self.runtime
+        parts = (self.kind, self.comparison, self.config_id, self.other_config_id, runtime)
         return ":".join(part for part in parts if part)
 
     @property
@@ -77,7 +80,7 @@ class Contrast(NamedTuple):
     def columns(self) -> dict[str, Any]:
         """The columns that say in every table which contrast a row is of, and over how many seeds."""
         names = ("contrast_id", "kind", "dataset_id", "comparison", "config_id", "other_config_id")
-        return {"runtime": RUNTIME, **{name: getattr(self, name) for name in names}, "n_seeds": len(self.seeds)}
+        return {"runtime": self.runtime, **{name: getattr(self, name) for name in names}, "n_seeds": len(self.seeds)}
 
     def without_trials(self, reason: str) -> "Contrast":
         """This contrast with no seed, and why."""
@@ -95,6 +98,35 @@ def find_contrasts(configs: Sequence[Config]) -> list[Contrast]:
         *_between_data(configs, config_of),
         *_against_churn(configs, config_of),
     ]
+
+
+def name_deployed(runtime: str, trial_id: str) -> str:
+    """Return what matches call the answers of a trial in a deployed runtime."""
+    return f"{runtime}/{trial_id}"
+
+
+def find_deployed(
+    contrasts: Iterable[Contrast], configs: Iterable[Config], runtime: str, trial_ids: Container[str]
+) -> Iterator[Contrast]:
+    """Yield the comparisons of configurations in a deployed runtime, where `trial_ids` have answers.
+
+    Against the reference and the control, which answer in torch, and against the configuration itself in torch.
+    """
+    for contrast in contrasts:
+        if contrast.is_comparison and contrast.runtime == RUNTIME:
+            pairs = zip(contrast.seeds, contrast.matches, strict=True)
+            yield from _deploy(contrast, {seed: match for seed, match in pairs if match.trial_id in trial_ids}, runtime)
+    for config in configs:
+        matches = {seed: Match(row["trial_id"], row["trial_id"]) for seed, row in config.rows.items()}
+        twin = Contrast("runtime", config.dataset_id, config.config_id, config.config_id, "twin", runtime, RUNTIME)
+        yield from _deploy(twin, {s: match for s, match in matches.items() if match.trial_id in trial_ids}, runtime)
+
+
+def _deploy(contrast: Contrast, by_seed: Mapping[int, Match], runtime: str) -> Iterator[Contrast]:
+    """Yield the contrast over matches, by seed, whose trials answer in a deployed runtime, if there is one."""
+    matches = tuple(Match(name_deployed(runtime, match.trial_id), match.other_id) for match in by_seed.values())
+    if matches:
+        yield contrast._replace(runtime=runtime, seeds=tuple(by_seed), matches=matches, flips=matches)
 
 
 def _contrast(kind: str, config: Config, other: Config, *, level: str, other_level: str) -> Contrast:

@@ -17,7 +17,7 @@ from results.statistics.permutation import Evenness, measure_evenness
 from results.statistics.rates import measure_odds, measure_parity
 from results.tables.groupings import Grouping, TestSet
 from results.tables.measures import Measure, Ranked, add_measures
-from results.tables.outcomes import Measured, Outcomes
+from results.tables.outcomes import Deployed, Measured, Outcomes
 from results.tables.pairs import Pair
 
 OWN: Final = ("acc_gap_maxmin_pp", "acc_worst", "acc_mean_worst_pp", "acc_std_pp", "acc_minmax_ratio")
@@ -33,7 +33,7 @@ _Thing = TypeVar("_Thing")
 _BLOCK: Final = 1000  # trials or pairs whose images are compared at once
 
 
-def add_disparity(measured: Measured, pairs: Sequence[Pair], disparity: Rows) -> None:
+def add_disparity(measured: Measured | Deployed, pairs: Sequence[Pair], disparity: Rows) -> None:
     """Add the rows of one data set, a grouping after the other: of trials, of pairs, of missing pairs."""
     compared = [pair for pair in pairs if pair.columns_by_grouping]
     missing = [pair for pair in pairs if not pair.columns_by_grouping]
@@ -110,7 +110,9 @@ def _measure_rates(trials: Sequence[Outcomes], test_set: TestSet, ranked: Ranked
     return [*measures, *_explain(PARITY[len(measures) :], NO_ODDS)]
 
 
-def _measure_drops(pairs: Sequence[Pair], measured: Measured, grouping: Grouping, ranked: Ranked) -> list[Measure]:
+def _measure_drops(
+    pairs: Sequence[Pair], measured: Measured | Deployed, grouping: Grouping, ranked: Ranked
+) -> list[Measure]:
     """How unevenly drops and losses are spread.
 
     Sources of phi: Liu et al., ICML 2025 (PMLR 267:39106); as xi: Tran et al., NeurIPS 2022.

@@ -13,7 +13,7 @@ from results.rows import Rows
 from results.schema import COMPARISONS, MIN_RANKED
 from results.statistics.multiplicity import benjamini_hochberg, holm
 from results.tables.groupings import Grouping
-from results.tables.outcomes import Measured
+from results.tables.outcomes import Deployed, Measured
 
 MIN_DISCORDANT: Final = 6  # 5 images, all of them lost, have an exact p of 2 / 2^5 = .06
 CONTROL: Final = "eag_q: a control is no part of the family"
@@ -36,18 +36,25 @@ class Question(NamedTuple):
 
 
 def ask(trial: Mapping[str, Any], runtime: str, comparison: str) -> Question | None:
-    """Return what a trial asks, from its row or its plan; a control asks nothing."""
-    return None if trial["method"] == "fp32_ft" else Question(trial.get("task") or "-", runtime, comparison)
+    """Return what a trial asks, from its row or its plan; a control asks only whether it is the same elsewhere."""
+    is_control = trial["method"] == "fp32_ft" and comparison in COMPARISONS
+    return None if is_control else Question(trial.get("task") or "-", runtime, comparison)
 
 
-def find_unfinished(measured: Measured, plan: Iterable[Mapping[str, Any]], runtime: str) -> set[Question]:
-    """Return the questions of which the plan has a trial, or another side, without a result."""
+def find_unfinished(
+    measured: Measured | Deployed, plan: Iterable[Mapping[str, Any]], runtime: str, *, without: Set[str] = frozenset()
+) -> set[Question]:
+    """Return the questions of which the plan has a trial, or another side, without a result that may still come.
+
+    `without` are trials that will have none.
+    """
+    known = {*measured.outcomes, *without}
     return {
         question
         for planned in plan
-        for comparison, column in COMPARISONS.items()
-        if planned["dataset_id"] == measured.test_set.dataset_id and (other_id := planned.get(column))
-        if not {planned["trial_id"], other_id} <= measured.outcomes.keys()
+        for comparison, side in measured.sides.items()
+        if planned["dataset_id"] == measured.test_set.dataset_id and (other_id := planned.get(side.column))
+        if planned["trial_id"] not in known or other_id not in {*side.outcomes, *without}
         if (question := ask(planned, runtime, comparison))
     }
 

@@ -3,7 +3,7 @@
 Legend: N test images in the order of their sample_id, V val images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
@@ -49,14 +49,61 @@ class Measured(NamedTuple):
     test_set: TestSet
     trials: Sequence[Mapping[str, Any]]
     outcomes: Mapping[str, Outcomes]
+    deployed: "Sequence[Deployed]" = ()
+
+    @property
+    def sides(self) -> "dict[str, Side]":
+        """What trials are compared with, by comparison."""
+        return {comparison: Side(column, self.outcomes) for comparison, column in COMPARISONS.items()}
 
     def compared(self) -> Iterator["Compared"]:
         """Yield every trial with each trial that it is compared with, whether or not that one has a result."""
-        for row in self.trials:
-            for comparison, column in COMPARISONS.items():
-                if row[column]:
-                    answers = self.outcomes[row["trial_id"]]
-                    yield Compared(answers, comparison, row[column], self.outcomes.get(row[column]))
+        return _compare(self)
+
+
+class Side(NamedTuple):
+    """The other side of a comparison: the column of `trials` that names it, and the answers by trial."""
+
+    column: str
+    outcomes: Mapping[str, Outcomes]
+
+
+class Deployed(NamedTuple):
+    """What the trials of a data set that have a result in one deployed runtime answered there.
+
+    They are compared with torch: with the answers of the reference and the control, and with their own (`twin`); in
+    ONNX Runtime also with those of the exact session. `without` are trials that will have no result there.
+    """
+
+    runtime: str
+    measured: Measured
+    trials: Sequence[Mapping[str, Any]]
+    outcomes: Mapping[str, Outcomes]
+    exact: Mapping[str, Outcomes]
+    without: Set[str]
+
+    @property
+    def sides(self) -> dict[str, Side]:
+        """What trials are compared with, by comparison."""
+        exact = {"exact": Side("trial_id", self.exact)} if self.exact else {}
+        return {**self.measured.sides, "twin": Side("trial_id", self.measured.outcomes), **exact}
+
+    @property
+    def test_set(self) -> TestSet:
+        """That of the data set."""
+        return self.measured.test_set
+
+    def compared(self) -> Iterator["Compared"]:
+        """Yield as `Measured.compared`."""
+        return _compare(self)
+
+
+def _compare(measured: Measured | Deployed) -> Iterator["Compared"]:
+    sides = measured.sides
+    for row in measured.trials:
+        for comparison, side in sides.items():
+            if other_id := row[side.column]:
+                yield Compared(measured.outcomes[row["trial_id"]], comparison, other_id, side.outcomes.get(other_id))
 
 
 class Compared(NamedTuple):

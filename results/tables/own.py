@@ -16,7 +16,7 @@ from results.schema import MIN_RANKED
 from results.statistics.permutation import measure_evenness
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import add_mean, average, join_reasons
-from results.tables.outcomes import Certainty, Compared, Measured, Outcomes
+from results.tables.outcomes import Certainty, Compared, Deployed, Measured, Outcomes
 
 NO_WORST = "no worst group: whether more is better is the metric's own affair"
 NO_FLOOR = "no noise floor: the metric is the same for every image"
@@ -38,7 +38,7 @@ class OwnValues:
     def __init__(self, metrics: Sequence[OwnMetric], samples: pa.Table, test_set: TestSet):
         self.metrics, self.test_set = metrics, test_set
         self._images = _describe_images(samples, test_set) if metrics else pd.DataFrame()
-        self._values: dict[tuple[str, str], np.ndarray] = {}  # by metric and trial
+        self._values: dict[tuple[str, str, str], np.ndarray] = {}  # by metric and trial
 
     def add_trial(self, outcomes: Outcomes, certainty: Certainty, rows: Rows) -> None:
         """Measure one trial, and add its means to `group_metrics`. Raises StoreError as `measure`."""
@@ -47,16 +47,17 @@ class OwnValues:
         images = self._images.assign(**_describe_answers(outcomes, certainty, self.test_set))
         for metric in self.metrics:
             values_N = measure(metric, images, outcomes.trial_id)
-            self._values[metric.name, outcomes.trial_id] = values_N
+            self._values[metric.name, outcomes.runtime, outcomes.trial_id] = values_N
             for grouping in self.test_set.groupings:
                 add_mean(outcomes, metric.name, values_N, grouping, rows, centre=float(np.median(values_N)))
 
     def add_pairs(
-        self, measured: Measured, flags: Mapping[tuple[str, str], str], *, own: Rows, disparity: Rows
+        self, measured: Measured | Deployed, flags: Mapping[tuple[str, str], str], *, own: Rows, disparity: Rows
     ) -> None:
         """Add every comparison to `own_metrics` and `disparity`. `flags`: why to take one with care, as in `shifts`."""
         for metric in self.metrics:
-            differences = [self._subtract(metric.name, pair, flags) for pair in measured.compared()]
+            pairs = (pair for pair in measured.compared() if pair.comparison != "exact")
+            differences = [self._subtract(metric.name, pair, flags) for pair in pairs]
             for grouping in self.test_set.groupings:
                 for difference in differences:
                     _add_means(own, metric.name, difference, grouping)
@@ -66,7 +67,8 @@ class OwnValues:
     def _subtract(self, name: str, pair: Compared, flags: Mapping[tuple[str, str], str]) -> _Difference:
         if pair.other is None:
             return _Difference(pair, None, pair.why_missing)
-        values_N = self._values[name, pair.outcomes.trial_id] - self._values[name, pair.other_trial_id]
+        own, other = (self._values[name, side.runtime, side.trial_id] for side in (pair.outcomes, pair.other))
+        values_N = own - other
         if np.isnan(values_N).any():
             return _Difference(pair, None, NO_LOGITS)
         return _Difference(pair, values_N, flags.get((pair.outcomes.trial_id, pair.comparison)))

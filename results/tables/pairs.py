@@ -15,7 +15,7 @@ from results.statistics.power import observed_minimum_detectable_excess
 from results.tables.families import Question, add_families, ask, correct, explain_untested
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
-from results.tables.outcomes import Measured, Outcomes
+from results.tables.outcomes import Deployed, Measured, Outcomes
 from results.tables.refits import NO_REFIT, compare_refits, count_refits
 
 NO_REST = "eag: a single group has no rest to be compared with"
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
     flag: str | None = None
 
 
-def compare_trials(measured: Measured, flags: Mapping[tuple[str, str], str]) -> list[Pair]:
+def compare_trials(measured: Measured | Deployed, flags: Mapping[tuple[str, str], str]) -> list[Pair]:
     """Compare every trial of a data set with its other sides. `flags` are by trial and comparison."""
     rows, pairs = {row["trial_id"]: row for row in measured.trials}, []
     for found in measured.compared():

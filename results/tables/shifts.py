@@ -13,10 +13,10 @@ from results.rows import Rows
 from results.statistics.intervals import Interval, drop_interval
 from results.tables.groupings import Grouping, TestSet
 from results.tables.groups import NO_IMAGES, divide, join_reasons
-from results.tables.outcomes import Compared, Measured, Outcomes
+from results.tables.outcomes import Compared, Deployed, Measured, Outcomes
 
 
-def add_shifts(measured: Measured, flags: Mapping[tuple[str, str], str], rows: Rows) -> None:
+def add_shifts(measured: Measured | Deployed, flags: Mapping[tuple[str, str], str], rows: Rows) -> None:
     """Add a row for each comparison, group and class of one data set.
 
     `flags`: a reason to take a comparison with care, by trial and comparison.

@@ -61,7 +61,7 @@ class Judge:
             self.planned.setdefault(str(row.get("config_id")), set()).add(row.get("seed"))
         self.gains: dict[str, float] = {}
         for contrast in self.contrasts:
-            if contrast.kind == "control_vs_fp32" and contrast.seeds:
+            if contrast.kind == "control_vs_fp32" and contrast.seeds and contrast.runtime == RUNTIME:
                 gain = -float(overall[contrast.contrast_id].interval.high[0])
                 other = str(contrast.other_config_id)
                 self.gains[other] = max(gain, self.gains.get(other, -1.0))
@@ -84,7 +84,7 @@ class Judge:
         for contrast in self.contrasts:
             missing = self.planned.get(contrast.config_id, set()) - set(contrast.seeds)
             shared = {name: getattr(contrast, name) for name in ("config_id", "comparison")}
-            shared |= {"runtime": RUNTIME, "grouping": grouping.name, "n_seeds": len(contrast.seeds)}
+            shared |= {"runtime": contrast.runtime, "grouping": grouping.name, "n_seeds": len(contrast.seeds)}
             shared["provisional"] = bool(missing)
             if not contrast.seeds:
                 rows.add(1, **shared, reason=contrast.reason)
