@@ -93,7 +93,8 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
         """A name for people: "qat W4A4 ema scales=learned seed 1 (config 07e97f)". The id tells all else apart."""
         settings, words = self.quant, [self.method]
         if isinstance(settings, PtqSpec | QatSpec):
-            words += [f"W{settings.weight_bits}A{settings.act_bits}", settings.act_observer, *_others(settings)]
+            observer = [] if settings.quantizes_weights_alone else [settings.act_observer]
+            words += [f"W{settings.weight_bits}A{settings.act_bits}", *observer, *_others(settings)]
         return f"{' '.join(words)} seed {self.seed} (config {self.config_id[:6]})"
 
     def columns(self) -> dict[str, Any]:

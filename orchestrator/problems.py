@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from typing_extensions import Doc
 
 
 class Problem(NamedTuple):
@@ -136,8 +137,10 @@ def _rule(model: type[BaseModel], field: str) -> str:
         return f"a list of {next((kinds[kind] for kind in kinds if kind in str(annotation)), 'texts')}"
     parts = [annotation, *get_args(annotation)]
     if bounded := next((part for part in parts if get_origin(part) is Annotated), None):  # such as `Bits | None`
-        kind, info = get_args(bounded)
-        parts, metadata = [kind], info.metadata
+        kind, info, *others = get_args(bounded)
+        parts, metadata = [kind], [*info.metadata, *others]
+    if said := next((item.documentation for item in metadata if isinstance(item, Doc)), None):
+        return said
     kinds = [_KINDS[kind] for kind in parts if kind in _KINDS]
     bounds = {type(item).__name__: getattr(item, type(item).__name__.lower(), None) for item in metadata}
     return " ".join([kinds[0] if kinds else "a text", *_range(bounds)])

@@ -264,6 +264,7 @@ def _method_specs(
             spec = _validate(model, values, path, found)
             renamed = {f"{path}.weight_bits": f"{path}.bits", f"{path}.act_bits": f"{path}.bits"}
             found = [problem._replace(path=renamed.get(problem.path, problem.path)) for problem in found]
+            found = list({problem.path: problem for problem in reversed(found)}.values())[::-1]  # of both, one says it
         else:
             spec = _validate(model, values, path, found)
         problems += found

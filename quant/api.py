@@ -30,7 +30,7 @@ from quant.modules import JOINS, QUANTIZED, QuantLayer, quant_layers, quantizers
 from quant.non_finite import NonFiniteError, is_finite
 from quant.observers import Seen, activation_range, weight_range
 from quant.qparams import SMALLEST_SCALE, TensorSpec
-from quant.spec import Fp32FtSpec, PtqSpec, QatSpec, QuantSettings
+from quant.spec import FLOAT_BITS, Fp32FtSpec, PtqSpec, QatSpec, QuantSettings
 from quant.states import device_of, evaluating, require_calibrated
 
 
@@ -65,7 +65,7 @@ def prepare(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec, example_NCHW
             _add_quantizers(layer, name, settings[name])
             if isinstance(spec, PtqSpec) and settings[name].float_because is None:
                 plan_corrections(layer, spec)
-        if spec.quantize_adds:
+        if spec.quantize_adds and spec.act_bits != FLOAT_BITS:
             _quantize_joins(prepared, called, spec)
             prepared.joins_in_code = in_code  # pyright: ignore[reportArgumentType]
     _note_unfolded(prepared, spec)
@@ -150,7 +150,8 @@ def _add_quantizers(layer: QuantLayer, name: str, chosen: LayerSettings) -> None
     shape = () if weight_spec.axis is None else per_channel
     device = layer.weight.device
     layer.weight_quantizer = FakeQuantize(weight_spec, layer=name, shape=shape).to(device)
-    layer.act_quantizer = FakeQuantize(TensorSpec.of_activation(chosen.settings), layer=name).to(device)
+    if chosen.settings.act_bits != FLOAT_BITS:
+        layer.act_quantizer = FakeQuantize(TensorSpec.of_activation(chosen.settings), layer=name).to(device)
 
 
 def _quantize_joins(model: nn.Module, called: list[nn.Module], spec: QuantSettings) -> None:

@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from quant.fake_quant import FakeQuantize
 from quant.modules import QUANTIZED, Add, Concat, QuantInput, QuantLayer, quant_layers, quantizers
+from quant.spec import FLOAT_BITS
 
 
 class LayerReport(NamedTuple):
@@ -71,14 +72,14 @@ def _report(name: str, module: nn.Module, model: nn.Module) -> LayerReport:
 
 def _settings_of(layer: QuantLayer) -> dict[str, Any]:
     assert isinstance(layer.weight_quantizer, FakeQuantize)
-    assert isinstance(layer.act_quantizer, FakeQuantize)
-    weight, activation = layer.weight_quantizer.spec, layer.act_quantizer.spec
+    weight, quantizer = layer.weight_quantizer.spec, layer.act_quantizer
+    has_grid = isinstance(quantizer, FakeQuantize)
     return {
         "weight_bits": weight.bits,
-        "act_bits": activation.bits,
+        "act_bits": quantizer.spec.bits if has_grid else FLOAT_BITS,
         "scheme": "symmetric" if weight.symmetric else "asymmetric",
         "granularity": "per_tensor" if weight.axis is None else "per_channel",
-        "act_grid": _describe_grid(layer.act_quantizer),
+        "act_grid": _describe_grid(quantizer) if has_grid else "float",
         "folded_batchnorm": layer.folded_batchnorm,
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from quant.spec import QuantSettings
+from quant.spec import FLOAT_BITS, QuantSettings
 
 
 class LayerSettings(NamedTuple):
@@ -33,7 +33,8 @@ def settings_by_layer(
 def _settings_of(name: str, spec: QuantSettings, *, is_end: bool) -> LayerSettings:
     changes = {}
     if is_end and spec.first_last_bits is not None:
-        changes = {"weight_bits": spec.first_last_bits, "act_bits": spec.first_last_bits}
+        changes = {"weight_bits": spec.first_last_bits}
+        changes |= {} if spec.act_bits == FLOAT_BITS else {"act_bits": spec.first_last_bits}
     float_because = None
     for pattern, override in spec.overrides:
         if fnmatchcase(name, pattern):

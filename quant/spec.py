@@ -6,7 +6,9 @@ effect in a combination is put back to its default by `normalized`, so that equa
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from typing_extensions import Doc
 
 from quant.base_spec import Spec, misfit
 from quant.training_spec import Epoch, Recipe, Schedule, Selection, check_milestones
@@ -14,7 +16,23 @@ from quant.training_spec import Epoch, Recipe, Schedule, Selection, check_milest
 # Part of every trial's identity. Raise it by hand in the change that changes a golden result, and only then.
 ENGINE_VERSION: Final = 2
 
+FLOAT_BITS: Final = 32  # of activations that stay float32: only the weights are quantized
 Bits = Annotated[int, Field(ge=2, le=16)]
+
+
+def _has_no_bits_between(bits: int) -> int:
+    if 16 < bits < FLOAT_BITS:
+        message = f"must be a whole number in 2..16, or {FLOAT_BITS} for activations that stay float, got {bits}"
+        raise PydanticCustomError("misfit", "{message}", {"message": message})
+    return bits
+
+
+ActBits = Annotated[
+    int,
+    Field(ge=2, le=FLOAT_BITS, json_schema_extra={"not": {"exclusiveMinimum": 16, "exclusiveMaximum": FLOAT_BITS}}),
+    AfterValidator(_has_no_bits_between),
+    Doc(f"a whole number in 2..16, or {FLOAT_BITS}"),
+]
 Scheme = Literal["symmetric", "asymmetric"]
 Granularity = Literal["per_channel", "per_tensor"]
 WeightObserver = Literal["minmax", "ema", "percentile", "mse"]
@@ -42,7 +60,7 @@ class LayerOverride(Spec, frozen=True):
 
     quantize: bool = True
     weight_bits: Bits | None = None
-    act_bits: Bits | None = None
+    act_bits: ActBits | None = None
     scheme: Scheme | None = None
     granularity: Granularity | None = None
     weight_observer: WeightObserver | None = None
@@ -70,6 +88,7 @@ PatternOverride = Annotated[tuple[str, LayerOverride], Field(strict=False)]  # J
 class QuantSettings(Spec, frozen=True):
     """The settings that PTQ and QAT share. Source of the grid: `quant/qparams.py`.
 
+    `act_bits` = 32 leaves activations float: only the weights are quantized.
     `first_last_bits` are the bits of the first and the last quantized layer (of every head). `overrides` maps patterns
     of layer names (`fnmatch`: `*`, `?`) to changed settings; the last pattern that fits wins, `first_last_bits` loses.
     `quantize_adds` also quantizes the inputs of residual additions and concatenations that are modules (`quant.Add`,
@@ -80,7 +99,7 @@ class QuantSettings(Spec, frozen=True):
     """
 
     weight_bits: Bits = 8
-    act_bits: Bits = 8
+    act_bits: ActBits = 8
     scheme: Scheme = "symmetric"
     granularity: Granularity = "per_channel"
     weight_observer: WeightObserver = "minmax"
@@ -118,6 +137,9 @@ class QuantSettings(Spec, frozen=True):
                 is_so = f"is '{value}'" if isinstance(value, str) else "is set"
                 remedy = f"take {' or '.join(has)}" if len(has) > 1 else "remove it"
                 raise misfit(field, f'{is_so}, which preset = "iao" has not: {remedy}, or set preset = "none"')
+        if self.act_bits == FLOAT_BITS:
+            message = f'is {FLOAT_BITS}, which preset = "iao" has not: take 2 to 16, or set preset = "none"'
+            raise misfit("act_bits", message)
         if self.act_observer == "percentile" and self.scheme == "asymmetric":
             fault = "whose range starts at 0 in preset 'iao': an asymmetric scheme would cut off every negative value"
             raise misfit("act_observer", f"is 'percentile', {fault}; set scheme = 'symmetric', or take ema or minmax")
@@ -128,11 +150,20 @@ class QuantSettings(Spec, frozen=True):
         """Whether calibration images decide anything."""
         return True
 
+    @property
+    def quantizes_weights_alone(self) -> bool:
+        """Whether the activations of every layer stay float."""
+        changed = {one.act_bits for _, one in self.overrides} - {None}
+        return {self.act_bits, *changed} == {FLOAT_BITS}
+
     def normalized(self) -> Self:
         """This spec with every setting that has no effect in it put back to its default."""
         idle: dict[str, Any] = {"act_signed": "auto"} if self.scheme == "asymmetric" and not self.overrides else {}
         if self.preset == "iao":
             idle = {"act_signed": "always", "quantize_adds": False}
+        if self.quantizes_weights_alone:
+            own = type(self).model_fields  # the default observer of QAT is another one
+            idle |= {name: own[name].default for name in ("act_observer", "act_signed", "quantize_adds")}
         if not self.calibrates:
             calibration = (name for name in QuantSettings.model_fields if name.startswith("calib_"))
             idle |= {name: QuantSettings.model_fields[name].default for name in calibration}
@@ -156,7 +187,8 @@ class QuantSettings(Spec, frozen=True):
     def _observers(self) -> set[str | None]:
         """Every observer that some layer uses."""
         overridden = {observer for _, one in self.overrides for observer in (one.weight_observer, one.act_observer)}
-        return {self.weight_observer, self.act_observer, *overridden}
+        of_activations = () if self.quantizes_weights_alone else (self.act_observer,)
+        return {self.weight_observer, *of_activations, *overridden}
 
 
 class Fp32Spec(Spec, frozen=True):

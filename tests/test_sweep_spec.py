@@ -163,7 +163,7 @@ def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
         ),
         (
             {"quant__0__overrides": {"0": {"act_bits": "8"}}},
-            "`quant.0.overrides.0.act_bits` must be a whole number in 2..16, got '8' (a text).",
+            "`quant.0.overrides.0.act_bits` must be a whole number in 2..16, or 32, got '8' (a text).",
         ),
         (
             {"quant__0__overrides": {"fc": {"bits": 4, "act_bits": 4}}},
