@@ -1,4 +1,4 @@
-"""The commands: sweep, plan, status, report, import, data.
+"""The commands: sweep, plan, status, report, import, export, trt-check, data.
 
 They read the request, call the rooms, and say what happened; `exit_codes.py` says how they end.
 """
@@ -14,8 +14,17 @@ from typing import Annotated, Any, Literal
 import typer
 
 from orchestrator.cli_data import data_app
+from orchestrator.cli_deploy import export, trt_check
 from orchestrator.cli_import import import_
-from orchestrator.cli_status import AsJson, StoreArgument, find_failed, say_counts, status, write_reasons
+from orchestrator.cli_status import (
+    MOST_REASONS,
+    AsJson,
+    StoreArgument,
+    find_failed,
+    say_counts,
+    status,
+    write_reasons,
+)
 from orchestrator.exit_codes import exit_codes
 from orchestrator.manifest import keep_manifest
 from orchestrator.plan import count_by_method
@@ -23,6 +32,7 @@ from orchestrator.problems import Problem, RequestError
 from orchestrator.progress import Progress, ProgressLines
 from orchestrator.repair import report_what_is_left, sweep_until_whole
 from orchestrator.request import Request, make_queue, read_plan, read_request, warn_of_devices
+from orchestrator.runtimes import summarize_runtimes, write_runtimes
 from orchestrator.schedule import BundleQueue
 from orchestrator.sweep_file import built_in_sweeps, is_file
 from results import Derived, Store, describe_mixed_pairs
@@ -129,6 +139,8 @@ def plan(
 
 app.command()(status)
 app.command(name="import")(import_)
+app.command()(export)
+app.command(name="trt-check")(trt_check)
 
 
 @app.command()
@@ -236,17 +248,21 @@ def _show(request: Request, queue: BundleQueue, *, quiet: bool) -> Progress:
 
 def _finish(store: Store, derived: Derived, *, as_json: bool, exports: list[str] | None = None) -> None:
     """Say how the trials ended and where the dashboard and tables for papers are, and exit with 1 if a trial failed."""
-    from results import count_trials
+    from results import count_trials, survey
 
     trials, facts, path = derived
     n_others = int(facts["n_not_in_plan"])
     counts, warnings = count_trials(trials, int(facts["n_planned"])), describe_mixed_pairs(trials)
+    manifest = store.read_manifest()
+    ids, asked = [row["trial_id"] for row in manifest["plan"]], manifest["runtimes"]
+    runtimes = summarize_runtimes(store, ids, survey(store).runtimes, asked=asked)
     if as_json:
         facts = {
             "name": facts["sweep"],
             "store": store.location,
             **counts,
             "n_not_in_plan": n_others,
+            "runtimes": runtimes,
             "warnings": warnings,
             "dashboard": path,
             **({} if exports is None else {"exports": exports}),
@@ -256,6 +272,8 @@ def _finish(store: Store, derived: Derived, *, as_json: bool, exports: list[str]
         for line in write_reasons(find_failed(trials)):
             print(line)
         print(f"{say_counts(counts)}.")
+        for line in write_runtimes(runtimes, most=MOST_REASONS):
+            print(line)
         if n_others:
             print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
         for warning in warnings:
@@ -265,5 +283,5 @@ def _finish(store: Store, derived: Derived, *, as_json: bool, exports: list[str]
         if exports == []:
             print("no tables for papers: no finished trial has a reference and groups to compare")
         print(f"dashboard: {path}")
-    if counts["n_failed"]:
+    if counts["n_failed"] or any(found["failed"] for found in runtimes.values()):
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ import typer
 from orchestrator.exit_codes import exit_codes
 from orchestrator.plan import METHODS
 from orchestrator.progress import first_line, format_s
+from orchestrator.runtimes import summarize_runtimes, write_runtimes
 from results import BLOCKED, Store
 
 MOST_REASONS, MOST_IDS = 10, 5  # that are printed; --json has all
@@ -53,6 +54,9 @@ def summarize_status(store: Store, *, now: float) -> dict[str, Any]:
         "command": manifest.get("command"),
         **count_trials(trials, len(manifest["plan"])),
         "by_method": _count_by_method(manifest["plan"], trials),
+        "runtimes": summarize_runtimes(
+            store, [row["trial_id"] for row in manifest["plan"]], found.runtimes, asked=manifest["runtimes"]
+        ),
         "rate_per_min": rate_per_min,
         "left_s": left_s,
         "failed": failed,
@@ -66,6 +70,7 @@ def summarize_status(store: Store, *, now: float) -> dict[str, Any]:
 def write_status(summary: dict[str, Any]) -> list[str]:
     """Return the lines that people read."""
     lines = [f"{summary['name']}: {say_counts(summary)}", *_write_counts(summary["by_method"])]
+    lines += write_runtimes(summary["runtimes"], most=MOST_REASONS)
     if (driver := summary["running"]) is not None:
         how = f", {driver['executor']}" if driver.get("executor") else ""
         lines.append(f"runs since {driver['started_utc']} on {driver['host']}, pid {driver['pid']}{how}")
@@ -75,8 +80,12 @@ def write_status(summary: dict[str, Any]) -> list[str]:
         lines.append("does not run now")
     lines += write_reasons(summary["failed"])
     lines += [f"  damaged: {what}" for what in summary["damaged"]]
-    if driver is None and summary["command"] and (summary["n_missing"] or summary["n_failed"]):
-        again = "" if summary["n_missing"] else " --retry-failed"
+    n_missing, n_failed = (
+        summary[f"n_{what}"] + sum(counts[what] for counts in summary["runtimes"].values())
+        for what in ("missing", "failed")
+    )
+    if driver is None and summary["command"] and (n_missing or n_failed):
+        again = "" if n_missing else " --retry-failed"
         lines.append(f"to go on: {summary['command']}{again}")
     return lines
 

@@ -7,6 +7,7 @@ What a runtime cannot represent, and what goes wrong in it, is a row with a reas
 import json
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -80,9 +81,9 @@ def _describe(row: Row) -> str:
     return f"{row['session']}: {flips}{times} ({row['kernels']})"
 
 
-def export_trial(bench: Bench, model: torch.nn.Module, path: Path) -> None:
-    """Write the ONNX file of a trial. Raises quant.ExportError."""
-    quant.export_onnx(model, bench.example(), path, metadata=describe_export(bench))
+def export_trial(bench: Bench, model: torch.nn.Module, path: Path, *, half: bool = False) -> None:
+    """Write the ONNX file of a trial, `half` in float16. Raises quant.ExportError."""
+    quant.export_onnx(model, bench.example(), path, metadata=describe_export(bench), half=half)
 
 
 def describe_export(bench: Bench) -> dict[str, str]:
@@ -137,5 +138,35 @@ def _take(bench: Bench, n: int) -> np.ndarray:
     return next(bench.batches(np.resize(bench.dataset.splits["test"], n), n).images()).cpu().numpy()
 
 
-OBSTACLES: Final[dict[str, Callable[[], str | None]]] = {"onnxruntime": lambda: None, "tensorrt": lambda: "no GPU here"}
-MEASURES: Final[dict[str, Callable[[Bench, torch.nn.Module, Path], list[Row]]]] = {"onnxruntime": _measure_onnxruntime}
+def _measure_tensorrt(bench: Bench, model: torch.nn.Module, path: Path) -> list[Row]:
+    """Build an engine on this GPU, and measure it. Never run yet: see `quant/runtime_tensorrt.py`."""
+    machine = quant.describe_machine(quant.load_trt("tensorrt"))
+    cache_name = f"quantfair-{machine['tensorrt']}-sm{machine['sm']}.timings"
+    built = quant.build_engine(path, timing_cache=Path(tempfile.gettempdir(), cache_name))
+    engine = quant.Engine(built.data)
+    layers = [layer for layer in engine.layers() if layer.computes]
+    quant.check_precision(path, layers)
+    row = {
+        "session": "engine",
+        "status": "ok",
+        "file_bytes": len(built.data),
+        "kernels": ", ".join(f"{name} {n}" for name, n in Counter(layer.precision for layer in layers).most_common()),
+        "version": engine.version,
+        "device": machine["device"],
+        **_predict(bench, engine, "tensorrt", bench.predict(model)),
+    }
+    latencies = {batch: quant.measure_latency(engine, _take(bench, batch)) for batch in LATENCY_BATCHES}
+    return [{**row, "batch": batch, "p50_ms": t.p50_ms, "p95_ms": t.p95_ms} for batch, t in latencies.items()]
+
+
+def _find_no_obstacle() -> str | None:
+    return None
+
+
+def _find_missing_tensorrt() -> str | None:
+    missing = quant.find_missing_tensorrt()
+    return missing and f"{missing}; then `sweep --retry-failed` measures it"
+
+
+OBSTACLES: Final = {"onnxruntime": _find_no_obstacle, "tensorrt": _find_missing_tensorrt}
+MEASURES: Final = {"onnxruntime": _measure_onnxruntime, "tensorrt": _measure_tensorrt}

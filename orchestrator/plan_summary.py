@@ -7,6 +7,9 @@ from orchestrator.forecast import estimate_bytes, find_machine, forecast, measur
 from orchestrator.plan import METHODS, PlanState, count_by_method
 from orchestrator.progress import format_s
 from orchestrator.request import Request, make_queue, warn_of_devices
+from orchestrator.runtimes import summarize_runtimes, write_runtimes
+
+MOST_REASONS = 3
 
 
 def summarize_plan(request: Request) -> dict[str, Any]:
@@ -22,6 +25,12 @@ def summarize_plan(request: Request) -> dict[str, Any]:
             for method in METHODS
             if planned[method]
         },
+        "runtimes": summarize_runtimes(
+            request.store,
+            [trial.trial_id for trial in request.plan],
+            request.measured,
+            asked=request.sweep.head.runtimes,
+        ),
         "left": _foresee(request),
         "warnings": warn_of_devices(request),
     }
@@ -59,6 +68,7 @@ def write_plan(summary: dict[str, Any]) -> list[str]:
     for method, counts in summary["by_method"].items():
         work = format_s(left["work_s_by_method"].get(method, 0.0))
         lines.append(f"{method:8}" + "".join(f"{counts[key]:9,}" for key in heads) + f"{work:>12}")
+    lines += write_runtimes(summary["runtimes"], most=MOST_REASONS)
     lines += _write_left(left) if left["n_trials"] else ["left: nothing"]
     if any(counts["failed"] for counts in summary["by_method"].values()):
         lines.append("failed trials, and those blocked by them, run once more with `sweep --retry-failed`")

@@ -37,6 +37,7 @@ class Request(NamedTuple):
     state: PlanState
     stored: dict[str, dict[str, Any]]
     wanted: dict[str, tuple[str, ...]]  # runtimes of finished trials that are still to be measured
+    measured: dict[tuple[str, str], str]  # the status of each runtime, by trial and runtime
 
 
 def read_request(words: list[str] | None, location: str | None, *, retry_failed: bool) -> Request:
@@ -79,7 +80,7 @@ def add_state(wanted: Wanted, found: Survey, *, retry_failed: bool) -> Request:
     missing = {trial.trial_id: find_wanted(trial, found.runtimes, retry_failed=retry_failed) for trial in finished}
     missing = {trial_id: runtimes for trial_id, runtimes in missing.items() if runtimes}
     state = find_state(wanted.plan, statuses, run_again=frozenset(again), unmeasured=missing)
-    return Request(*wanted, state, stored, missing)
+    return Request(*wanted, state, stored, missing, found.runtimes)
 
 
 def make_queue(request: Request, *, limit: int | None = None) -> BundleQueue:

@@ -3,11 +3,13 @@
 A trial is at its end when its row is `failed`, or `ok` and every runtime that was asked for has its own rows. No torch.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from orchestrator.plan import PlannedTrial, Status
 from quant import find_unsupported
-from results import Store
+from results import DEPLOYED, Store
 
 
 def find_wanted(trial: PlannedTrial, measured: Mapping[tuple[str, str], str], *, retry_failed: bool) -> tuple[str, ...]:
@@ -47,3 +49,40 @@ def fail(trial: PlannedTrial, store: Store, error: str, **columns: object) -> St
     for runtime in list_missing(trial, store)[:1]:
         store.write_runtime(trial.trial_id, runtime, [{"status": "failed", "reason": error}])
     return "ok"
+
+
+def summarize_runtimes(
+    store: Store, trial_ids: Iterable[str], measured: Mapping[tuple[str, str], str], *, asked: Iterable[str]
+) -> dict[str, Any]:
+    """Return how many trials are ok, failed, unsupported and missing in each runtime, and why: the commonest first."""
+    trial_ids, asked, summary = list(trial_ids), set(asked), {}
+    for runtime in DEPLOYED:
+        ids: dict[str, list[str]] = defaultdict(list)
+        for trial_id in trial_ids:
+            ids[measured.get((trial_id, runtime), "missing")].append(trial_id)
+        if runtime in asked or len(ids["missing"]) < len(trial_ids):
+            reasons = _group_reasons(store, runtime, failed=ids["failed"], unsupported=ids["unsupported"])
+            counts = {status: len(ids[status]) for status in ("ok", "failed", "unsupported", "missing")}
+            summary[runtime] = {**counts, "reasons": reasons}
+    return summary
+
+
+def _group_reasons(store: Store, runtime: str, **ids: list[str]) -> list[dict[str, Any]]:
+    grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for status, trial_ids in ids.items():
+        for trial_id in trial_ids:
+            rows = store.read_runtime(trial_id, runtime)
+            grouped[status, str(rows["reason"][0]) if rows is not None else "its file has gone"].append(trial_id)
+    reasons = [{"status": s, "reason": r, "n": len(found), "trial_ids": found} for (s, r), found in grouped.items()]
+    return sorted(reasons, key=lambda reason: -reason["n"])
+
+
+def write_runtimes(summary: Mapping[str, Any], *, most: int) -> list[str]:
+    """Return a line for each runtime, and one for each of its commonest reasons."""
+    lines = []
+    for runtime, counts in summary.items():
+        said = ", ".join(f"{counts[name]} {name}" for name in ("ok", "failed", "unsupported", "missing"))
+        lines.append(f"{runtime}: {said}")
+        for reason in counts["reasons"][:most]:
+            lines.append(f"  {reason['status']}: {reason['n']} x {reason['reason']}")
+    return lines

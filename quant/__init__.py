@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from quant.non_finite import DivergedError, NonFiniteError
     from quant.prediction import predict
     from quant.runtime_ort import OnnxRuntime, RuntimeFailure, Session, measure_latency
+    from quant.runtime_tensorrt import (
+        Engine,
+        TensorRtError,
+        build_engine,
+        check_precision,
+        describe_machine,
+        find_missing_tensorrt,
+        load_trt,
+        save_engine,
+    )
     from quant.states import (
         frozen_to_bytes,
         load_frozen,
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
         weights_to_bytes,
     )
     from quant.train import Batches, FitResult, fit
+    from quant.trt_check import Check, check_ahead_of_time
 
 __all__ = [
     "ENGINE_VERSION",
@@ -45,9 +56,11 @@ __all__ = [
     "Add",
     "Batches",
     "Calibration",
+    "Check",
     "Concat",
     "Curvature",
     "DivergedError",
+    "Engine",
     "ExportError",
     "FitResult",
     "Fp32FtSpec",
@@ -63,14 +76,20 @@ __all__ = [
     "QatSpec",
     "RuntimeFailure",
     "Session",
+    "TensorRtError",
     "TrainSpec",
+    "build_engine",
     "build_model",
     "calibrate",
+    "check_ahead_of_time",
+    "check_precision",
     "collect",
     "count_bytes",
     "describe_layers",
+    "describe_machine",
     "describe_noise",
     "export_onnx",
+    "find_missing_tensorrt",
     "find_unsupported",
     "fingerprint_weights",
     "fit",
@@ -79,6 +98,7 @@ __all__ = [
     "frozen_to_bytes",
     "load_frozen",
     "load_quantizer_state",
+    "load_trt",
     "load_weights",
     "measure_curvature",
     "measure_latency",
@@ -86,6 +106,7 @@ __all__ = [
     "predict_each_layer",
     "prepare",
     "quantizer_state_to_bytes",
+    "save_engine",
     "weights_to_bytes",
 ]
 
@@ -99,6 +120,11 @@ _HOMES = {
     "models": ("build_model",),
     "modules": ("Add", "Concat"),
     "non_finite": ("DivergedError", "NonFiniteError"),
+    "runtime_tensorrt": (
+        *("Engine", "TensorRtError", "build_engine", "check_precision", "describe_machine"),
+        *("find_missing_tensorrt", "load_trt", "save_engine"),
+    ),
+    "trt_check": ("Check", "check_ahead_of_time"),
     "states": (
         *("frozen_to_bytes", "load_frozen"),
         *("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),

@@ -10,6 +10,7 @@ import re
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -69,7 +70,9 @@ class OnnxRuntime:
         return logits_NK
 
 
-def measure_latency(network: OnnxRuntime, images_NCHW: np.ndarray, *, seconds: float = 1.0) -> Latency:
+def measure_latency(
+    network: Callable[[np.ndarray], object], images_NCHW: np.ndarray, *, seconds: float = 1.0
+) -> Latency:
     """Time calls with these images: ten at least, then until `seconds` or 200 calls have passed."""
     for _ in range(_WARM_UP):
         network(images_NCHW)

@@ -220,6 +220,10 @@ class Store:
         """Forget that a runtime of a trial is done."""
         self.files.remove(f"runtimes/{trial_id}.{runtime}.parquet")
 
+    def artifacts_path(self, trial_id: str, runtime: str) -> str:
+        """Where a person finds what is to be shipped of a trial."""
+        return self.files.describe(f"artifacts/{trial_id}/{runtime}")
+
     def write_layers(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep what was done to each layer."""
         self.files.write_parquet(f"layers/{trial_id}.parquet", table_of(rows, LAYERS))

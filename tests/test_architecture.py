@@ -13,8 +13,9 @@ MAY_ENTER = {"orchestrator": {"datasets", "quant", "results"}, "quant": set(), "
 DOORS_OF_PACKAGES = {
     "ray": {f"orchestrator/executor_{name}.py" for name in ("ray", "worker", "cluster", "preflight", "metrics")},
     "plotly": {"results/page/figures.py", "results/page/report.py"},
-    "onnxruntime": {"quant/runtime_ort.py"},
-    "tensorrt": {"quant/runtime_tensorrt.py"},
+    # Besides the runtimes: programs that are shipped with a model, which import nothing of ours.
+    "onnxruntime": {"quant/runtime_ort.py", "orchestrator/examples/predict_onnxruntime.py"},
+    "tensorrt": {"quant/runtime_tensorrt.py", "orchestrator/examples/predict_tensorrt.py"},
 }
 LIGHT_FILES = (
     *("orchestrator/spec.py", "orchestrator/plan.py", "orchestrator/schedule.py", "orchestrator/cli.py"),

@@ -1,0 +1,77 @@
+"""What is to be shipped of a trial: its model for a runtime, and a small program that uses it."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import quant
+from datasets import find_dataset_id
+from orchestrator.bench import Bench, find_device, set_up
+from orchestrator.deployment import describe_export, export_trial
+from orchestrator.journal import Journal
+from orchestrator.plan import PlannedTrial, make_plan
+from orchestrator.problems import Problem, RequestError
+from orchestrator.spec import Resources, parse_sweep
+from results import Store
+
+EXAMPLES: Final = Path(__file__).parent / "examples"
+
+
+def write_artifacts(store: Store, trial_id: str, runtime: str, folder: Path | None, *, half: bool) -> list[Path]:
+    """Write model.onnx and predict.py, for TensorRT also model.engine and model.json; return their paths.
+
+    Raises:
+        RequestError: no such trial is finished here, the runtime cannot represent it or does not run on this machine,
+            or its model cannot be exported.
+        StoreError: there is no sweep in the store, or the trial's model was not kept.
+    """
+    trial = _find_trial(store, trial_id)
+    _refuse(quant.find_unsupported(trial.quant, runtime))
+    if runtime == "tensorrt":
+        _refuse(quant.find_missing_tensorrt())
+    folder = _find_folder(store, trial, runtime) if folder is None else folder
+    bench = set_up(trial, store, Journal(lambda text: None), find_device(Resources()))
+    path = folder / "model.onnx"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        export_trial(bench, bench.restore(), path, half=half)
+        engine = _build_engine(bench, path) if runtime == "tensorrt" else []
+    except (quant.ExportError, quant.TensorRtError) as error:
+        raise RequestError([Problem("TRIAL_ID", f"{trial.trial_id}: {error}.")]) from error
+    program = folder / "predict.py"
+    shutil.copyfile(EXAMPLES / f"predict_{runtime}.py", program)
+    return [path, *engine, program]
+
+
+def _find_trial(store: Store, trial_id: str) -> PlannedTrial:
+    """Return the planned trial whose id begins so, if there is one and it is finished."""
+    sweep = parse_sweep(store.read_manifest()["sweep"])
+    plan = make_plan(sweep, {e.dataset: find_dataset_id(e.dataset) for e in sweep.experiments})
+    found = [trial for trial in plan if trial.trial_id.startswith(trial_id)]
+    if len(found) != 1:
+        what = "begins no trial's id" if not found else f"begins the ids of {len(found)} trials"
+        raise RequestError([Problem("TRIAL_ID", f"'{trial_id}' {what} of this sweep: the table `trials` lists them.")])
+    if store.read_status(found[0].trial_id) != "ok":
+        raise RequestError([Problem("TRIAL_ID", f"{found[0].trial_id} is not finished: run the sweep first.")])
+    return found[0]
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise RequestError([Problem("--runtime", f"cannot be met: {reason}.")])
+
+
+def _find_folder(store: Store, trial: PlannedTrial, runtime: str) -> Path:
+    place = store.artifacts_path(trial.trial_id, runtime)
+    if "://" in place:
+        raise RequestError([Problem("--output", "is needed: the store is on no disk of this machine.")])
+    return Path(place)
+
+
+def _build_engine(bench: Bench, path: Path) -> list[Path]:
+    """Build the engine beside its ONNX file, on this machine's GPU."""
+    machine: dict[str, Any] = quant.describe_machine(quant.load_trt("tensorrt"))
+    built, engine = quant.build_engine(path), path.with_suffix(".engine")
+    quant.check_precision(path, quant.Engine(built.data).layers())
+    quant.save_engine(engine, built, path, machine={**machine, **describe_export(bench)})
+    return [engine, engine.with_suffix(".json")]

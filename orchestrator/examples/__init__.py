@@ -1,0 +1,1 @@
+"""Programs that are shipped with a model; they import nothing of ours."""
