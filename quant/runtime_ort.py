@@ -71,7 +71,7 @@ class OnnxRuntime:
 
 
 def measure_latency(
-    network: Callable[[np.ndarray], object], images_NCHW: np.ndarray, *, seconds: float = 1.0
+    network: Callable[[np.ndarray], object], images_NCHW: np.ndarray, *, seconds: float = 0.3
 ) -> Latency:
     """Time calls with these images: ten at least, then until `seconds` or 200 calls have passed."""
     for _ in range(_WARM_UP):

@@ -125,7 +125,8 @@ def _measure_drops(
     other_TG, own_TG = ((columns["n_rr"] + columns[name]) / ranked.sizes_G for name in ("n_rw", "n_wr"))
     overall = [pair.columns_by_grouping["overall"] for pair in pairs]
     overall_T = np.array([(counts["n_rw"] - counts["n_wr"])[0] / counts["n"][0] for counts in overall])
-    sides = [(measured.outcomes[p.key["trial_id"]], measured.outcomes[p.other_trial_id]) for p in pairs]
+    others = [measured.sides[pair.key["comparison"]].outcomes[pair.other_trial_id] for pair in pairs]
+    sides = [(measured.outcomes[pair.key["trial_id"]], other) for pair, other in zip(pairs, others, strict=True)]
     lost_TN = np.stack([other.right_N.view(np.int8) - own.right_N.view(np.int8) for own, other in sides])
     evenness = _test(lost_TN, ranked)
     ends = {"worst_T": drop_TG.argmax(axis=1), "best_T": drop_TG.argmin(axis=1)}
