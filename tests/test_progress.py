@@ -68,7 +68,7 @@ def test_counts_follow_the_events() -> None:
     assert counts == {
         "fp32": (3, 1, 0, 0, 0, 4),
         "fp32_ft": (0, 0, 0, 1, 1, 2),
-        "ptq": (2, 1, 1, 6, 9, 19),
+        "ptq": (2, 1, 1, 7, 10, 21),
         "qat": (0, 0, 0, 6, 9, 15),
     }
     assert progress.n_retries == 1
@@ -104,10 +104,10 @@ def test_the_table_says_what_runs_what_failed_and_why_and_who_lost_most() -> Non
     play(table)
     lines = draw(table, width=100)
     text = "\n".join(lines)
-    assert re.match(r"faces ━+.* 20 of 34$", lines[0])
+    assert re.match(r"faces ━+.* 21 of 36$", lines[0])
     assert re.match(r"0 s, about \d+ s left, [\d.]+ trials/min, 1 retried$", lines[1])
     assert re.search(r"^ok +1 +0 +2 +0 +3$", text, re.MULTILINE)
-    assert re.search(r"^blocked +0 +1 +9 +6 +16$", text, re.MULTILINE)
+    assert re.search(r"^blocked +0 +1 +10 +6 +17$", text, re.MULTILINE)
     assert re.search(r"^ +0 s ptq \S+ \S+ seed 0 +epoch 2/3: train loss 0.25 nats$", text, re.MULTILINE)
     assert re.search(r"^ failed fp32 seed 1 +RuntimeError: no luck$", text, re.MULTILINE)
     assert "largest drop in this run: 3.1 pp for ethnicity Others in ptq" in text
@@ -123,7 +123,7 @@ def test_the_table_fits_the_width(width: int) -> None:
     lines = draw(table, width=width)
     assert max(map(len, lines)) <= width
     assert next(line for line in lines if "fp32_ft" in line).split() == ["fp32", "fp32_ft", "ptq", "qat", "all"]
-    assert next(line for line in lines if line.startswith("total")).split() == ["total", "2", "2", "18", "12", "34"]
+    assert next(line for line in lines if line.startswith("total")).split() == ["total", "2", "2", "20", "12", "36"]
     assert "http://127.0.0.1:8265" in "".join(lines)
 
 

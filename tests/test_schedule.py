@@ -36,7 +36,7 @@ def test_the_queue_hands_out_every_trial_once_and_never_before_its_needs() -> No
             assert trial.trial_id not in finished
             finished.add(trial.trial_id)
             queue.finish(trial.trial_id, "ok", seconds=1.0)
-    assert len(finished) == 51
+    assert len(finished) == 54
     assert not queue.unfinished
     assert queue.remaining_s() == 0
 
@@ -46,7 +46,7 @@ def test_nothing_is_ready_while_the_stages_run() -> None:
     stages = [queue.take() for _ in range(3)]
     assert [bundle.trials[0].method for bundle in stages if bundle] == ["fp32"] * 3
     assert queue.take() is None
-    assert len(queue.unfinished) == 51
+    assert len(queue.unfinished) == 54
 
 
 def test_bundles_hold_about_thirty_seconds_of_work_and_shrink_towards_the_end() -> None:
@@ -71,7 +71,7 @@ def test_a_failed_need_is_never_waited_for() -> None:
     queue.finish(bundle.trials[0].trial_id, "failed")
     assert queue.take() is None
     assert not queue.unfinished
-    assert len(queue.blocked) == 16
+    assert len(queue.blocked) == 17
 
 
 def test_trials_of_different_resources_are_not_bundled() -> None:
@@ -91,7 +91,7 @@ def test_bundles_given_back_are_handed_out_again() -> None:
     rest = []
     while bundle := queue.take():
         rest += bundle.trials
-    assert len(rest) + 1 == 16
+    assert len(rest) + 1 == 17
 
 
 class Oracle:

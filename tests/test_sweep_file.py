@@ -69,7 +69,7 @@ def test_a_chain_is_followed_and_paths_are_relative_to_the_file_that_names_them(
     )
     ptq = [spec for spec in sweep.experiments[0].quant if spec.method == "ptq"]
     assert sweep.head.seeds == (3,)
-    assert {(spec.weight_bits, spec.scheme) for spec in ptq} == {(5, "asymmetric")}
+    assert {(spec.weight_bits, spec.scheme) for spec in ptq} == {(5, "asymmetric"), (8, "symmetric")}
 
 
 def test_a_built_in_is_meant_even_where_a_file_has_its_name(tmp_path: Path) -> None:
@@ -115,11 +115,11 @@ def test_every_experiment_meets_every_block_of_the_file() -> None:
         ),
         (
             {"child": 'extends = "quickstart"\nname = "x"\nquant.7.bits = 4'},
-            r"child.toml:\n  `quant.7` cannot be set: there is no '7' in a list of 2 \(count from 0\)\.",
+            r"child.toml:\n  `quant.7` cannot be set: there is no '7' in a list of 3 \(count from 0\)\.",
         ),
         (
             {"child": 'extends = "a.toml"\nname = "x"', "a": 'extends = "quickstart"\n[quant]\nmethod = "ptq"'},
-            r"a.toml:\n  `quant.method` cannot be set: there is no 'method' in a list of 2",
+            r"a.toml:\n  `quant.method` cannot be set: there is no 'method' in a list of 3",
         ),
         (
             {"child": 'extends = "a.toml"\nname = "x"', "a": "name = "},
