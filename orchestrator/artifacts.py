@@ -1,8 +1,9 @@
 """What is to be shipped of a trial: its model for a runtime, and a small program that uses it."""
 
+import json
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import quant
 from datasets import find_dataset_id
@@ -31,12 +32,13 @@ def write_artifacts(store: Store, trial_id: str, runtime: str, folder: Path | No
         _refuse(quant.find_missing_tensorrt())
     folder = _find_folder(store, trial, runtime) if folder is None else folder
     bench = set_up(trial, store, Journal(lambda text: None), find_device(Resources()))
-    path = folder / "model.onnx"
+    path, model = folder / "model.onnx", bench.restore()
+    _refuse(quant.find_unsupported_layers(quant.describe_layers(model), runtime))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        export_trial(bench, bench.restore(), path, half=half)
+        export_trial(bench, model, path, half=half)
         engine = _build_engine(bench, path) if runtime == "tensorrt" else []
-    except (quant.ExportError, quant.TensorRtError) as error:
+    except (quant.ExportError, quant.BuildRefused, quant.TensorRTFailed) as error:
         raise RequestError([Problem("TRIAL_ID", f"{trial.trial_id}: {error}.")]) from error
     program = folder / "predict.py"
     shutil.copyfile(EXAMPLES / f"predict_{runtime}.py", program)
@@ -69,9 +71,8 @@ def _find_folder(store: Store, trial: PlannedTrial, runtime: str) -> Path:
 
 
 def _build_engine(bench: Bench, path: Path) -> list[Path]:
-    """Build the engine beside its ONNX file, on this machine's GPU."""
-    machine: dict[str, Any] = quant.describe_machine(quant.load_trt("tensorrt"))
-    built, engine = quant.build_engine(path), path.with_suffix(".engine")
-    quant.check_precision(path, quant.Engine(built.data).layers())
-    quant.save_engine(engine, built, path, machine={**machine, **describe_export(bench)})
-    return [engine, engine.with_suffix(".json")]
+    """Build the engine beside its ONNX file, on this machine's GPU, and write what its images go through."""
+    engine, about = path.with_suffix(".engine"), path.with_suffix(".json")
+    quant.build_engine(path, engine)
+    about.write_text(json.dumps(describe_export(bench), indent=2))
+    return [engine, engine.with_name(f"{engine.name}.json"), about]

@@ -1,10 +1,9 @@
-"""The commands export, which writes what is to be shipped of a trial, and trt-check: TensorRT without a GPU."""
+"""`export` writes what is to be shipped of a trial; `trt-check` says without a GPU whether TensorRT would take it."""
 
 import json
-from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +11,11 @@ from orchestrator.cli_status import AsJson, StoreArgument
 from orchestrator.exit_codes import exit_codes
 from orchestrator.problems import Problem, RequestError
 from results import Store
+
+if TYPE_CHECKING:
+    from quant import AheadReport
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE.onnx...", help="ONNX files, such as those of `export`.")]
 
 
 class Target(StrEnum):
@@ -38,34 +42,41 @@ def export(
         print(json.dumps({"files": paths}) if as_json else "\n".join(paths))
 
 
-def trt_check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ONNX files, such as `export` writes.")],
-    as_json: AsJson = False,
-) -> None:
-    """Say whether TensorRT would take ONNX files: its rules, then a build with tensorrt-rtx, which needs no GPU.
-
-    The engines are thrown away: to deploy, `export --runtime tensorrt` builds one on the GPU that will run it.
-    """
+def trt_check(files: Files, as_json: AsJson = False) -> None:
+    """Check ONNX files for TensorRT without a GPU: its rules, then a build with tensorrt-rtx, thrown away."""
     with exit_codes():
-        missing = [str(path) for path in files if not path.is_file()]
-        if missing:
-            raise RequestError([Problem("FILE", f"names no file: {', '.join(missing)}.")])
-        import quant
+        if missing := [file for file in files if not file.is_file()]:
+            raise RequestError(Problem("FILE.onnx", f"names no file: {file}.") for file in missing)
+        reports = _check(files)
+        if as_json:
+            print(json.dumps([_record(report) for report in reports], indent=2))
+        else:
+            print("\n".join(line for report in reports for line in _write(report)))
+        if any(report.refused_by for report in reports):
+            raise typer.Exit(1)
 
-        try:
-            checks = {str(path): quant.check_ahead_of_time(path) for path in files}
-        except quant.TensorRtError as error:
-            raise RequestError([Problem("trt-check", str(error))]) from error
-    found = {
-        path: {"refused": check.refused, "precision": {layer.name: layer.precision for layer in check.computing}}
-        for path, check in checks.items()
-    }
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        for path, about in found.items():
-            counts = Counter(about["precision"].values()).most_common()
-            layers = ", ".join(f"{n} in {precision}" for precision, n in counts)
-            print(f"{path}: " + (f"refused: {about['refused']}" if about["refused"] else f"builds; layers: {layers}"))
-    if any(about["refused"] for about in found.values()):
-        raise typer.Exit(1)
+
+def _check(files: list[Path]) -> "list[AheadReport]":
+    from quant import TensorRTMissing, check_ahead_of_time
+
+    try:
+        return [check_ahead_of_time(file) for file in files]
+    except TensorRTMissing as error:
+        raise RequestError([Problem("trt-check", f"cannot build: {error}.")]) from error
+
+
+def _record(report: "AheadReport") -> dict[str, Any]:
+    return report._asdict() | {"layers": [layer._asdict() for layer in report.layers]}
+
+
+def _write(report: "AheadReport") -> list[str]:
+    """The verdict, then a line for every layer, or every reason."""
+    if report.refused_by:
+        verdict = f"{report.file}: REFUSED ({report.refused_by})"
+        return [verdict, *(f"  {reason}" for reason in report.reasons)]
+    name = max((len(layer.layer) for layer in report.layers), default=0)
+    lines = [f"{report.file}: builds with tensorrt-rtx {report.version} (a check; its engine is not kept)"]
+    for layer in report.layers:
+        types = f"{layer.input_type} x {layer.weight_type} -> {layer.output_type}"
+        lines.append(f"  {layer.layer:{name}}  {layer.operator:13} {layer.asked:12}  {types}")
+    return lines

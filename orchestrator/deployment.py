@@ -60,6 +60,9 @@ def _measure_runtime(
     if reason is not None:
         return [{"status": "unsupported", "reason": reason}]
     bench, model = open_bench(), restore()
+    reason = quant.find_unsupported_layers(quant.describe_layers(model), runtime)
+    if reason is not None:
+        return [{"status": "unsupported", "reason": reason}]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         export_trial(bench, model, path)
@@ -140,22 +143,25 @@ def _take(bench: Bench, n: int) -> np.ndarray:
 
 def _measure_tensorrt(bench: Bench, model: torch.nn.Module, path: Path) -> list[Row]:
     """Build an engine on this GPU, and measure it. Never run yet: see `quant/runtime_tensorrt.py`."""
-    machine = quant.describe_machine(quant.load_trt("tensorrt"))
-    cache_name = f"quantfair-{machine['tensorrt']}-sm{machine['sm']}.timings"
-    built = quant.build_engine(path, timing_cache=Path(tempfile.gettempdir(), cache_name))
-    engine = quant.Engine(built.data)
-    layers = [layer for layer in engine.layers() if layer.computes]
-    quant.check_precision(path, layers)
+    timings = Path(tempfile.gettempdir(), f"quantfair-{torch.cuda.get_device_name().replace(' ', '-')}.timings")
+    engine_path = path.with_suffix(".engine")
+    facts = quant.build_engine(path, engine_path, timing_cache=timings)
+    runner = quant.open_engine(engine_path, onnx_path=path)
+
+    def network(images_NCHW: np.ndarray) -> np.ndarray:
+        return runner(images_NCHW)["logits"]
+
+    precisions = Counter(f"{layer.operator} {layer.asked}" for layer in facts.layers)
     row = {
         "session": "engine",
         "status": "ok",
-        "file_bytes": len(built.data),
-        "kernels": ", ".join(f"{name} {n}" for name, n in Counter(layer.precision for layer in layers).most_common()),
-        "version": engine.version,
-        "device": machine["device"],
-        **_predict(bench, engine, "tensorrt", bench.predict(model)),
+        "file_bytes": engine_path.stat().st_size,
+        "kernels": ", ".join(f"{name} {n}" for name, n in precisions.most_common()),
+        "version": f"tensorrt {facts.machine.version}",
+        "device": facts.machine.device,
+        **_predict(bench, network, "tensorrt", bench.predict(model)),
     }
-    latencies = {batch: quant.measure_latency(engine, _take(bench, batch)) for batch in LATENCY_BATCHES}
+    latencies = {batch: quant.measure_latency(network, _take(bench, batch)) for batch in LATENCY_BATCHES}
     return [{**row, "batch": batch, "p50_ms": t.p50_ms, "p95_ms": t.p95_ms} for batch, t in latencies.items()]
 
 

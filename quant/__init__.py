@@ -13,7 +13,7 @@ from quant.spec import (
     PtqSpec,
     QatSpec,
 )
-from quant.targets import find_unsupported
+from quant.targets import find_unsupported, find_unsupported_layers
 from quant.training_spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -22,22 +22,17 @@ if TYPE_CHECKING:
     from quant.calibration import Calibration, collect
     from quant.curvature import Curvature, measure_curvature
     from quant.describe import LayerReport, count_bytes, describe_layers
+    from quant.engine_file import EngineFacts, EngineMismatch
+    from quant.engine_layers import LayerPrecision
     from quant.export import ExportError, export_onnx
+    from quant.gpu_buffers import TensorRTMissing
     from quant.models import build_model
     from quant.modules import Add, Concat
     from quant.non_finite import DivergedError, NonFiniteError
+    from quant.onnx_graph import OnnxFileError
     from quant.prediction import predict
     from quant.runtime_ort import OnnxRuntime, RuntimeFailure, Session, measure_latency
-    from quant.runtime_tensorrt import (
-        Engine,
-        TensorRtError,
-        build_engine,
-        check_precision,
-        describe_machine,
-        find_missing_tensorrt,
-        load_trt,
-        save_engine,
-    )
+    from quant.runtime_tensorrt import TensorRTFailed, TensorRTRunner, build_engine, find_missing_tensorrt, open_engine
     from quant.states import (
         frozen_to_bytes,
         load_frozen,
@@ -46,67 +41,74 @@ if TYPE_CHECKING:
         quantizer_state_to_bytes,
         weights_to_bytes,
     )
+    from quant.tensorrt_build import BuildRefused
+    from quant.tensorrt_rules import lint_for_tensorrt
     from quant.train import Batches, FitResult, fit
-    from quant.trt_check import Check, check_ahead_of_time
+    from quant.trt_check import AheadReport, check_ahead_of_time
 
 __all__ = [
     "ENGINE_VERSION",
     "MODELS",
     "MULTI_HEAD",
     "Add",
+    "AheadReport",
     "Batches",
+    "BuildRefused",
     "Calibration",
-    "Check",
     "Concat",
     "Curvature",
     "DivergedError",
-    "Engine",
+    "EngineFacts",
+    "EngineMismatch",
     "ExportError",
     "FitResult",
     "Fp32FtSpec",
     "Fp32Spec",
     "LayerOverride",
+    "LayerPrecision",
     "LayerReport",
     "MethodSpec",
     "ModelSpec",
     "NonFiniteError",
+    "OnnxFileError",
     "OnnxRuntime",
     "Prepared",
     "PtqSpec",
     "QatSpec",
     "RuntimeFailure",
     "Session",
-    "TensorRtError",
+    "TensorRTFailed",
+    "TensorRTMissing",
+    "TensorRTRunner",
     "TrainSpec",
     "build_engine",
     "build_model",
     "calibrate",
     "check_ahead_of_time",
-    "check_precision",
     "collect",
     "count_bytes",
     "describe_layers",
-    "describe_machine",
     "describe_noise",
     "export_onnx",
     "find_missing_tensorrt",
     "find_unsupported",
+    "find_unsupported_layers",
     "fingerprint_weights",
     "fit",
     "float_twin",
     "freeze",
     "frozen_to_bytes",
+    "lint_for_tensorrt",
     "load_frozen",
     "load_quantizer_state",
-    "load_trt",
     "load_weights",
     "measure_curvature",
     "measure_latency",
+    "open_engine",
     "predict",
     "predict_each_layer",
     "prepare",
     "quantizer_state_to_bytes",
-    "save_engine",
     "weights_to_bytes",
 ]
 
@@ -120,11 +122,17 @@ _HOMES = {
     "models": ("build_model",),
     "modules": ("Add", "Concat"),
     "non_finite": ("DivergedError", "NonFiniteError"),
+    "engine_file": ("EngineFacts", "EngineMismatch"),
+    "engine_layers": ("LayerPrecision",),
+    "gpu_buffers": ("TensorRTMissing",),
+    "onnx_graph": ("OnnxFileError",),
     "runtime_tensorrt": (
-        *("Engine", "TensorRtError", "build_engine", "check_precision", "describe_machine"),
-        *("find_missing_tensorrt", "load_trt", "save_engine"),
+        *("TensorRTFailed", "TensorRTRunner"),
+        *("build_engine", "find_missing_tensorrt", "open_engine"),
     ),
-    "trt_check": ("Check", "check_ahead_of_time"),
+    "tensorrt_build": ("BuildRefused",),
+    "tensorrt_rules": ("lint_for_tensorrt",),
+    "trt_check": ("AheadReport", "check_ahead_of_time"),
     "states": (
         *("frozen_to_bytes", "load_frozen"),
         *("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),

@@ -1,272 +1,180 @@
-"""TensorRT: builds an engine of an ONNX file, and runs it. The one door to tensorrt, tensorrt_rtx and pycuda.
+"""The one door to TensorRT: load it, say why it cannot run here, build an engine for this GPU, run it.
 
-Written for what tensorrt 10.13 and 11 have in common: strongly typed networks, whose precision comes from the types in
-the file; no calibrators, no precision flags. tensorrt_rtx has the same calls and builds without a GPU: that is a check
-of the graph (`trt_check.py`), never an engine to deploy.
-
-Executed so far: parsing and building with tensorrt_rtx 1.7.1 on a CPU. Nothing here has run with the package tensorrt,
-or on a GPU: neither `Engine` nor the inspector.
+An engine is built on the GPU that runs it. Buffers are torch's by default, on torch's own context; pycuda's on request.
+What has run: `load_trt("tensorrt_rtx")` and its builds, on a CPU. What never has: everything behind a GPU, that is
+`build_engine`, `open_engine` and `TensorRTRunner`, except against fakes; it keeps to what the references of TensorRT
+10.13 and 11 have in common.
 """
 
-import hashlib
-import importlib
-import json
-import os
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-import onnx
-import torch
 
-from quant.engine_layers import EngineLayer, find_float_layers, read_build_log, read_inspector
-from quant.tensorrt_rules import find_int8_nodes, lint_for_tensorrt
+from quant.engine_file import EngineFacts, Machine, read_engine, sha256_of, write_engine
+from quant.engine_layers import compare_precisions, find_faults, parse_inspector
+from quant.gpu_buffers import Buffers, PycudaBuffers, TensorRTMissing, TorchBuffers
+from quant.onnx_graph import Graph, read_onnx, weighted_layers
+from quant.tensorrt_build import MAX_BATCH, BuildRefused, Trt, build_plan, captured_log
+from quant.tensorrt_rules import lint_for_tensorrt
 
-Package = Literal["tensorrt", "tensorrt_rtx"]
-Buffers = Literal["torch", "pycuda"]
-LARGEST_BATCH: Final = 256
+if TYPE_CHECKING:
+    from torch import Tensor
+
+REMEDIES: Final = {
+    "tensorrt": "install it on the GPU worker: pip install -e '.[tensorrt]'",
+    "tensorrt_rtx": "install it (Linux or Windows, x86-64; it needs no GPU): pip install -e '.[trt-check]'",
+}
 
 
-class TensorRtError(RuntimeError):
-    """TensorRT refused a graph, an engine or images; the text says why, and what to do."""
+class TensorRTFailed(RuntimeError):
+    """TensorRT said no while an engine was loaded or run; the message is what it logged."""
 
 
-class Build(NamedTuple):
-    """A serialized engine, and its layers as the build log lists them."""
-
-    data: bytes
-    layers: list[EngineLayer]
+def load_trt(package: Literal["tensorrt", "tensorrt_rtx"]) -> Trt:
+    """Import TensorRT, or TensorRT for RTX, which builds without a GPU. Raises TensorRTMissing."""
+    try:
+        if package == "tensorrt":
+            import tensorrt as trt  # pyright: ignore[reportMissingImports]
+        else:
+            import tensorrt_rtx as trt  # pyright: ignore[reportMissingImports]
+    except (ImportError, OSError) as error:  # OSError: a library of the package is missing
+        raise TensorRTMissing(f"{package} cannot be imported ({error}); {REMEDIES[package]}") from error
+    return trt
 
 
 @cache
 def find_missing_tensorrt() -> str | None:
-    """Return what TensorRT lacks in this process, with the remedy; None where it can run."""
-    if not torch.cuda.is_available():
-        return "TensorRT needs an NVIDIA GPU, and torch sees none here: run the sweep with `gpu` above 0 in [resources]"
+    """Return why TensorRT cannot run here, with the remedy; None if it can. Decided once for each process."""
+    import torch
+
     try:
-        importlib.import_module("tensorrt")
-    except ImportError as error:
-        return f"the package tensorrt cannot be loaded ({error}): pip install 'tensorrt>=10.13,<12' on this worker"
+        trt = load_trt("tensorrt")
+    except TensorRTMissing as error:
+        return str(error)
+    major, minor = (int(part) for part in trt.__version__.split(".")[:2])
+    if not (10, 13) <= (major, minor) < (12, 0):
+        return f"tensorrt is {trt.__version__}, and must be at least 10.13 and below 12; {REMEDIES['tensorrt']}"
+    if not torch.cuda.is_available():
+        return "TensorRT needs an NVIDIA GPU, and torch sees none; give the trial one: [resources.ptq] gpu = 1"
     return None
 
 
-@cache
-def load_trt(package: Package) -> Any:
-    """Return the module. Raises TensorRtError where it is not installed."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        extra = "trt-check" if package == "tensorrt_rtx" else "tensorrt"
-        raise TensorRtError(f"{package} is not installed: pip install -e '.[{extra}]'") from error
+def build_engine(
+    onnx_path: Path, engine_path: Path, *, max_batch: int = MAX_BATCH, timing_cache: Path | None = None
+) -> EngineFacts:
+    """Build a model for the GPU of this process, and write the engine with its facts beside it.
 
-
-@cache
-def _logger(trt: Any) -> Any:
-    """Return the logger of this process: the first one that a builder is given serves all."""
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            super().__init__()
-            self.messages: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            self.messages.append(msg)
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(msg)
-
-    return Logger()
-
-
-def build_engine(path: Path, *, package: Package = "tensorrt", timing_cache: Path | None = None) -> Build:
-    """Build an engine of an ONNX file for batches of 1 to LARGEST_BATCH.
-
-    `timing_cache` is a file that is read where it exists, and written.
-
-    Raises:
-        TensorRtError: the file is damaged, breaks a rule of TensorRT's, or is refused by its parser or builder.
+    Writes nothing unless every layer is computed as the graph asks. Raises TensorRTMissing, OnnxFileError for a bad
+    file, and BuildRefused where the rules, the parser, the builder or the precision of a layer speak against it.
     """
-    refuse_by_rules(path)
-    trt = load_trt(package)
-    logger = _logger(trt)
-    logger.messages.clear()
-    logger.errors.clear()
-    builder = trt.Builder(logger)
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if flag is None else 1 << int(flag))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(path)):
-        raise TensorRtError(f"TensorRT's parser refused {path.name}: {parser.get_error(0).desc()}")
-    config = _configure(trt, builder, network)
-    if timing_cache is not None:
-        known = timing_cache.read_bytes() if timing_cache.exists() else b""
-        config.set_timing_cache(config.create_timing_cache(known), False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:  # it raises nothing
-        raise TensorRtError(f"TensorRT's builder refused {path.name}: {' '.join(logger.errors[-1:]) or 'no message'}")
-    if timing_cache is not None:
-        _write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
-    return Build(bytes(plan), read_build_log(logger.messages))
+    if (missing := find_missing_tensorrt()) is not None:
+        raise TensorRTMissing(missing)
+    trt, model = load_trt("tensorrt"), read_onnx(onnx_path)
+    if violations := lint_for_tensorrt(model):
+        raise BuildRefused(f"the rules refuse it: {'; '.join(violations)}")
+    build = build_plan(trt, onnx_path, max_batch=max_batch, timing_cache=timing_cache)
+    text = inspect_engine(trt, load_plan(trt, build.plan), build.input_name, build.profile[1])
+    layers = compare_precisions(weighted_layers(Graph(model)), parse_inspector(text))
+    if faults := find_faults(layers):
+        raise BuildRefused(f"the engine is not what was asked for: {'; '.join(faults)}")
+    facts = EngineFacts(
+        machine=describe_machine(trt),
+        onnx_sha256=sha256_of(onnx_path.read_bytes()),
+        engine_sha256=sha256_of(build.plan),
+        input_name=build.input_name,
+        profile=build.profile,
+        layers=tuple(layers),
+    )
+    write_engine(engine_path, build.plan, facts)
+    return facts
 
 
-def _configure(trt: Any, builder: Any, network: Any) -> Any:
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (1, *rest), (LARGEST_BATCH, *rest), (LARGEST_BATCH, *rest))
-    config.add_optimization_profile(profile)
-    return config
+def describe_machine(trt: Trt) -> Machine:
+    """What an engine built here is bound to."""
+    import torch
 
-
-def refuse_by_rules(path: Path) -> None:
-    """Raise TensorRtError for a file that is damaged, or that breaks a rule of `tensorrt_rules.py`."""
-    faults = lint_for_tensorrt(_load(path))
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise TensorRtError(f"TensorRT cannot represent {path.name}: {faults[0]}{more}")
-
-
-def check_precision(path: Path, layers: list[EngineLayer]) -> None:
-    """Raise TensorRtError where a layer that the file has in INT8 came out in float."""
-    missing = find_float_layers(layers, find_int8_nodes(_load(path)))
-    if missing:
-        raise TensorRtError(f"layers of {path.name} that are to run in INT8 came out in float: {', '.join(missing)}")
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf's, onnx's and the system's own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TensorRtError(f"{path.name} is no sound ONNX file ({reason}): export it again") from error
-    return model
-
-
-def describe_machine(trt: Any) -> dict[str, str]:
-    """Return what an engine is bound to: TensorRT's version and the GPU's compute capability."""
     major, minor = torch.cuda.get_device_capability()
-    return {"tensorrt": trt.__version__, "sm": f"{major}{minor}", "device": torch.cuda.get_device_name()}
+    return Machine(str(trt.__version__), f"{major}.{minor}", torch.cuda.get_device_name())
 
 
-def save_engine(path: Path, built: Build, onnx_path: Path, *, machine: Mapping[str, str]) -> None:
-    """Write an engine, and beside it what it is bound to (`.json`), which comes last."""
-    facts = {**machine, "onnx_sha256": _hash(onnx_path), "largest_batch": LARGEST_BATCH}
-    facts["precision"] = {layer.name: layer.precision for layer in built.layers if layer.computes}
-    _write_whole(path, built.data)
-    _write_whole(path.with_suffix(".json"), json.dumps(facts, indent=2).encode())
+def load_plan(trt: Trt, plan: bytes) -> Any:
+    """Return the engine (ICudaEngine) in a plan. Raises TensorRTFailed: without a GPU, TensorRT only gives None."""
+    with captured_log(trt) as log:
+        engine = _runtime(trt).deserialize_cuda_engine(plan)
+        if engine is None:
+            raise TensorRTFailed(f"the engine cannot be loaded: {log.tell_errors()}")
+        return engine
 
 
-def read_engine(path: Path, *, machine: Mapping[str, str], onnx_path: Path | None = None) -> bytes:
-    """Return an engine that fits here. Raises TensorRtError for one of another GPU, version or ONNX file."""
-    try:
-        facts, data = json.loads(path.with_suffix(".json").read_text()), path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise TensorRtError(f"{path.name} has no sound description beside it ({error}): build it again") from error
-    expected = {name: machine[name] for name in ("tensorrt", "sm")}
-    expected |= {"onnx_sha256": _hash(onnx_path)} if onnx_path else {}
-    for name, value in expected.items():
-        if facts.get(name) != value:
-            raise TensorRtError(
-                f"{path.name} was built for {name} {facts.get(name)}, here it is {value}: build it again"
+@cache
+def _runtime(trt: Trt) -> Any:
+    """The runtime of this process, which must live as long as its engines."""
+    with captured_log(trt) as log:
+        return trt.Runtime(log)
+
+
+def inspect_engine(trt: Trt, engine: Any, input_name: str, shape: tuple[int, ...]) -> str:
+    """Return what the inspector tells, as JSON. With open shapes it tells no types before a context has a shape."""
+    context, inspector = engine.create_execution_context(), engine.create_engine_inspector()
+    context.set_input_shape(input_name, shape)
+    inspector.execution_context = context
+    return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+
+
+class TensorRTRunner:
+    """Runs an engine: images_NCHW in, every output by its name out, from host to host."""
+
+    def __init__(self, trt: Trt, engine: Any, facts: EngineFacts, buffers: Buffers):
+        self.facts = facts
+        self._trt, self._buffers = trt, buffers
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self._dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
+        self._outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
+        self._context = engine.create_execution_context()
+
+    def __call__(self, images_NCHW: "np.ndarray | Tensor") -> dict[str, np.ndarray]:
+        """Run a batch. Raises ValueError for a shape outside the profile, TensorRTFailed if TensorRT says no."""
+        shape = tuple(images_NCHW.shape)
+        self._check(shape)
+        context, buffers, name = self._context, self._buffers, self.facts.input_name
+        with captured_log(self._trt) as log, buffers.active():
+            inputs = {name: buffers.upload(images_NCHW, self._dtypes[name])}
+            _require(context.set_input_shape(name, shape), f"set_input_shape {shape}", log)
+            outputs = {
+                output: buffers.allocate(tuple(context.get_tensor_shape(output)), self._dtypes[output])
+                for output in self._outputs
+            }
+            for tensor, memory in {**inputs, **outputs}.items():
+                _require(context.set_tensor_address(tensor, buffers.address(memory)), f"the address of {tensor}", log)
+            _require(context.execute_async_v3(buffers.stream), "execute_async_v3", log)
+            return {output: buffers.download(memory) for output, memory in outputs.items()}
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        smallest, _, largest = self.facts.profile
+        fits = len(shape) == len(smallest) and all(
+            low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"images of shape {shape} do not fit the engine, which takes {smallest} to {largest}; "
+                "split the batch, or build with a larger max_batch"
             )
-    return data
 
 
-class Engine:
-    """A built engine on this GPU. Calling it takes images_NCHW of 1 to LARGEST_BATCH, gives logits_NK; float32.
-
-    Buffers are torch's CUDA tensors, which share its context, allocator and stream, or pycuda's.
-
-    Raises:
-        TensorRtError: the engine is damaged or of another version, or a batch does not fit its profile.
-    """
-
-    name = "tensorrt"
-
-    def __init__(self, data: bytes, *, buffers: Buffers = "torch", trt: Any = None):
-        self._trt = load_trt("tensorrt") if trt is None else trt
-        self.version = f"tensorrt {self._trt.__version__}"
-        logger = _logger(self._trt)
-        self._runtime = self._trt.Runtime(logger)
-        self._engine = self._runtime.deserialize_cuda_engine(data)
-        if self._engine is None:  # it raises nothing
-            raise TensorRtError(f"the engine cannot be loaded here ({' '.join(logger.errors[-1:])}): build it again")
-        self._context = self._engine.create_execution_context()
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        inputs = [n for n in names if self._engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
-        self._input, self._outputs = inputs[0], [name for name in names if name not in inputs]
-        self._run = {"torch": self._run_with_torch, "pycuda": self._run_with_pycuda}[buffers]
-
-    def __call__(self, images_NCHW: np.ndarray) -> np.ndarray:
-        """Return the logits_NK of the first output."""
-        low, _, high = self._engine.get_tensor_profile_shape(self._input, 0)
-        shape = images_NCHW.shape
-        fits = len(shape) == len(low) and all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
-        if not fits or not self._context.set_input_shape(self._input, shape):
-            raise TensorRtError(
-                f"images of shape {shape} do not fit the engine, which takes {tuple(low)} to {tuple(high)}"
-            )
-        return self._run(np.ascontiguousarray(images_NCHW, dtype=np.float32))
-
-    def layers(self) -> list[EngineLayer]:
-        """Return the engine's layers with their precision."""
-        inspector = self._engine.create_engine_inspector()
-        return read_inspector(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
-
-    def _run_with_torch(self, images_NCHW: np.ndarray) -> np.ndarray:
-        held = {self._input: torch.from_numpy(images_NCHW).cuda()}
-        for name in self._outputs:
-            held[name] = torch.empty(tuple(self._context.get_tensor_shape(name)), device="cuda")
-        stream = torch.cuda.current_stream()
-        self._execute({name: tensor.data_ptr() for name, tensor in held.items()}, stream.cuda_stream)
-        stream.synchronize()
-        return held[self._outputs[0]].cpu().numpy()
-
-    def _run_with_pycuda(self, images_NCHW: np.ndarray) -> np.ndarray:
-        """The same in pycuda's words; it shares the primary context with torch, and never makes one of its own."""
-        driver = importlib.import_module("pycuda.driver")
-        driver.init()
-        context = driver.Device(torch.cuda.current_device()).retain_primary_context()
-        context.push()
-        try:
-            stream = driver.Stream()
-            shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
-            results = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-            held = {name: driver.mem_alloc(values.nbytes) for name, values in results.items()}
-            held[self._input] = driver.mem_alloc(images_NCHW.nbytes)
-            driver.memcpy_htod_async(held[self._input], images_NCHW, stream)
-            self._execute({name: int(place) for name, place in held.items()}, stream.handle)
-            driver.memcpy_dtoh_async(results[self._outputs[0]], held[self._outputs[0]], stream)
-            stream.synchronize()
-            return results[self._outputs[0]]
-        finally:
-            context.pop()
-
-    def _execute(self, places: Mapping[str, int], stream: int) -> None:
-        for name, place in places.items():
-            self._context.set_tensor_address(name, place)
-        if not self._context.execute_async_v3(stream):
-            raise TensorRtError(f"the engine did not run: {' '.join(_logger(self._trt).errors[-1:]) or 'no message'}")
+def _require(is_done: bool, what: str, log: Any) -> None:
+    if not is_done:
+        raise TensorRTFailed(f"TensorRT refused {what}: {log.tell_errors()}")
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a whole file, or none."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+def open_engine(
+    engine_path: Path, *, onnx_path: Path | None = None, buffers: Literal["torch", "pycuda"] = "torch"
+) -> TensorRTRunner:
+    """Load an engine that was built for this GPU. Raises TensorRTMissing, EngineMismatch and TensorRTFailed."""
+    if (missing := find_missing_tensorrt()) is not None:
+        raise TensorRTMissing(missing)
+    trt = load_trt("tensorrt")
+    plan, facts = read_engine(engine_path, describe_machine(trt), onnx_path)
+    place = TorchBuffers() if buffers == "torch" else PycudaBuffers()
+    return TensorRTRunner(trt, load_plan(trt, plan), facts, place)

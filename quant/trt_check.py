@@ -1,65 +1,84 @@
-"""Whether TensorRT would take an ONNX file, tried without a GPU: the rules first, then a build with tensorrt-rtx.
+"""Would TensorRT take this model? An answer without a GPU: the rules, then a build with tensorrt-rtx, thrown away.
 
-A build runs in a process of its own, since the first logger of a process serves all builders, and an engine that it
-makes is thrown away: it belongs to another product than the one to deploy. Passing is necessary, not sufficient.
+`check_ahead_of_time` starts `python -m quant.trt_check FILE`, which prints its report as JSON: a process of its own,
+because the first logger of a process serves all builders, and because a crash in a builder then costs nothing else.
+TensorRT for RTX shares parser and programming interface with TensorRT, but has a compiler of its own: its engines are
+no deployment engines, and its answer is evidence, not proof.
 """
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from quant.engine_layers import EngineLayer
-from quant.runtime_tensorrt import TensorRtError, build_engine, check_precision, load_trt, refuse_by_rules
+from quant.engine_layers import LayerPrecision, compare_precisions, find_faults
+from quant.gpu_buffers import TensorRTMissing
+from quant.onnx_graph import Graph, OnnxFileError, read_onnx, weighted_layers
+from quant.runtime_tensorrt import load_trt
+from quant.tensorrt_build import BuildRefused, build_plan
+from quant.tensorrt_rules import lint_for_tensorrt
 
-_TIMEOUT_S: Final = 600
-
-
-class Check(NamedTuple):
-    """What became of a file: why it is refused, or the layers of the engine that was built."""
-
-    refused: str | None
-    layers: tuple[EngineLayer, ...] = ()
-
-    @property
-    def computing(self) -> list[EngineLayer]:
-        """The layers that multiply."""
-        return [layer for layer in self.layers if layer.computes]
+TIMEOUT_S: Final = 900
+_ROOT: Final = Path(__file__).resolve().parent.parent
 
 
-def check_ahead_of_time(path: str | Path) -> Check:
-    """Check a file. Raises TensorRtError where tensorrt-rtx is not installed."""
-    path = Path(path).absolute()
+class AheadReport(NamedTuple):
+    """What is known of a model without a GPU. `refused_by` is None where it builds as its graph asks."""
+
+    file: str
+    refused_by: Literal["file", "rules", "build", "precision"] | None
+    reasons: tuple[str, ...]
+    layers: tuple[LayerPrecision, ...]  # none where nothing was built
+    version: str  # of tensorrt_rtx
+
+
+def check_ahead_of_time(onnx_path: str | Path) -> AheadReport:
+    """Check one ONNX file in a process of its own. Raises TensorRTMissing where tensorrt_rtx cannot be imported."""
+    command = [sys.executable, "-m", "quant.trt_check", str(Path(onnx_path).absolute())]
     try:
-        refuse_by_rules(path)
-    except TensorRtError as error:
-        return Check(str(error))
-    load_trt("tensorrt_rtx")
-    command = [sys.executable, "-m", "quant.trt_check", str(path)]
-    root = Path(__file__).parent.parent
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    if run.returncode != 0:
-        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        return Check(f"the build of {path.name} ended its process with {run.returncode}: {last}")
-    found = json.loads(run.stdout.splitlines()[-1])
-    return Check(found["refused"], tuple(EngineLayer(*map(_as_tuple, layer)) for layer in found["layers"]))
+        run = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return AheadReport(str(onnx_path), "build", (f"the build took more than {TIMEOUT_S} s",), (), "")
+    last = run.stdout.strip().rpartition("\n")[2]  # before it, a builder may print what it likes
+    if run.returncode != 0 or not last:
+        told = run.stderr.strip().rpartition("\n")[2]
+        return AheadReport(str(onnx_path), "build", (f"the builder died (exit {run.returncode}): {told}",), (), "")
+    record = json.loads(last)
+    if "missing" in record:
+        raise TensorRTMissing(record["missing"])
+    layers = tuple(LayerPrecision(**layer) for layer in record["layers"])
+    return AheadReport(**record | {"file": str(onnx_path), "reasons": tuple(record["reasons"]), "layers": layers})
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def main(path: Path) -> None:
-    """Build one file, and print what became of it as one line of JSON."""
-    refused, layers = None, []
+def check_here(onnx_path: Path) -> AheadReport:
+    """Check one file in this process, which must not have built with tensorrt_rtx before. Raises TensorRTMissing."""
+    trt = load_trt("tensorrt_rtx")
+    refused = AheadReport(str(onnx_path), None, (), (), str(trt.__version__))
     try:
-        layers = build_engine(path, package="tensorrt_rtx").layers
-        check_precision(path, layers)
-    except TensorRtError as error:
-        refused = str(error)
-    print(json.dumps({"refused": refused, "layers": layers}))
+        model = read_onnx(onnx_path)
+    except OnnxFileError as error:
+        return refused._replace(refused_by="file", reasons=(str(error),))
+    if violations := lint_for_tensorrt(model):
+        return refused._replace(refused_by="rules", reasons=tuple(violations))
+    try:
+        build = build_plan(trt, onnx_path)
+    except BuildRefused as error:
+        return refused._replace(refused_by="build", reasons=(str(error),))
+    layers = tuple(compare_precisions(weighted_layers(Graph(model)), build.layers))
+    faults = tuple(find_faults(layers))
+    return refused._replace(refused_by="precision" if faults else None, reasons=faults, layers=layers)
+
+
+def main() -> None:
+    """Print the report of the file that is named, as one line of JSON."""
+    try:
+        report = check_here(Path(sys.argv[1]))
+        record = report._asdict() | {"layers": [layer._asdict() for layer in report.layers]}
+    except TensorRTMissing as error:
+        record = {"missing": str(error)}
+    print(json.dumps(record), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

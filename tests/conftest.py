@@ -2,10 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+
+from quant import TensorRTMissing
+from quant.runtime_tensorrt import load_trt
 
 torch.set_num_threads(1)
 settings.register_profile("quantfair", deadline=None, derandomize=True, max_examples=50)
@@ -24,3 +28,14 @@ def real_data() -> Path:
     if "QUANTFAIR_DATA" not in os.environ:
         pytest.skip("QUANTFAIR_DATA is not set: it names the folder with the real MNIST, CIFAR-10 and UTKFace")
     return Path(os.environ["QUANTFAIR_DATA"])
+
+
+@pytest.fixture(scope="session")
+def trt() -> Any:
+    """The module tensorrt_rtx. Where QUANTFAIR_REQUIRE names trt_aot, as in CI, its absence fails the test."""
+    try:
+        return load_trt("tensorrt_rtx")
+    except TensorRTMissing as error:
+        if "trt_aot" in os.environ.get("QUANTFAIR_REQUIRE", ""):
+            pytest.fail(f"QUANTFAIR_REQUIRE asks for trt_aot, but {error}")
+        pytest.skip(str(error))

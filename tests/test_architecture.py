@@ -16,6 +16,8 @@ DOORS_OF_PACKAGES = {
     # Besides the runtimes: programs that are shipped with a model, which import nothing of ours.
     "onnxruntime": {"quant/runtime_ort.py", "orchestrator/examples/predict_onnxruntime.py"},
     "tensorrt": {"quant/runtime_tensorrt.py", "orchestrator/examples/predict_tensorrt.py"},
+    "tensorrt_rtx": {"quant/runtime_tensorrt.py"},
+    "pycuda": {"quant/gpu_buffers.py"},
 }
 LIGHT_FILES = (
     *("orchestrator/spec.py", "orchestrator/plan.py", "orchestrator/schedule.py", "orchestrator/cli.py"),
@@ -24,6 +26,7 @@ LIGHT_FILES = (
     "orchestrator/sweep_schema.py",
     *("orchestrator/request.py", "orchestrator/work.py", "orchestrator/progress.py", "orchestrator/cli_status.py"),
     *("quant/spec.py", "quant/model_spec.py", "quant/training_spec.py", "datasets/spec.py"),
+    *("quant/targets.py", "quant/tensorrt_rules.py", "quant/runtime_tensorrt.py", "quant/trt_check.py"),
 )
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

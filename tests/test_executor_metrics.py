@@ -36,7 +36,7 @@ def run_fake(trial: PlannedTrial, store: Store, resources: Resources, watch: Cal
         time.sleep(2.5)  # long enough to be heard of
         lost.touch()
         raise RuntimeError("as if the worker were lost")
-    is_last = len(list(begun.iterdir())) == 18
+    is_last = len(list(begun.iterdir())) == 19
     while is_last and not seen.exists():
         time.sleep(0.1)
     drop = (4.5, "label 7") if trial.method == "ptq" else (None, None)
@@ -44,7 +44,7 @@ def run_fake(trial: PlannedTrial, store: Store, resources: Resources, watch: Cal
 
 
 EACH_S = {"calibrate": 0.5, "evaluate": 1.0}  # of a trial that is ok
-OF_SEED_0 = {"fp32": 1, "ptq": 9, "fp32_ft": 1, "qat": 6}
+OF_SEED_0 = {"fp32": 1, "ptq": 10, "fp32_ft": 1, "qat": 6}
 
 
 def is_last_one_running(metrics: dict[tuple[str, ...], float]) -> bool:
@@ -115,12 +115,12 @@ def sight(tmp_path_factory: pytest.TempPathFactory) -> Sight:
 
 def test_trials_are_counted_by_method_and_state(sight: Sight) -> None:
     counts = {key[1:]: n for key, n in sight.metrics.items() if key[0] == "ray_quantfair_trials"}
-    assert sum(counts.values()) == 34
+    assert sum(counts.values()) == 36
     for method, n in OF_SEED_0.items():
         assert counts["ok", method] + counts["running", method] == n
     assert sum(counts["running", method] for method in OF_SEED_0) == 1
     assert counts["failed", "fp32"] == 1
-    assert (counts["blocked", "ptq"], counts["blocked", "fp32_ft"], counts["blocked", "qat"]) == (9, 1, 6)
+    assert (counts["blocked", "ptq"], counts["blocked", "fp32_ft"], counts["blocked", "qat"]) == (10, 1, 6)
 
 
 def test_seconds_are_counted_by_stage_and_method(sight: Sight) -> None:

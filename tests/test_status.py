@@ -73,7 +73,7 @@ def test_while_a_sweep_runs_it_says_who_runs_it_how_fast_and_how_long_still(
     # Left: 7 PTQ of 2 s; 1 control and 6 QAT, never timed, as long as the longest. 6 s of work took 60 s.
     assert summary["left_s"] == pytest.approx((7 * 2 + 7 * 20) * 10)
     text = "\n".join(write_status(summary))
-    assert f"runs since {driver['started_utc']} on rack1, pid 4711, ray\n3.0 trials/min, about 25 min left" in text
+    assert f"runs since {driver['started_utc']} on rack1, pid 4711, ray\n3.0 trials/min, about 26 min left" in text
     assert "to go on" not in text
 
 

@@ -125,9 +125,9 @@ def test_what_tensorrt_cannot_represent_or_run_here_is_a_row_that_says_why(deplo
     assert code == 0
     assert "onnxruntime: 5 ok, 0 failed, 0 unsupported, 0 missing" in said
     assert "tensorrt: 0 ok, 0 failed, 5 unsupported, 0 missing" in said
-    assert "unsupported: 3 x TensorRT needs an NVIDIA GPU, and torch sees none here" in said
-    assert "unsupported: 1 x TensorRT takes the unsigned grids of activations for signed ones" in said
-    assert "unsupported: 1 x TensorRT has no W4A4" in said
+    assert f"unsupported: 3 x {quant.find_missing_tensorrt()}; then `sweep --retry-failed` measures it" in said
+    assert 'unsupported: 1 x act_signed = "auto": TensorRT has no unsigned integers' in said
+    assert "unsupported: 1 x weight_bits = 4 and act_bits = 4: TensorRT has INT4 for weights alone" in said
 
 
 def test_status_counts_runtimes_and_plan_foresees_them(finished: Place, tmp_path: Path) -> None:
@@ -296,8 +296,11 @@ def test_an_export_classifies_images_with_nothing_of_ours(finished: Place, tmp_p
     [
         (["zzz"], "'zzz' begins no trial's id of this sweep"),
         ([""], "begins the ids of 5 trials"),
-        (["{qat}", "--runtime", "tensorrt"], "cannot be met: TensorRT has no W4A4"),
-        (["{fp32}", "--runtime", "tensorrt"], "cannot be met: TensorRT needs an NVIDIA GPU"),
+        (
+            ["{qat}", "--runtime", "tensorrt"],
+            "cannot be met: weight_bits = 4 and act_bits = 4: TensorRT",
+        ),
+        (["{fp32}", "--runtime", "tensorrt"], "cannot be met: tensorrt cannot be imported"),
         (["{qat}", "--half"], "export it without `half`"),
     ],
 )

@@ -1,0 +1,82 @@
+"""Our own exports and TensorRT: the rules say of a graph what the table says of its settings, and builds agree."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from deployed_models import NARROW, frozen
+from quant_digits import EXAMPLE, TRAIN, trained_model
+
+from quant import (
+    PtqSpec,
+    calibrate,
+    check_ahead_of_time,
+    describe_layers,
+    export_onnx,
+    find_unsupported,
+    find_unsupported_layers,
+    freeze,
+    lint_for_tensorrt,
+    prepare,
+)
+
+SIGNED: dict[str, Any] = {"act_signed": "always"}
+INT4: dict[str, Any] = {"weight_bits": 4, "act_bits": 32}
+TABLE: list[tuple[dict[str, Any], bool]] = [
+    (SIGNED, True),
+    ({**SIGNED, "granularity": "per_tensor"}, True),
+    ({**SIGNED, "bn_fold": "none"}, True),
+    ({**SIGNED, "overrides": {"classifier": {"quantize": False}}}, True),
+    (INT4, True),
+    ({**INT4, "granularity": "per_tensor"}, True),
+    ({}, False),
+    ({"scheme": "asymmetric"}, False),
+    ({**INT4, "scheme": "asymmetric"}, False),
+    ({**SIGNED, "weight_bits": 16, "act_bits": 16}, False),
+    ({**SIGNED, "weight_bits": 4}, False),
+    ({**SIGNED, "weight_bits": 4, "act_bits": 4}, False),
+    ({"act_bits": 32}, False),
+    ({**SIGNED, "overrides": {"classifier": {"weight_bits": 4}}}, False),
+]
+
+
+@pytest.mark.parametrize(("settings", "is_supported"), TABLE, ids=str)
+def test_table_and_rules_agree_on_an_export(settings: dict[str, Any], is_supported: bool, tmp_path: Path) -> None:
+    spec = PtqSpec(method="ptq", **settings)
+    model = prepare(trained_model(), spec, EXAMPLE).model
+    calibrate(model, [TRAIN.images_NCHW])
+    freeze(model)
+    export_onnx(model, EXAMPLE, tmp_path / "model.onnx", metadata={})
+    assert (find_unsupported(spec, "tensorrt") is None) == is_supported
+    assert (find_unsupported_layers(describe_layers(model), "tensorrt") is None) == is_supported
+    assert (lint_for_tensorrt(onnx.load(tmp_path / "model.onnx")) == []) == is_supported
+
+
+def test_narrow_grids_are_refused_by_the_table_which_sees_what_no_graph_shows() -> None:
+    assert find_unsupported(PtqSpec(method="ptq", weight_bits=6, act_bits=6, act_signed="always"), "tensorrt")
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NARROW if name not in ("small_cnn", "resnet18")]
+
+
+@pytest.mark.trt_aot
+@pytest.mark.parametrize("name", ["small_cnn", "resnet18", *SLOW])
+@pytest.mark.parametrize("settings", [SIGNED, INT4], ids=["W8A8", "W4A32"])
+def test_every_architecture_builds_as_it_asks(name: str, settings: dict[str, Any], trt: Any, tmp_path: Path) -> None:
+    model, images_NCHW = frozen(name, PtqSpec(method="ptq", **settings), NARROW[name])
+    export_onnx(model, images_NCHW[:2], tmp_path / "model.onnx", metadata={})
+    report = check_ahead_of_time(tmp_path / "model.onnx")
+    assert (report.refused_by, report.reasons) == (None, ())
+    asked = "int8" if settings is SIGNED else "int4 weights"
+    assert {layer.asked for layer in report.layers} == {asked}
+    assert {layer.input_type for layer in report.layers} == ({"Int8"} if settings is SIGNED else {"Float"})
+
+
+@pytest.mark.trt_aot
+@pytest.mark.parametrize(("half", "precision"), [(False, "Float"), (True, "Half")])
+def test_float_models_build_in_their_own_type(half: bool, precision: str, trt: Any, tmp_path: Path) -> None:
+    export_onnx(trained_model(), EXAMPLE, tmp_path / "model.onnx", metadata={}, half=half)
+    report = check_ahead_of_time(tmp_path / "model.onnx")
+    assert report.refused_by is None
+    assert {layer.input_type for layer in report.layers} == {precision}
