@@ -37,6 +37,7 @@ class Pets:
         self.add("small", "ptq", self.quantized, reference_trial_id="float", weight_bits=4, act_bits=4)
         manifest = {
             "name": "pets",
+            "runtimes": ["torch"],
             "groupings": {"d": ["sex", "sex*label"]},
             "plan": self.plan,
             "provenance": {},

@@ -55,7 +55,7 @@ def test_everything_is_handed_out_once_and_then_it_says_finished(searcher: PlanS
         seen += [trial.trial_id for trial in trials_of(config)]
         finish(searcher, str(number), config)
         number += 1
-    assert len(seen) == len(set(seen)) == 16
+    assert len(seen) == len(set(seen)) == 17
     assert not any([searcher.running, searcher.heard, searcher.pids, searcher.errors, searcher.started])
 
 

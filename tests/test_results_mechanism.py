@@ -46,7 +46,9 @@ def fill(folder: Path, *, lost: list[int], curvature: list[float] | None, seeds:
             key = {"trial_id": reference, "grouping": "team", "split": "train", "statistic": "grad_norm", "n": 9}
             values = zip(GROUPS, curvature, strict=True)
             store.write_mechanism(reference, [{**key, "group": group, "value": value} for group, value in values])
-    store.write_manifest({"name": "why", "groupings": {"d": ["team"]}, "plan": plan, "provenance": {}})
+    store.write_manifest(
+        {"name": "why", "runtimes": ["torch"], "groupings": {"d": ["team"]}, "plan": plan, "provenance": {}}
+    )
     return {name: table.to_pandas() for name, table in build_tables(store).items()}
 
 

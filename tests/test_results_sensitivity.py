@@ -41,7 +41,9 @@ def store(tmp_path: Path) -> Store:
         store.write_layers(trial["trial_id"], [{"trial_id": trial["trial_id"], "layer": "fc"}])
         store.write_trial({**trial, "status": "ok"})
     planned = [{**trial, "needs": []} for trial in plan]
-    store.write_manifest({"name": "planted", "groupings": {"d": ["hair"]}, "plan": planned, "provenance": {}})
+    store.write_manifest(
+        {"name": "planted", "runtimes": ["torch"], "groupings": {"d": ["hair"]}, "plan": planned, "provenance": {}}
+    )
     return store
 
 

@@ -67,7 +67,13 @@ class Sweep:
         self.store.write_trial({**row, "status": "ok", "n_test": 600})
 
     def tables(self) -> dict[str, Any]:
-        manifest = {"name": "planted", "groupings": {"d": ["hair", "hair*sex"]}, "plan": self.plan, "provenance": {}}
+        manifest = {
+            "name": "planted",
+            "runtimes": ["torch"],
+            "groupings": {"d": ["hair", "hair*sex"]},
+            "plan": self.plan,
+            "provenance": {},
+        }
         self.store.write_manifest(manifest)
         return {name: table.to_pandas() for name, table in build_tables(self.store).items()}
 
@@ -418,7 +424,9 @@ def test_a_csv_of_groups_that_does_not_fit_is_refused(sweep: Sweep, csv: str, me
 def test_a_csv_for_several_data_sets_must_name_them(sweep: Sweep) -> None:
     sweep.plan_trial("other", "fp32")
     sweep.plan[-1]["dataset_id"] = "e"
-    sweep.store.write_manifest({"name": "planted", "groupings": {}, "plan": sweep.plan, "provenance": {}})
+    sweep.store.write_manifest(
+        {"name": "planted", "runtimes": ["torch"], "groupings": {}, "plan": sweep.plan, "provenance": {}}
+    )
     with pytest.raises(
         StoreError, match=r"my.csv needs a column dataset_id: this store holds the data sets \['d', 'e'\]"
     ):
