@@ -213,6 +213,7 @@ def test_a_searcher_passes_on_how_far_a_worker_is(searcher: PlanSearcher, capsys
     assert first.trial_id in searcher.queue.unfinished
 
 
+@pytest.mark.slow
 def test_on_ray_a_long_training_is_heard_of_while_it_runs(tmp_path: Path) -> None:
     file = tmp_path / "tiny.toml"
     file.write_text(SWEEP)

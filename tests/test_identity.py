@@ -30,15 +30,15 @@ def base(*extra: str) -> tuple[str, ...]:
     """A small sweep in which every setting below has an effect."""
     return (
         "seeds=[0]",
-        "quant.0={method='ptq', weight_bits=4, act_bits=4, act_observer='percentile'}",
-        "quant.1={method='qat', weight_bits=4, act_bits=4, epochs=5, lr=0.001}",
+        "quant=[{method='ptq', weight_bits=4, act_bits=4, act_observer='percentile'}, "
+        "{method='qat', weight_bits=4, act_bits=4, epochs=5, lr=0.001}]",
         *extra,
     )
 
 
 UNCHANGED = [
     "name='other'",
-    "runtimes=['torch']",
+    "runtimes=['torch', 'onnxruntime', 'tensorrt']",
     "analysis=['sqnr', 'sensitivity']",
     "resources.qat={cpu=2, gpu=0.5}",
     "retry={crash=5, timeout_s=60}",

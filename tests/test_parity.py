@@ -21,9 +21,7 @@ ALWAYS = [
     ("small_cnn", "W8A8", "symmetric", "ptq"),
     ("small_cnn", "W4A4", "asymmetric", "qat"),
     ("nin", "W8A8", "asymmetric", "qat"),
-    ("nin_gc", "W4A4", "symmetric", "ptq"),
     ("resnet18", "W4A8", "symmetric", "qat"),
-    ("trident", "W16A16", "asymmetric", "ptq"),
 ]
 
 

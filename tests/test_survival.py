@@ -128,6 +128,7 @@ def test_a_trial_that_hangs_on_ray_is_a_failed_row_that_says_where(simulated: Ru
     assert row["total_s"] == pytest.approx(2, abs=20)
 
 
+@pytest.mark.slow
 def test_a_trial_that_hangs_and_holds_its_worker_is_ended_with_it(simulated: Run) -> None:
     row = assert_all_but_special_are_ok(simulated, simulated.go(run_ray, hold_the_interpreter, timeout_s=1.0, crash=1))
     assert row["status"] == "failed"
@@ -169,6 +170,7 @@ def take_memory(n_bytes: int) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_trial_that_takes_too_much_memory_is_a_failed_row_that_says_so(simulated: Run, little_memory: int) -> None:
     rows = simulated.go(run_ray, partial(take_memory, little_memory), crash=1)
     row = assert_all_but_special_are_ok(simulated, rows)
