@@ -172,6 +172,17 @@ def test_every_head_is_an_output(tmp_path: Path) -> None:
     assert [output.shape for output in outputs] == [(3, 5), (3, 9), (3, 2)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_torchvisions_classifiers_are_exported(tmp_path: Path) -> None:
+    images_NCHW = torch.randn(8, 3, 64, 64)
+    model = build_model(ModelSpec(name="torchvision:squeezenet1_1"), in_channels=3, n_classes=10, seed=0, task=None)
+    prepared = prepare(model, PtqSpec(method="ptq"), images_NCHW).model
+    calibrate(prepared, [images_NCHW])
+    freeze(prepared)
+    export_onnx(prepared, images_NCHW, tmp_path / "model.onnx", metadata={})
+    found_NK = OnnxRuntime(tmp_path / "model.onnx", session="exact", n_threads=1)(images_NCHW.numpy())
+    assert np.abs(found_NK - predict(prepared, [images_NCHW]).numpy()).max() < 0.05
+
+
 def test_additions_whose_inputs_are_quantized_are_too(tmp_path: Path) -> None:
     spec = PtqSpec(method="ptq", quantize_adds=True)
     model, images_NCHW = frozen("resnet18", spec, 8)

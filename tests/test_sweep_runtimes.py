@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -255,8 +256,6 @@ def test_a_time_limit_ends_the_runtime_and_leaves_the_trial(
     finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wait(*_: object) -> None:
-        import time
-
         time.sleep(30)
 
     monkeypatch.setitem(deployment.MEASURES, "onnxruntime", wait)
@@ -321,3 +320,22 @@ def test_a_trial_that_is_not_finished_cannot_be_exported(finished: Place, tmp_pa
     place.store.remove_trial(trial_id)
     code, said = export(place, trial_id)
     assert (code, "is not finished: run the sweep first" in said) == (2, True)
+
+
+@pytest.mark.slow
+def test_on_ray_a_killed_sweep_goes_on_with_the_runtimes_that_are_missing(finished: Place, tmp_path: Path) -> None:
+    place = copy(finished, tmp_path)
+    before, words = place.mtimes(), ["sweep", str(place.file), 'runtimes=["torch", "onnxruntime"]']
+    command = [sys.executable, "-m", "orchestrator", *words, "--store", place.store.location]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while driver.poll() is None and not place.statuses("onnxruntime"):
+        time.sleep(0.2)
+    driver.kill()
+    driver.wait()
+    kept = {path: path.stat().st_mtime_ns for path in Path(place.store.location, "runtimes").iterdir()}
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert set(place.statuses("onnxruntime").values()) == {"ok"}
+    assert len(place.statuses("onnxruntime")) == N_TRIALS
+    assert place.mtimes() == before
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -8,6 +8,7 @@ import pytest
 from deployed_models import NARROW, frozen
 from quant_digits import EXAMPLE, TRAIN, trained_model
 
+from orchestrator.spec import load_sweep
 from quant import (
     PtqSpec,
     calibrate,
@@ -80,3 +81,11 @@ def test_float_models_build_in_their_own_type(half: bool, precision: str, trt: A
     report = check_ahead_of_time(tmp_path / "model.onnx")
     assert report.refused_by is None
     assert {layer.input_type for layer in report.layers} == {precision}
+
+
+@pytest.mark.parametrize("name", ["quickstart", "utkface"])
+def test_a_quantized_configuration_of_the_sweep_is_deployable(name: str) -> None:
+    specs = [spec for experiment in load_sweep(name, []).experiments for spec in experiment.quant]
+    deployable = [spec for spec in specs if find_unsupported(spec, "tensorrt") is None]
+    assert [(spec.weight_bits, spec.act_bits) for spec in deployable] == [(8, 8)]
+    assert all(find_unsupported(spec, "onnxruntime") is None for spec in specs)

@@ -19,7 +19,7 @@ from torch import nn
 
 from quant import ModelSpec, OnnxRuntime, PtqSpec, build_model, calibrate, export_onnx, freeze, prepare
 
-ROUNDS = {1: 51, 256: 7}
+ROUNDS = {1: 51, 256: 11}
 MODELS = ("small_cnn", "nin", "resnet18")
 SETTINGS: dict[str, dict[str, Any]] = {
     "W8A8": {},
