@@ -26,7 +26,7 @@ from orchestrator.memory import Memory
 from orchestrator.plan import OUT_OF_MEMORY, PlannedTrial
 from orchestrator.spec import Resources
 from orchestrator.work import Outcome
-from results import Store, WriteError
+from results import DEPLOYED, Store, WriteError
 
 CURVATURE_BATCH_SIZE = 64  # the graph of a batch is held
 CALIBRATIONS: Memory[quant.Calibration] = Memory(4)  # of reference models, by `Bench.reference_key` and the images
@@ -74,7 +74,12 @@ def run_trial(
 def _run(
     trial: PlannedTrial, store: Store, journal: Journal, open_bench: Callable[[], Bench]
 ) -> tuple[Outcome, torch.nn.Module | None]:
-    """Run the trial itself and write its row; return how it ended and its model."""
+    """Run the trial itself and write its row; return how it ended and its model.
+
+    What runtimes measured of it before, it may be with another model, is forgotten first.
+    """
+    for runtime in DEPLOYED:
+        store.remove_runtime(trial.trial_id, runtime)
     row, drop, model = {**trial.columns(), "code_version": find_code_version()}, None, None
     try:
         columns, drop, model = _measure(open_bench())

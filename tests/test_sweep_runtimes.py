@@ -176,6 +176,9 @@ def test_a_model_that_was_not_kept_says_how_it_comes_back(finished: Place, tmp_p
     code, said = place.run("sweep", 'runtimes=["torch", "onnxruntime"]')
     assert code == 1
     assert f"stages/{lost}.pt is missing: delete trials/{lost}.parquet, and `sweep` runs the trial again" in said
+    place.store.remove_trial(lost)
+    assert place.run("sweep", 'runtimes=["torch", "onnxruntime"]')[0] == 0
+    assert place.statuses("onnxruntime")[lost] == "ok"
 
 
 @pytest.mark.parametrize("folder", ["predictions", "runtimes"])
