@@ -172,6 +172,56 @@ def test_every_head_is_an_output(tmp_path: Path) -> None:
     assert [output.shape for output in outputs] == [(3, 5), (3, 9), (3, 2)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+class Odd(nn.Module):
+    """Grouped and transposed convolutions, a layer called twice, batch norms with negative and zero factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.grouped, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.BatchNorm2d(8)
+        self.up, self.bn3 = nn.ConvTranspose2d(8, 6, 2, stride=2, bias=False), nn.BatchNorm2d(6)
+        self.grouped_up, self.bn4 = nn.ConvTranspose2d(6, 6, 2, stride=2, groups=3), nn.BatchNorm2d(6)
+        self.twice, self.bn5 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.last, self.bn6 = nn.Linear(6, 5), nn.BatchNorm1d(5)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+        self.bn1.weight.data[2] = 0
+
+    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        x = self.bn2(self.grouped(self.bn1(self.first(images_NCHW)).relu())).relu()
+        x = self.bn4(self.grouped_up(self.bn3(self.up(x)))).relu()
+        x = self.bn5(self.twice(self.twice(x)))
+        return self.bn6(self.last(x.mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"granularity": "per_tensor"},
+        {"scheme": "asymmetric", "granularity": "per_tensor", "weight_bits": 5, "act_bits": 5},
+        {"weight_bits": 4, "act_bits": 32, "overrides": {"grouped": {"quantize": False}}},
+    ],
+    ids=str,
+)
+def test_batch_norms_behind_odd_layers_change_no_number(settings: dict[str, Any], tmp_path: Path) -> None:
+    images_NCHW = torch.randn(64, 3, 8, 8)
+    model = prepare(Odd(), PtqSpec(method="ptq", bn_fold="none", **settings), images_NCHW[:2]).model
+    calibrate(model, [images_NCHW])
+    freeze(model)
+    export_onnx(model, images_NCHW[:2], tmp_path / "model.onnx", metadata={})
+    found_NK = OnnxRuntime(tmp_path / "model.onnx", session="exact", n_threads=1)(images_NCHW.numpy())
+    difference = np.abs(found_NK - predict(model, [images_NCHW]).numpy())
+    assert np.median(difference) < 1e-6
+    assert difference.max() < 0.02
+
+
 def test_torchvisions_classifiers_are_exported(tmp_path: Path) -> None:
     images_NCHW = torch.randn(8, 3, 64, 64)
     model = build_model(ModelSpec(name="torchvision:squeezenet1_1"), in_channels=3, n_classes=10, seed=0, task=None)
