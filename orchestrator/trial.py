@@ -9,7 +9,7 @@ Runs alike in this process and in a Ray worker. Whatever a trial raises becomes 
 import time
 import traceback
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,8 +61,8 @@ def run_trial(
     """
     journal = Journal(watch, describe_run(trial, resources))
     is_done = store.read_status(trial.trial_id) == "ok"
-    keep = store.add_to_log if is_done else store.write_log
-    with journal.kept_by(partial(keep, trial.trial_id)):
+    said = store.read_log(trial.trial_id) if is_done else ""
+    with journal.kept_by(lambda text: store.write_log(trial.trial_id, said + text)):
         torch.set_num_threads(resources.n_threads)
         open_bench = cache(lambda: set_up(trial, store, journal, find_device(resources)))
         outcome, model = (Outcome(trial.trial_id, "ok"), None) if is_done else _run(trial, store, journal, open_bench)

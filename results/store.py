@@ -261,11 +261,14 @@ class Store:
 
     def add_to_log(self, trial_id: str, text: str) -> None:
         """Add to what a trial said before it was ended."""
+        self.write_log(trial_id, self.read_log(trial_id) + text)
+
+    def read_log(self, trial_id: str) -> str:
+        """Return what a trial said, or nothing where it left no log."""
         try:
-            said = self.files.read(f"logs/{trial_id}.log").decode()
+            return self.files.read(f"logs/{trial_id}.log").decode()
         except FileNotFoundError:
-            said = ""
-        self.write_log(trial_id, said + text)
+            return ""
 
     def log_path(self, trial_id: str) -> str:
         """Where a person finds the log of a trial."""

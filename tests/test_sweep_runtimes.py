@@ -115,6 +115,14 @@ def test_predictions_of_a_restored_model_are_those_of_the_trial(deployed: Place)
         assert same >= 0.995
 
 
+def test_a_log_goes_on_where_the_trial_ended(deployed: Place, finished: Place) -> None:
+    for trial_id in finished.store.trial_ids():
+        before, after = (place.store.read_log(trial_id) for place in (finished, deployed))
+        assert after.startswith(before)
+        assert after.count("measures onnxruntime") == 1
+        assert "of 898 test answers are not torch's" in after
+
+
 def test_a_second_sweep_has_nothing_to_do(deployed: Place) -> None:
     code, said = deployed.run("sweep", ALL)
     assert code == 0
