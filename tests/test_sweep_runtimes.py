@@ -171,8 +171,8 @@ def test_a_runtime_that_fails_is_a_row_and_runs_again_when_asked(
     assert all(place.store.read_status(i) == "ok" for i in place.store.trial_ids())
     assert "Nothing to run" in place.run("sweep", words)[1]
     before = place.mtimes()
-    code, _ = place.run("sweep", words, "--retry-failed")
-    assert (code, set(place.statuses("onnxruntime").values())) == (0, {"ok"})
+    code, said = place.run("sweep", words, "--retry-failed", "--limit", "2")
+    assert (code, "onnxruntime: 2 ok, 3 failed, 0 unsupported, 0 missing" in said) == (1, True)
     assert place.mtimes() == before
 
 
