@@ -34,7 +34,10 @@ def write_artifacts(store: Store, trial_id: str, runtime: str, folder: Path | No
     bench = set_up(trial, store, Journal(lambda text: None), find_device(Resources()))
     path, model = folder / "model.onnx", bench.restore()
     _refuse(quant.find_unsupported_layers(quant.describe_layers(model), runtime))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError([Problem("--output", f"cannot be made: {error}.")]) from error
     try:
         export_trial(bench, model, path, half=half)
         engine = _build_engine(bench, path) if runtime == "tensorrt" else []

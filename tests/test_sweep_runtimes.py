@@ -325,6 +325,12 @@ def test_an_export_that_cannot_be_says_why_and_leaves_nothing(
     assert not list(tmp_path.rglob("*.*"))
 
 
+def test_a_folder_that_cannot_be_made_is_named(finished: Place, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    code, said = export(finished, min(finished.store.trial_ids()), "--output", str(tmp_path / "out"))
+    assert (code, "`--output` cannot be made" in said) == (2, True)
+
+
 def test_a_trial_that_is_not_finished_cannot_be_exported(finished: Place, tmp_path: Path) -> None:
     place = copy(finished, tmp_path)
     trial_id = min(place.store.trial_ids())
