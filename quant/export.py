@@ -90,8 +90,8 @@ def _check(model: nn.Module, *, half: bool) -> None:
     if half and found:
         raise ExportError("a quantized model computes in float32 between its integers: export it without `half`")
     require_calibrated(model)
-    if any(quantizer.mode in ("follow", "learn") for quantizer in found):
-        raise ExportError("the model is still in training: call `freeze` first")
+    if any(quantizer.mode != ("frozen" if quantizer.spec.role == "weight" else "fixed") for quantizer in found):
+        raise ExportError("the model is not frozen: call `freeze` first")
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     if n_bytes > MOST_BYTES:
         raise ExportError(f"the model has {n_bytes / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB: shrink it")
@@ -118,7 +118,7 @@ def _export(model: nn.Module, example_NCHW: Tensor, names: list[str]) -> ir.Mode
     batch = {
         str(value.shape[0]) for value in (*program.model.graph.inputs, *program.model.graph.outputs) if value.shape
     }
-    if len(batch) != 1:
+    if len(batch) != 1 or batch.pop().isdigit():  # a digit: a loop over the images, unrolled
         raise ExportError(
             f"{type(model).__name__} cannot be exported: it gives {names[0]} for a fixed number of images"
         )

@@ -8,7 +8,8 @@ weights       quantfair::dequantize          -> DequantizeLinear of an integer i
 Weights are the integers where they lie on their grid: nothing is quantized again. The smallest type of ONNX that holds
 a grid stores it; QuantizeLinear saturates at the ends of its type, so a grid that is narrower (2, 3, 5 ... bits) has a
 Clip before it. A zero point of 0 is left out where the type has 4 bits: ONNX Runtime 1.32 drops a Relu before a
-QuantizeLinear of int4 that has one (ReluQuantRewrite).
+QuantizeLinear of int4 that has one (ReluQuantRewrite). Activations with another zero point are never stored
+in 4 bits: it cannot load a Clip before such a QuantizeLinear, nor a layer of 8-bit weights with one on either side.
 
 A batch norm behind a quantized layer goes into scale and bias of the layer. That moves no weight on its grid either:
     level * scale * f = level * (scale * f);   where f < 0, the mirrored level times scale * abs(f)
@@ -87,7 +88,9 @@ class ActivationQDQ(nn.Module):
         super().__init__()
         self.register_buffer("scale", quantizer.scale.detach().clone())
         self.zero_point = int(quantizer.zero_point)
-        self.bounds, self.storage = (quantizer.quant_min, quantizer.quant_max), Storage.of(quantizer).name
+        storage = Storage.of(quantizer)
+        storage = storage if self.zero_point == 0 else storage._replace(bits=max(storage.bits, 8))
+        self.bounds, self.storage = (quantizer.quant_min, quantizer.quant_max), storage.name
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` on the grid."""

@@ -75,7 +75,7 @@ def dequantized(model: onnx.ModelProto) -> dict[str, np.ndarray]:
         ({"weight_bits": 8, "act_bits": 8, "act_signed": "always"}, "INT8", {"INT8"}),
         ({"weight_bits": 8, "act_bits": 8, "scheme": "asymmetric"}, "UINT8", {"UINT8"}),
         ({"weight_bits": 4, "act_bits": 8, "granularity": "per_tensor"}, "INT4", {"INT8", "UINT8"}),
-        ({"weight_bits": 4, "act_bits": 4, "scheme": "asymmetric"}, "UINT4", {"UINT4"}),
+        ({"weight_bits": 4, "act_bits": 4, "scheme": "asymmetric"}, "UINT4", {"UINT4", "UINT8"}),
         ({"weight_bits": 16, "act_bits": 16}, "INT16", {"INT16", "UINT16"}),
         ({"weight_bits": 2, "act_bits": 12}, "INT4", {"INT16", "UINT16"}),
     ],
@@ -206,6 +206,8 @@ class Odd(nn.Module):
         {},
         {"granularity": "per_tensor"},
         {"scheme": "asymmetric", "granularity": "per_tensor", "weight_bits": 5, "act_bits": 5},
+        {"scheme": "asymmetric", "act_bits": 4},
+        {"scheme": "asymmetric", "weight_bits": 3, "act_bits": 3},
         {"weight_bits": 4, "act_bits": 32, "overrides": {"grouped": {"quantize": False}}},
     ],
     ids=str,
@@ -268,10 +270,23 @@ class OneSize(nn.Module):
         return images_NCHW.reshape(2, -1)
 
 
+class OneByOne(nn.Module):
+    """A loop over the images, which the exporter unrolls."""
+
+    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        return torch.stack([image_CHW.mean((1, 2)) for image_CHW in images_NCHW])
+
+
 def iao() -> nn.Module:
     model = prepare(trained_model(), PtqSpec(method="ptq", preset="iao", act_observer="percentile"), EXAMPLE).model
     calibrate(model, [TRAIN.images_NCHW])
     freeze(model)
+    return model
+
+
+def calibrated() -> nn.Module:
+    model = prepare(trained_model(), PtqSpec(method="ptq"), EXAMPLE).model
+    calibrate(model, [TRAIN.images_NCHW])
     return model
 
 
@@ -287,8 +302,10 @@ def in_training() -> nn.Module:
         (Branching, {}, "Branching cannot be exported: .*data-dependent"),
         (Strange, {}, "Strange cannot be exported: .*bessel_j0"),
         (OneSize, {}, "OneSize cannot be exported: it gives logits for a fixed number of images"),
+        (OneByOne, {}, "OneByOne cannot be exported: it gives logits for a fixed number of images"),
         (iao, {}, "preset 'iao' rounds half away from zero.* set preset = 'none'"),
-        (in_training, {}, "still in training: call `freeze`"),
+        (in_training, {}, "not frozen: call `freeze`"),
+        (calibrated, {}, "not frozen: call `freeze`"),
         (lambda: prepare(trained_model(), PtqSpec(method="ptq"), EXAMPLE).model, {}, "has no .* range yet"),
         (quantized, {"half": True}, "export it without `half`"),
     ],
