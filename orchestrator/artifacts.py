@@ -50,12 +50,20 @@ def write_artifacts(store: Store, trial_id: str, runtime: str, folder: Path | No
 
 def _find_trial(store: Store, trial_id: str) -> PlannedTrial:
     """Return the planned trial whose id begins so, if there is one and it is finished."""
-    sweep = parse_sweep(store.read_manifest()["sweep"])
-    plan = make_plan(sweep, {e.dataset: find_dataset_id(e.dataset) for e in sweep.experiments})
-    found = [trial for trial in plan if trial.trial_id.startswith(trial_id)]
-    if len(found) != 1:
-        what = "begins no trial's id" if not found else f"begins the ids of {len(found)} trials"
+    manifest = store.read_manifest()
+    ids = [row["trial_id"] for row in manifest["plan"] if row["trial_id"].startswith(trial_id)]
+    if len(ids) != 1:
+        what = "begins no trial's id" if not ids else f"begins the ids of {len(ids)} trials"
         raise RequestError([Problem("TRIAL_ID", f"'{trial_id}' {what} of this sweep: the table `trials` lists them.")])
+    sweep = parse_sweep(manifest["sweep"])
+    try:
+        plan = make_plan(sweep, {e.dataset: find_dataset_id(e.dataset) for e in sweep.experiments})
+    except ValueError as error:  # a file of weights
+        raise error if isinstance(error, RequestError) else RequestError([Problem("", str(error))]) from error
+    found = [trial for trial in plan if trial.trial_id == ids[0]]
+    if not found:
+        fault = "cannot be built here: its data or weights changed since it ran, or the version of quantfair did."
+        raise RequestError([Problem("TRIAL_ID", f"{ids[0]} {fault}")])
     if store.read_status(found[0].trial_id) != "ok":
         raise RequestError([Problem("TRIAL_ID", f"{found[0].trial_id} is not finished: run the sweep first.")])
     return found[0]

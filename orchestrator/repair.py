@@ -65,19 +65,21 @@ def find_damaged_stages(request: Request) -> list[DamagedError]:
     """Return the stages that trials which are to run need, and that are damaged or missing.
 
     Such a stage is trained anew, so what it needs itself is looked at too: needs come earlier in the plan. Each stage
-    is read once, however many trials need it.
+    is read once, however many trials need it. A trial that only lacks runtimes writes no stage.
     """
     to_run, sound, found = set(request.state.to_run), set[str](), []
+    written = to_run - request.wanted.keys()
     for trial in reversed(request.plan):
         if trial.trial_id not in to_run:
             continue
-        for need in set(trial.needs) - to_run - sound:
+        for need in set(trial.needs) - written - sound:
             try:
                 request.store.check_stage(need)
                 sound.add(need)
             except DamagedError as error:
                 found.append(error)
                 to_run.add(need)
+                written.add(need)
     return found
 
 

@@ -43,12 +43,14 @@ def fail(trial: PlannedTrial, store: Store, error: str, **columns: object) -> St
 
     A trial whose own row is written has only lost the runtime that comes next.
     """
-    if store.read_status(trial.trial_id) is None:
+    status = store.read_status(trial.trial_id)
+    if status is None:
         store.write_trial({**trial.columns(), "status": "failed", "error": error, **columns})
         return "failed"
-    for runtime in list_missing(trial, store)[:1]:
-        store.write_runtime(trial.trial_id, runtime, [{"status": "failed", "reason": error}])
-    return "ok"
+    if status == "ok":
+        for runtime in list_missing(trial, store)[:1]:
+            store.write_runtime(trial.trial_id, runtime, [{"status": "failed", "reason": error}])
+    return status
 
 
 def summarize_runtimes(

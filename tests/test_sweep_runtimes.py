@@ -189,6 +189,17 @@ def test_a_model_that_was_not_kept_says_how_it_comes_back(finished: Place, tmp_p
     assert place.statuses("onnxruntime")[lost] == "ok"
 
 
+def test_a_lost_float_stage_is_trained_anew_before_runtimes_need_it(finished: Place, tmp_path: Path) -> None:
+    place = copy(finished, tmp_path)
+    trials = place.store.read_trials().to_pandas().set_index("trial_id")
+    lost = str(trials.index[trials["method"] == "fp32"][0])
+    Path(place.store.location, "stages", f"{lost}.pt").unlink()
+    code, said = place.run("sweep", 'runtimes=["torch", "onnxruntime"]')
+    assert code == 0
+    assert f"stages/{lost}.pt is missing; `sweep` runs trial {lost} again" in said
+    assert set(place.statuses("onnxruntime").values()) == {"ok"}
+
+
 @pytest.mark.parametrize("folder", ["predictions", "runtimes"])
 def test_damage_of_a_runtime_costs_that_runtime_alone(deployed: Place, folder: str, tmp_path: Path) -> None:
     place = copy(deployed, tmp_path)
@@ -263,6 +274,13 @@ def test_a_trial_without_a_row_that_is_ended_from_outside_has_failed(tmp_path: P
     assert read_end(trial, store) == "failed"
 
 
+def test_a_trial_that_failed_by_itself_just_before_it_is_ended_stays_failed(tmp_path: Path) -> None:
+    trial, store = planned(bits=8), Store.open(str(tmp_path))
+    store.write_trial({**trial.columns(), "status": "failed", "error": "ValueError: it was so"})
+    assert fail(trial, store, "TimedOut: too late") == "failed"
+    assert store.read_runtime(trial.trial_id, "onnxruntime") is None
+
+
 def test_a_time_limit_ends_the_runtime_and_leaves_the_trial(
     finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +347,22 @@ def test_a_folder_that_cannot_be_made_is_named(finished: Place, tmp_path: Path) 
     (tmp_path / "out").write_text("a file")
     code, said = export(finished, min(finished.store.trial_ids()), "--output", str(tmp_path / "out"))
     assert (code, "`--output` cannot be made" in said) == (2, True)
+
+
+def test_a_trial_whose_data_or_weights_changed_says_so(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial_id = min(finished.store.trial_ids())
+    monkeypatch.setattr("orchestrator.artifacts.find_dataset_id", lambda spec: "of other data")
+    code, said = export(finished, trial_id)
+    assert code == 2
+    assert f"{trial_id} cannot be built here: its data or weights changed since it ran" in said
+
+    def refuse(*_: object) -> None:
+        raise ValueError("`model.weights`: there is no file w.pt; give the path of a state dict")
+
+    monkeypatch.setattr("orchestrator.artifacts.make_plan", refuse)
+    code, said = export(finished, trial_id)
+    assert code == 2
+    assert "there is no file w.pt" in said
 
 
 def test_a_trial_that_is_not_finished_cannot_be_exported(finished: Place, tmp_path: Path) -> None:
