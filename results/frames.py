@@ -73,6 +73,7 @@ class Frames:
     sensitivity = _Table("What each group of val images loses where one layer alone is quantized.")
     mechanism = _Table("By trial and group: statistics that may explain a drop.")
     group_metrics = _Table("By trial, grouping and group: accuracy, recall and others in [0, 1], with intervals.")
+    reliability = _Table("By configuration, group and bin of confidence: mean confidence beside accuracy, in [0, 1].")
     shifts = _Table("By pair of trials, group and class: the shift of the share predicted as it, in pp.")
     paired_metrics = _Table("By trial, comparison and group: the drop and the excess accuracy gap in pp, with tests.")
     disparity = _Table("By trial, comparison and grouping: how far groups are apart, with the noise floor and p.")

@@ -66,6 +66,11 @@ GROUP_METRICS = _schema(
     trial_id=_STR, runtime=_STR, grouping=_STR, group=_STR, metric=_STR, **{"class": _STR},
     n=_I32, n_train=_I32, value=_F64, ci_low=_F64, ci_high=_F64, ci_method=_STR, reason=_STR,
 )  # fmt: skip
+# One row for each bin of confidence that holds an image, over all seeds: `bin` 3 of 0 .. 9 is from 0.3 to below 0.4.
+RELIABILITY = _schema(
+    config_id=_STR, runtime=_STR, grouping=_STR, group=_STR, bin=_I8, n=_I32, n_seeds=_I32,
+    confidence=_F64, accuracy=_F64, ci_low=_F64, ci_high=_F64, reason=_STR,
+)  # fmt: skip
 SHIFTS = _schema(  # of the share of images predicted as a class
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, group=_STR, **{"class": _STR}, other_trial_id=_STR,
     n=_I32, other_share=_F64, share=_F64, shift_pp=_F64, ci_low_pp=_F64, ci_high_pp=_F64, reason=_STR,
@@ -140,6 +145,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "sensitivity": SENSITIVITY,
     "mechanism": MECHANISM,
     "group_metrics": GROUP_METRICS,
+    "reliability": RELIABILITY,
     "shifts": SHIFTS,
     "paired_metrics": PAIRED_METRICS,
     "disparity": DISPARITY,

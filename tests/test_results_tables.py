@@ -386,7 +386,7 @@ def test_equal_stores_give_equal_bytes(sweep: Sweep, tmp_path: Path) -> None:
     files = sorted((tmp_path / "tables").iterdir())
     before = [file.read_bytes() for file in files]
     sweep.tables()
-    assert len(files) == 20
+    assert len(files) == 21
     assert [file.read_bytes() for file in files] == before
 
 

@@ -100,15 +100,22 @@ def measure_ece(right_N: np.ndarray, confidence_N: np.ndarray, grouping: Groupin
     """Return each group's expected calibration error, in [0, 1], over 15 equally wide bins of the confidence.
 
     sum over bins of n_bin / n * |accuracy - mean confidence|. Noise adds to every term, so it is biased upward.
-    Source: Guo et al., On calibration of modern neural networks, ICML 2017, equation 3. (torchmetrics gives images of
-    confidence exactly 1 a sixteenth bin; here they are in the last one.)
+    Source: Guo et al., On calibration of modern neural networks, ICML 2017, equation 3.
     """
     if np.isnan(confidence_N).any():  # imported without logits
         return np.full(len(grouping.names), np.nan)
-    bins_N = np.minimum((confidence_N * N_BINS).astype(np.int64), N_BINS - 1)
+    bins_N = find_bins(confidence_N, N_BINS)
     n_cells = len(grouping.names) * N_BINS
     error_GB = np.bincount(grouping.test_N * N_BINS + bins_N, weights=right_N - confidence_N, minlength=n_cells)
     return divide(np.abs(error_GB).reshape(-1, N_BINS).sum(axis=1), grouping.sizes("test"))
+
+
+def find_bins(confidence_N: np.ndarray, n_bins: int) -> np.ndarray:
+    """Return the bin of each image, 0 .. n_bins - 1: equally wide ones, each with its lower edge, the last with both.
+
+    (torchmetrics gives images of confidence exactly 1 a bin of their own.)
+    """
+    return np.minimum((confidence_N * n_bins).astype(np.int64), n_bins - 1)
 
 
 def add_metric(

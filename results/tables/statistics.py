@@ -19,11 +19,12 @@ from results.tables.groups import add_group_metrics
 from results.tables.outcomes import Deployed, Measured, Outcomes, read_all_outcomes
 from results.tables.own import OwnValues
 from results.tables.pairs import add_pairs, compare_trials
+from results.tables.reliability import Reliability
 from results.tables.shifts import add_shifts
 
 Trials = Sequence[Mapping[str, Any]]
 Statuses = Mapping[tuple[str, str], str]  # of deployed runtimes, by trial_id and runtime
-_OF_TRIALS: Final = ("group_metrics", "shifts", "paired_metrics", "disparity", "families", "own_metrics")
+_OF_TRIALS: Final = ("group_metrics", "shifts", "paired_metrics", "disparity", "families", "own_metrics", "reliability")
 
 
 def build_statistics(
@@ -59,13 +60,15 @@ def build_statistics(
 def _read(
     store: Store, trials: Trials, runtime: str, test_set: TestSet, *, own: OwnValues, tables: Mapping[str, Rows]
 ) -> dict[str, Outcomes]:
-    """Read what trials answered, and add what is said of each alone."""
-    outcomes = {}
+    """Read what trials answered, and add what is said of each alone, and of the seeds of a configuration together."""
+    outcomes, reliability = {}, Reliability(test_set, trials)
     for answers, certainty in read_all_outcomes(store, [row["trial_id"] for row in trials], runtime, test_set):
         add_group_metrics(answers, certainty, test_set, tables["group_metrics"])
         add_class_metrics(answers, test_set, tables["group_metrics"])
         own.add_trial(answers, certainty, tables["group_metrics"])
+        reliability.add_trial(answers, certainty)
         outcomes[answers.trial_id] = answers
+    reliability.add_rows(tables["reliability"], runtime)
     return outcomes
 
 
