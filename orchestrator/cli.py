@@ -1,4 +1,4 @@
-"""The commands: sweep, plan, status, report, import, export, trt-check, data.
+"""The commands: sweep, plan, status, report, figure, import, export, trt-check, data.
 
 They read the request, call the rooms, and say what happened; `exit_codes.py` says how they end.
 """
@@ -15,6 +15,7 @@ import typer
 
 from orchestrator.cli_data import data_app
 from orchestrator.cli_deploy import export, trt_check
+from orchestrator.cli_figure import figure
 from orchestrator.cli_import import import_
 from orchestrator.cli_status import (
     MOST_REASONS,
@@ -139,6 +140,7 @@ def plan(
 
 app.command()(status)
 app.command(name="import")(import_)
+app.command()(figure)
 app.command()(export)
 app.command(name="trt-check")(trt_check)
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from results.frames import Frames, read
     from results.imports import import_predictions
     from results.metric_frame import to_fairlearn
+    from results.page.paper_figures import draw_figure
     from results.page.report import write_report
     from results.predictions import make_predictions
     from results.refresh import Derived, derive
@@ -45,6 +46,7 @@ __all__ = [
     "count_trials",
     "derive",
     "describe_mixed_pairs",
+    "draw_figure",
     "find_damage",
     "import_groups",
     "import_predictions",
@@ -96,6 +98,7 @@ _HOMES = {
     "make_predictions": "predictions",
     "write_exports": "exports.write",
     "write_report": "page.report",
+    "draw_figure": "page.paper_figures",
 }
 
 

@@ -111,11 +111,14 @@ def _order_of(trial: Trial) -> tuple[Any, ...]:
 def _say_setting(column: str, value: Any) -> str:
     if column in SETTINGS:
         return SETTINGS[column] + str(value or "none")
-    return f"{column.removeprefix('quant ')} {'default' if value is None else value}"
+    return f"{column.removeprefix('quant ')} {value}"
 
 
 def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
-    """Return for each config_id a short unique name: method, bits and the settings that vary within the method."""
+    """Return for each config_id a short unique name: method, bits and the settings that vary within the method.
+
+    A setting without a column of its own is left out where it is at its default.
+    """
     varying: dict[str, list[str]] = {}
     for variant in {name_variant(trial) for trial in trials}:
         same = [trial for trial in trials if name_variant(trial) == variant]
@@ -125,7 +128,8 @@ def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
     for trial in trials:
         variant, bits = name_variant(trial), name_bits(trial)
         start = variant if bits in ("FP32", IMPORTED) else f"{variant} {bits}"
-        settings = [_say_setting(column, trial.get(column)) for column in varying[variant]]
+        told = [column for column in varying[variant] if column in SETTINGS or trial.get(column) is not None]
+        settings = [_say_setting(column, trial.get(column)) for column in told]
         names[trial["config_id"]] = ", ".join([start, *settings]).replace("_", " ")
     uses = defaultdict(set)
     for config_id, name in names.items():

@@ -126,7 +126,8 @@ VERDICTS = _schema(
     reason=_STR,
 )  # fmt: skip
 CHOICES = _schema(  # of the configurations that answer one question, the best on val, and what it does on test
-    dataset_id=_STR, model=_STR, method=_STR, weight_bits=_I8, act_bits=_I8, criterion=_STR, grouping=_STR,
+    dataset_id=_STR, model=_STR, method=_STR, base=_STR, init=_STR, weight_bits=_I8, act_bits=_I8, criterion=_STR,
+    grouping=_STR,
     config_id=_STR, n_configs=_I32, n_seeds=_I32, val_value=_F64, test_value=_F64, best_test_value=_F64, reason=_STR,
 )  # fmt: skip
 CORRELATIONS = _schema(  # over the groups of a grouping, of what the reference says and what the groups then lose

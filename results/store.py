@@ -360,6 +360,10 @@ class Store:
         self.files.write("report.html", html.encode())
         return self.report_path
 
+    def read_report(self) -> str:
+        """Return the dashboard. Raises FileNotFoundError where none was written: `report` does."""
+        return self.files.read("report.html").decode()
+
     def write_built(self, record: Mapping[str, Any]) -> None:
         """Keep what the tables and the dashboard were built from."""
         self.files.write("tables/built.json", json.dumps(record).encode())

@@ -1,8 +1,10 @@
 """What every test shares: one torch thread, one seed, a private home for data, and real data where it must be."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import torch
@@ -11,6 +13,10 @@ from hypothesis import settings
 from quant import TensorRTMissing
 from quant.runtime_tensorrt import load_trt
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 torch.set_num_threads(1)
 settings.register_profile("quantfair", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("quantfair")
@@ -39,3 +45,25 @@ def trt() -> Any:
         if "trt_aot" in os.environ.get("QUANTFAIR_REQUIRE", ""):
             pytest.fail(f"QUANTFAIR_REQUIRE asks for trt_aot, but {error}")
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")  # no longer: its event loop would be in the way of other tests' own
+def browser() -> Iterator["Browser"]:
+    """Chromium, driven by playwright. Where QUANTFAIR_REQUIRE names browser, as in CI, its absence fails the test."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _give_up_browser("the package playwright is not installed")
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    if found is None:
+        _give_up_browser(f"none of {', '.join(CHROMIUM)} is on the PATH")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def _give_up_browser(reason: str) -> NoReturn:
+    if "browser" in os.environ.get("QUANTFAIR_REQUIRE", ""):
+        pytest.fail(f"QUANTFAIR_REQUIRE asks for a browser, but {reason}")
+    pytest.skip(reason)

@@ -12,7 +12,8 @@ ROOMS = ("orchestrator", "quant", "datasets", "results")
 MAY_ENTER = {"orchestrator": {"datasets", "quant", "results"}, "quant": set(), "datasets": set(), "results": set()}
 DOORS_OF_PACKAGES = {
     "ray": {f"orchestrator/executor_{name}.py" for name in ("ray", "worker", "cluster", "preflight", "metrics")},
-    "plotly": {"results/page/figures.py", "results/page/report.py"},
+    "plotly": {"results/page/report.py"},
+    "playwright": {"results/page/paper_figures.py"},
     # Besides the runtimes: programs that are shipped with a model, which import nothing of ours.
     "onnxruntime": {"quant/runtime_ort.py", "orchestrator/examples/predict_onnxruntime.py"},
     "tensorrt": {"quant/runtime_tensorrt.py", "orchestrator/examples/predict_tensorrt.py"},

@@ -7,8 +7,7 @@ import pytest
 
 from orchestrator.plan import PlannedTrial, find_state, make_plan
 from orchestrator.spec import load_sweep
-from results.configurations import name_configurations
-from results.page.facts import read_facts
+from results.configurations import name_configurations, order_trials
 from results.rows import table_of
 from results.schema import TRIALS
 
@@ -225,7 +224,7 @@ def test_labels_and_configs_tell_every_configuration_apart() -> None:
 
 def test_the_page_names_every_configuration_differently_and_in_words() -> None:
     rows = table_of((trial.columns() for trial in plan_of_variants()), TRIALS)
-    trials = read_facts({"trials": rows}).trials
+    trials = order_trials(rows)
     for model in {trial["float_model"] for trial in trials}:
         same = [trial for trial in trials if trial["float_model"] == model]
         names = name_configurations(same)

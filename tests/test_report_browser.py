@@ -1,17 +1,17 @@
-"""The page in a real browser: it draws everything, asks for nothing, and works by keyboard, on a phone, in the dark.
+"""The page in a real browser: it draws everything, asks for nothing, and works by keyboard, on a phone, in the dark."""
 
-Needs Chromium and the package playwright (in the extra `dev`). Without them these tests are skipped, unless the
-variable QUANTFAIR_REQUIRE names "browser".
-"""
-
-import os
-import shutil
+import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
-from synthetic_tables import make_tables
+from axe import find_violations
+from simulated_sweep import GROUP_NAMES, make_tables
 
 from results.page.report import render_report
 
@@ -19,41 +19,39 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+N_CHARTS = 14
+SETTINGS: dict[str, Any] = {
+    "datasets": ("digits", "faces"),
+    "mixtures": (None, "shares:0.6,0.2,0.1,0.05,0.03,0.02"),
+    "runtimes": ("torch", "onnxruntime"),
+    "bits": (8, 4),
+}
+FACES = "dataset=faces%2C+as+it+comes&grouping=ethnicity"
+READ = """() => Object.fromEntries([...document.querySelectorAll("figure")].map(figure => [figure.id, {
+    says: figure.querySelector(".says").textContent,
+    drawn: figure.querySelectorAll(".main-svg").length > 0,
+    rows: [...figure.querySelectorAll(".twin tr")].map(row => [...row.cells].map(cell =>
+        [cell.textContent, cell.dataset.value === undefined ? null : Number(cell.dataset.value)]))}]))"""
 
-
-def give_up(reason: str) -> NoReturn:
-    if "browser" in os.environ.get("QUANTFAIR_REQUIRE", ""):
-        pytest.fail(f"QUANTFAIR_REQUIRE asks for a browser, but {reason}")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        give_up("the package playwright is not installed")
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        give_up(f"none of {', '.join(NAMES)} is on the PATH")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
+ACTIVE = "(document.activeElement.id || document.activeElement.textContent).slice(0, 30)"
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tables() -> dict[str, pa.Table]:
+    return dict(make_tables(**SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def file(tables: dict[str, pa.Table], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(render_report(make_tables()), encoding="utf-8")
+    path.write_text(render_report(tables), encoding="utf-8")
     return path
 
 
 class Visit:
     """An open page, with everything that it complained about or asked for."""
 
-    def __init__(self, browser: "Browser", file: Path, *, width: int = 1280, scheme: str = "light"):
+    def __init__(self, browser: "Browser", file: Path, *, width: int = 1280, scheme: str = "light", filters: str = ""):
         self.trouble: list[str] = []
         self.page: Page = browser.new_page(
             viewport={"width": width, "height": 800}, color_scheme="dark" if scheme == "dark" else "light"
@@ -61,19 +59,316 @@ class Visit:
         self.page.on("console", lambda message: self.trouble.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
         self.page.on("request", lambda request: self.trouble.append(request.url))
-        self.page.goto(file.as_uri())
-        self.page.wait_for_selector("html[data-drawn=all]", timeout=60_000)
-        self.trouble.remove(file.as_uri())
+        self.page.goto(f"{file.as_uri()}#{filters}")
+        self.wait()
+        self.trouble = [line for line in self.trouble if not line.startswith(file.as_uri())]
+
+    def wait(self) -> None:
+        self.page.wait_for_selector("html[data-drawn=all]", state="attached", timeout=60_000)
+
+    def choose(self, **filters: str) -> None:
+        for name, value in filters.items():
+            self.page.select_option(f"#filter-{name}", value)
+        self.wait()
+
+    def read(self) -> dict[str, Any]:
+        """What every chart says and its table holds."""
+        self.page.evaluate("document.querySelectorAll('figure details').forEach(details => { details.open = true; })")
+        self.page.wait_for_timeout(50)  # the event of opening comes later
+        return self.page.evaluate(READ)
 
 
-def test_every_figure_is_drawn_without_a_request_or_a_complaint(browser: "Browser", file: Path) -> None:
-    visit = Visit(browser, file)
-    assert visit.trouble == []
-    drawn = visit.page.locator(".plot .main-svg").evaluate_all("all => new Set(all.map(e => e.closest('.plot'))).size")
-    assert drawn == visit.page.locator("figure").count() == 12
-    assert visit.page.locator(".plot .scatterlayer .trace").count() == 2 * (10 + 6 + 2)
-    assert visit.page.evaluate("window.stolen") is None
+@pytest.fixture
+def visit(browser: "Browser", file: Path) -> Iterator[Visit]:
+    visit = Visit(browser, file, filters=FACES)
+    yield visit
     visit.page.close()
+
+
+def test_every_chart_is_drawn_without_a_request_or_a_complaint(visit: Visit) -> None:
+    found = visit.read()
+    assert len(found) == N_CHARTS
+    assert [key for key, chart in found.items() if not chart["drawn"]] == []
+    assert all(chart["says"].endswith(".") and len(chart["rows"]) > 1 for chart in found.values())
+    assert visit.trouble == []
+    assert visit.page.evaluate("window.stolen") is None
+
+
+# Numbers: of the state that the page starts in, of one seed, of another runtime
+
+
+def frame_of(tables: dict[str, pa.Table], name: str) -> Any:
+    """A table, with the settings of the trial's configuration, of the faces as they come."""
+    trials = tables["trials"].to_pandas()
+    trials = trials[(trials.dataset == "faces") & (trials.imbalance == "none")]
+    settings = ["config_id", "method", "base", "weight_bits", "act_observer"]
+    frame = tables[name].to_pandas()
+    if "trial_id" in frame:
+        return frame.merge(trials[["trial_id", "seed", *settings]], on="trial_id")
+    return frame.merge(trials[settings].drop_duplicates(), on="config_id")
+
+
+def only(frame: Any, **equals: Any) -> Any:
+    for column, value in equals.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def name_of(row: Any) -> str:
+    """What the page calls a configuration of these tables."""
+    if row.method == "fp32_ft":
+        return "FP32-FT"
+    variant = {"ptq": "PTQ", "qat": "QAT"}[row.method] + (" on FP32-FT" if row.base == "fp32_ft" else "")
+    return f"{variant} {int(row.weight_bits)}, {row.act_observer}"
+
+
+def is_usual(frame: Any) -> Any:
+    """QAT against its control, all others against their reference."""
+    return frame.comparison == frame.method.map(lambda method: "control" if method == "qat" else "reference")
+
+
+def check_map(rows: list[Any], drops: Any, overall: Any, groups: list[str]) -> None:
+    """Compare the table of the map with drops by configuration and group."""
+    assert len(rows) == 1 + len(overall) > 10
+    by_name = {name_of(row): row for row in overall.itertuples()}
+    for name, _, whole, *cells in rows[1:]:
+        row = by_name[name[0]]
+        assert whole[1] == pytest.approx(row.drop_pp, rel=1e-4, abs=1e-9)
+        mine = drops[drops.config_id == row.config_id].set_index("group").drop_pp
+        assert [value for _, value in cells] == pytest.approx(list(mine[groups]), rel=1e-4, abs=1e-9)
+
+
+def groups_in(rows: list[Any]) -> list[str]:
+    """The groups named in the head of the map: "Few (n=36)"."""
+    return [text.rpartition(" (n=")[0] for text, _ in rows[0][3:]]
+
+
+def test_the_map_is_contrasts_over_seeds_and_pairs_of_one_seed(visit: Visit, tables: dict[str, pa.Table]) -> None:
+    contrasts = frame_of(tables, "contrasts")
+    contrasts = contrasts[contrasts.comparison.notna() & (contrasts.kind != "data") & (contrasts.runtime == "torch")]
+    contrasts = contrasts[is_usual(contrasts)]
+    rows = visit.read()["drops"]["rows"]
+    groups = groups_in(rows)
+    assert sorted(groups) == sorted(GROUP_NAMES)
+    check_map(rows, only(contrasts, grouping="ethnicity"), only(contrasts, grouping="overall"), groups)
+    visit.choose(seed="1")
+    pairs = only(frame_of(tables, "paired_metrics"), runtime="torch", seed=1)
+    pairs = pairs[is_usual(pairs)]
+    rows = visit.read()["drops"]["rows"]
+    check_map(rows, only(pairs, grouping="ethnicity"), only(pairs, grouping="overall"), groups)
+
+
+def test_other_sides_and_runtimes_are_their_rows(visit: Visit, tables: dict[str, pa.Table]) -> None:
+    contrasts = frame_of(tables, "contrasts")
+    contrasts = contrasts[contrasts.kind != "data"]
+    for runtime, comparison in (("torch", "control"), ("onnxruntime", "twin"), ("onnxruntime", "reference")):
+        visit.choose(runtime=runtime, comparison=comparison)
+        mine = only(contrasts, runtime=runtime, comparison=comparison)
+        mine = mine[mine.method != "fp32"]
+        rows = visit.read()["drops"]["rows"]
+        if comparison == "control":
+            assert {row[0][0].split(" ")[0] for row in rows[1:]} == {"QAT"}
+            assert len(rows) == 1 + 4
+            continue
+        check_map(rows, only(mine, grouping="ethnicity"), only(mine, grouping="overall"), groups_in(rows))
+
+
+def test_accuracy_is_the_mean_of_group_metrics(visit: Visit, tables: dict[str, pa.Table]) -> None:
+    metrics = only(frame_of(tables, "group_metrics"), runtime="torch", grouping="ethnicity")
+    metrics = metrics[metrics["class"].isna()]
+    for metric in ("accuracy", "loss_nats", "ece"):
+        visit.choose(metric=metric)
+        rows = visit.read()["accuracy"]["rows"]
+        heads = [text.partition(": ")[2] for text, _ in rows[0][2:]]
+        assert len(rows) == 1 + 6
+        means = only(metrics, metric=metric).groupby(["config_id", "group"]).value.mean()
+        names = {config_id: "FP32" if row.method == "fp32" else name_of(row) for config_id, row in named(metrics)}
+        ids = {name: config_id for config_id, name in names.items()}
+        for name, _, *cells in rows[1:]:
+            wanted = [means.get((ids[head], name[0])) for head in heads]
+            found = [value for _, value in cells]
+            assert [value is None or pd.isna(value) for value in wanted] == [value is None for value in found]
+            known = [(a, b) for a, b in zip(found, wanted, strict=True) if a is not None]
+            assert [a for a, _ in known] == pytest.approx([b for _, b in known], rel=1e-4)
+
+
+def named(frame: Any) -> list[tuple[str, Any]]:
+    rows = frame.drop_duplicates("config_id").itertuples()
+    return [(str(row.config_id), row) for row in rows]
+
+
+def test_chance_and_tradeoff_are_disparities_of_contrasts(visit: Visit, tables: dict[str, pa.Table]) -> None:
+    spreads = only(frame_of(tables, "contrast_disparity"), runtime="torch", grouping="ethnicity")
+    spreads = spreads[(spreads.kind != "data") & spreads.comparison.notna()]
+    spreads = spreads[is_usual(spreads)]
+    by_name = {name_of(row): row for row in spreads.itertuples()}
+    found = visit.read()
+    assert len(found["chance"]["rows"]) == 1 + len(by_name)
+    for name, value, mean, floor, p, q in found["chance"]["rows"][1:]:
+        row = by_name[name[0]]
+        wanted = [row.drop_disparity_pp, row.null_mean_pp, row.null_q95_pp, row.perm_p, row.perm_q]
+        found_here = [np.nan if cell[1] is None else cell[1] for cell in (value, mean, floor, p, q)]
+        assert found_here == pytest.approx(wanted, rel=1e-4, abs=1e-9, nan_ok=True)
+    n_above = int((spreads.perm_p < 0.05).sum())
+    assert f" {n_above} {'has' if n_above == 1 else 'have'} groups that drop differently" in found["chance"]["says"]
+    gaps = only(frame_of(tables, "disparity"), runtime="torch", grouping="ethnicity", metric="acc_gap_maxmin_pp")
+    means = gaps.groupby("config_id").value.mean()
+    for name, accuracy, _, disparity, _, _, gap in found["tradeoff"]["rows"][1:]:
+        if name[0] == "FP32":
+            assert disparity[1] == 0
+            continue
+        row = by_name[name[0]]
+        assert disparity[1] == pytest.approx(row.drop_disparity_pp, rel=1e-4, abs=1e-9)
+        assert gap[1] == pytest.approx(means[row.config_id], rel=1e-4)
+        mine = tables["trials"].to_pandas().query(f"config_id == '{row.config_id}'").accuracy
+        assert accuracy[1] == pytest.approx(mine.mean(), rel=1e-4)
+
+
+def test_charts_of_one_configuration_are_its_rows(visit: Visit, tables: dict[str, pa.Table]) -> None:
+    contrasts = only(frame_of(tables, "contrasts"), runtime="torch", grouping="ethnicity", method="qat", weight_bits=4)
+    contrasts = only(contrasts[contrasts.kind != "data"], act_observer="percentile", comparison="control")
+    config_id = str(contrasts.config_id.unique().item())
+    visit.choose(configuration=config_id)
+    found, drops = visit.read(), contrasts.set_index("group")
+    for name, _, drop in found["groups"]["rows"][1:]:
+        assert drop[1] == pytest.approx(drops.drop_pp[name[0]], rel=1e-4, abs=1e-9)
+    for name, changed, bad, good in found["flips"]["rows"][1:]:
+        row = drops.loc[name[0]]
+        wanted = [row.flip_rate, row.bad_flip_rate, row.good_flip_rate]
+        assert [changed[1], bad[1], good[1]] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+    shifts = only(frame_of(tables, "shifts"), runtime="torch", grouping="ethnicity", config_id=config_id)
+    means = only(shifts, comparison="control").groupby(["group", "class"]).shift_pp.mean()
+    assert [text for text, _ in found["shifts"]["rows"][0][1:]] == ["as male, pp", "as female, pp"]
+    for name, male, female in found["shifts"]["rows"][1:]:
+        wanted = [means[name[0], "male"], means[name[0], "female"]]
+        assert [male[1], female[1]] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+    pairs = only(frame_of(tables, "paired_metrics"), runtime="torch", grouping="overall", config_id=config_id)
+    wanted = {row.seed: row.drop_pp for row in only(pairs, comparison="control").itertuples()}
+    seeds = [row for row in found["seeds"]["rows"][1:] if row[0][0] == "QAT 4, percentile"]
+    mine = {int(seed[0]): whole[1] for _, seed, _, whole in seeds}
+    assert mine == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+
+
+def test_runtimes_are_the_twins_and_the_times(visit: Visit, tables: dict[str, pa.Table]) -> None:
+    contrasts = only(frame_of(tables, "contrasts"), runtime="onnxruntime", comparison="twin", grouping="overall")
+    by_name = {"FP32" if row.method == "fp32" else name_of(row): row for row in contrasts.itertuples()}
+    rows = visit.read()["runtimes"]["rows"]
+    assert len(rows) == 1 + len(by_name)
+    for name, runtime, drop, _, flips, p50, p95, size, _ in rows[1:]:
+        row = by_name[name[0]]
+        assert runtime[0] == "onnxruntime"
+        assert [drop[1], flips[1]] == pytest.approx([row.drop_pp, row.flip_rate], rel=1e-4, abs=1e-9)
+        assert [p50[1], p95[1], size[1]] == pytest.approx([0.1, 0.2, 34_000])
+
+
+# Filters
+
+
+def test_every_filter_changes_the_charts_and_the_address_keeps_it(browser: "Browser", visit: Visit, file: Path) -> None:
+    usual = visit.read()
+    changes: dict[str, tuple[str, set[str]]] = {
+        "dataset": ("digits", set(usual) - {"intersections"}),
+        "grouping": ("ethnicity*gender", set(usual) - {"intersections", "sensitivity"}),
+        "comparison": ("control", {"drops", "chance", "slopes", "tradeoff"}),
+        "runtime": ("onnxruntime", {"accuracy", "drops", "chance", "groups", "flips", "shifts", "seeds", "tradeoff"}),
+        "seed": ("2", {"accuracy", "slopes", "drops", "chance", "groups", "flips", "seeds", "tradeoff"}),
+        "metric": ("loss_nats", {"accuracy", "slopes", "drops", "chance", "groups", "intersections", "tradeoff"}),
+    }
+    for name, (value, charts) in changes.items():
+        before = visit.page.input_value(f"#filter-{name}")
+        visit.choose(**{name: value})
+        found = visit.read()
+        same = {key for key in charts if found[key] == usual[key]}
+        assert same <= {"sensitivity"}, (name, same)
+        address = visit.page.evaluate("location.hash").removeprefix("#")
+        again = Visit(browser, file, filters=address)
+        assert again.read() == found, name
+        again.page.close()
+        visit.choose(**{name: before})
+        visit.choose(grouping="ethnicity")  # the digits have none, so the filter went to another one
+        assert visit.read() == usual, name
+
+
+@pytest.mark.parametrize(("name", "value"), [("method", "QAT"), ("bits", "8"), ("observer", "minmax")])
+def test_lists_narrow_every_chart_of_configurations_and_the_trials(visit: Visit, name: str, value: str) -> None:
+    before = len(visit.page.locator(".trials tbody tr").all())
+    usual = visit.read()
+    visit.page.locator(f"fieldset[name={name}] input[value='{value}']").focus()
+    visit.page.keyboard.press("Space")
+    visit.wait()
+    found = visit.read()
+    for key in ("drops", "chance", "tradeoff", "seeds"):
+        names = {row[0][0] for row in found[key]["rows"][1:]}
+        assert names < {row[0][0] for row in usual[key]["rows"][1:]}, key
+        assert all(value in one for one in names if not one.startswith("FP32")), key
+    assert 1 < len(visit.page.locator(".trials tbody tr").all()) < before
+    visit.page.get_by_role("button", name="Reset").click()
+    visit.wait()
+    assert visit.page.locator("fieldset input:checked").count() == 0
+
+
+def test_filters_work_by_keyboard_alone(visit: Visit) -> None:
+    visit.page.focus("#filter-seed")
+    visit.page.keyboard.press("ArrowDown")
+    visit.wait()
+    assert "seed=0" in visit.page.evaluate("location.hash")
+    reached = set()
+    visit.page.evaluate("document.activeElement.blur()")
+    for _ in range(400):
+        visit.page.keyboard.press("Tab")
+        reached.add(visit.page.evaluate(ACTIVE))
+    assert {"filter-dataset", "filter-metric", "filter-focus", "Table of this chart", "CSV", "SVG", "PNG"} <= reached
+
+
+def test_a_highlighted_group_stands_out_in_charts_and_tables(visit: Visit) -> None:
+    group = GROUP_NAMES[1]
+    visit.choose(focus=group)
+    colors = """() => [...document.querySelectorAll("#slopes .trace")].map(trace =>
+        [trace.__data__[0].trace.meta?.groups ?? null, trace.__data__[0].trace.line?.width ?? null])"""
+    widths = {width for name, width in visit.page.evaluate(colors) if name == group}
+    assert widths == {3}
+    visit.read()
+    visit.page.hover(f'figure#flips .twin [data-group="{group}"]')
+    dim = """group => [...document.querySelectorAll("#accuracy .trace")].filter(trace =>
+        trace.__data__[0].trace.meta?.groups !== group).every(trace => trace.classList.contains("dim"))"""
+    assert visit.page.evaluate(dim, group)
+    assert visit.page.locator(".twin .lit").count() > 3
+    visit.page.mouse.move(0, 0)
+    assert visit.page.locator(".trace.dim").count() == 0
+
+
+# Files, printing, phones, eyes
+
+
+def test_downloads_hold_the_table_and_the_picture(visit: Visit) -> None:
+    rows = visit.read()["groups"]["rows"]
+    contents = {}
+    for name in ("csv", "svg", "png"):
+        with visit.page.expect_download() as download:
+            visit.page.click(f"figure#groups [data-file={name}]")
+        assert download.value.suggested_filename == f"groups.{name}"
+        contents[name] = Path(download.value.path()).read_bytes()
+    assert contents["svg"].startswith(b"<svg")
+    assert contents["png"].startswith(b"\x89PNG")
+    found = list(csv.reader(io.StringIO(contents["csv"].decode())))
+    assert len(found) == len(rows)
+    assert "'=O'Neil" in {row[0] for row in found}, "a name that begins like a formula is text in a spreadsheet"
+    values = [(float(row[2]), line[2][1]) for row, line in zip(found[1:], rows[1:], strict=True)]
+    assert [a for a, _ in values] == [b for _, b in values]
+
+
+def test_table_of_trials_sorts_by_keyboard_with_missing_values_last(visit: Visit) -> None:
+    read = "rows => rows.map(row => row.cells[4].dataset.value ?? null).map(v => v === null ? null : Number(v))"
+    for direction, in_order in (("ascending", sorted), ("descending", lambda v: sorted(v, reverse=True))):
+        head = visit.page.locator(".trials thead th", has_text="Accuracy")
+        head.locator("button").focus()
+        visit.page.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") == direction
+        values = visit.page.locator(".trials tbody tr").evaluate_all(read)
+        assert values[-1] is None
+        assert values[:-1] == list(in_order(values[:-1]))
+        assert len(set(values)) > 10
+    assert visit.page.locator(".trials thead [aria-sort=none]").count() == 10
 
 
 def test_policy_of_the_page_stops_foreign_scripts(browser: "Browser", file: Path, tmp_path: Path) -> None:
@@ -87,17 +382,26 @@ def test_policy_of_the_page_stops_foreign_scripts(browser: "Browser", file: Path
 
 
 def test_phone_shows_all_without_scrolling_sideways(browser: "Browser", file: Path) -> None:
-    visit = Visit(browser, file, width=380, scheme="dark")
+    visit = Visit(browser, file, width=380, scheme="dark", filters=FACES)
     assert visit.trouble == []
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 380
-    assert not visit.page.locator(".summary thead").first.is_visible()
+    assert not visit.page.locator(".matrix thead").first.is_visible()
+    assert visit.page.locator("figure .main-svg").count() > N_CHARTS
     visit.page.close()
 
 
-def test_charts_follow_the_color_scheme(browser: "Browser", file: Path) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (380, "light")])
+def test_axe_finds_nothing_serious(browser: "Browser", file: Path, width: int, scheme: str) -> None:
+    visit = Visit(browser, file, width=width, scheme=scheme, filters=FACES)
+    visit.page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    visit.page.wait_for_timeout(200)
+    assert find_violations(visit.page) == []
+    visit.page.close()
+
+
+def test_charts_follow_the_color_scheme(visit: Visit) -> None:
     from playwright.sync_api import expect
 
-    visit = Visit(browser, file)
     chart, body = visit.page.locator(".plot .main-svg").first, visit.page.locator("body")
     schemes: tuple[tuple[Literal["light", "dark"], str], ...] = (
         ("light", "rgb(255, 255, 255)"),
@@ -108,61 +412,50 @@ def test_charts_follow_the_color_scheme(browser: "Browser", file: Path) -> None:
         expect(body).to_have_css("background-color", color)
         expect(chart).to_have_css("background-color", color)
     assert visit.trouble == []
-    visit.page.close()
-
-
-def test_table_of_trials_sorts_by_keyboard_with_missing_values_last(browser: "Browser", file: Path) -> None:
-    visit = Visit(browser, file)
-    head = visit.page.locator(".trials thead th", has_text="Accuracy")
-    read = "rows => rows.map(row => row.cells[9].dataset.value ?? null).map(v => v === null ? null : Number(v))"
-    for direction, in_order in (("ascending", sorted), ("descending", lambda v: sorted(v, reverse=True))):
-        head.locator("button").focus()
-        visit.page.keyboard.press("Enter")
-        assert head.get_attribute("aria-sort") == direction
-        values = visit.page.locator(".trials tbody tr").evaluate_all(read)
-        assert values[-1] is None
-        assert values[:-1] == list(in_order(values[:-1]))
-        assert len(set(values)) > 30
-    assert visit.page.locator(".trials thead [aria-sort=none]").count() == 14
-    visit.page.close()
-
-
-def test_a_group_is_focused_by_keyboard_in_all_lines_of_its_section(browser: "Browser", file: Path) -> None:
-    visit = Visit(browser, file)
-    section = visit.page.locator(".charts").first
-    chip = section.locator(".chips button", has_text="3")
-    index = int(chip.get_attribute("data-index") or -1)
-    focused = """plots => plots.map(plot =>
-        [...plot.querySelectorAll(".scatterlayer .trace")].findIndex(trace => trace.classList.contains("focus")))"""
-    before = section.locator(".line .plot").evaluate_all(focused)
-    assert index not in before
-    chip.focus()
-    visit.page.keyboard.press("Space")
-    assert chip.get_attribute("aria-pressed") == "true"
-    assert section.locator(".line .plot").evaluate_all(focused) == [index, index]
-    visit.page.keyboard.press("Space")
-    assert section.locator(".line .plot").evaluate_all(focused) == before
-    visit.page.close()
 
 
 def test_printing_opens_every_table_on_white_and_closes_it_again(browser: "Browser", file: Path) -> None:
-    visit = Visit(browser, file, scheme="dark")
+    visit = Visit(browser, file, scheme="dark", filters=FACES)
+    opened = visit.page.locator("details[open]").count()
     visit.page.evaluate(
-        """addEventListener("beforeprint", () => { window.seen = [document.querySelectorAll("details[open]").length,
+        """addEventListener("beforeprint", () => { window.seen =
+        [document.querySelectorAll("details:not([open])").length, document.querySelectorAll("figure .twin").length,
         document.querySelector(".plot .main-svg").style.backgroundColor] })"""
     )
     assert visit.page.pdf().startswith(b"%PDF")
-    assert visit.page.evaluate("window.seen") == [12, "rgb(255, 255, 255)"]
-    assert visit.page.locator("details[open]").count() == 0
+    assert visit.page.evaluate("window.seen") == [0, N_CHARTS, "rgb(255, 255, 255)"]
+    assert visit.page.locator("details[open]").count() == opened
     assert visit.trouble == []
     visit.page.close()
 
 
-def test_without_scripts_every_number_is_still_in_a_table(browser: "Browser", file: Path) -> None:
+def test_without_scripts_the_answers_are_still_there(browser: "Browser", file: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(file.as_uri())
-    assert page.locator(".plot").first.inner_text() == "The chart needs JavaScript; its numbers are in the table below."
-    page.locator("details summary").first.click()
-    assert page.locator(".twin td").first.is_visible()
+    assert page.locator("#losers .matrix td").first.is_visible()
+    assert "need JavaScript" in page.locator("#charts noscript").inner_text()
     context.close()
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "one group, one seed": {"seeds": (0,), "sizes": (300,), "names": ("only",), "datasets": ("faces",)},
+    "no reference": {"seeds": (0,), "datasets": ("faces",), "fails_reference": True, "n_missing": 2},
+    "45 groups": {"sizes": (60,) * 45, "names": tuple(f"{i} {'x' * 50}" for i in range(45)), "datasets": ("faces",)},
+    "all right": {"accuracy": 1.0, "seeds": (0,), "datasets": ("digits",)},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_input_is_drawn_or_says_why_not(browser: "Browser", tmp_path: Path, name: str) -> None:
+    path = tmp_path / "odd.html"
+    path.write_text(render_report(dict(make_tables(bits=(4,), observers=("minmax",), **ODD[name]))), encoding="utf-8")
+    visit = Visit(browser, path)
+    assert visit.trouble == []
+    found = visit.read()
+    assert name == "no reference" or len(found) == N_CHARTS
+    for key, chart in found.items():
+        assert chart["drawn"] != chart["says"].startswith("Nothing to draw: "), key
+    if name == "no reference":
+        assert "no trial has finished" in visit.page.locator("#charts .status").inner_text()
+    visit.page.close()

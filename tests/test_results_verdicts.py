@@ -184,3 +184,12 @@ def test_a_configuration_without_its_reference_has_a_row_that_says_so() -> None:
     assert pd.isna(row["word"])
     assert row["n_seeds"] == 0
     assert row["reason"] == "no seed has a finished trial on both sides"
+
+
+def test_where_no_group_is_in_play_there_is_no_p_and_a_reason() -> None:
+    study = Study(accuracy=0.0)
+    study.add(make_row("ptq", "ptq", 0), study.damage(0, {}))
+    row = verdict(study)
+    assert row["word"] == "no verdict"
+    assert np.isnan(row["perm_p"])
+    assert row["reason"].startswith("no group of 50 test images is in play")

@@ -1,127 +1,127 @@
-"""Tables in, the same facts indexed for reading out.
+"""Tables in, the rows that the first screen quotes: indexed, never computed again. Means over seeds, test images."""
 
-Only what the page shows is read, in plain Python: the simulation (runtime torch), the test split, a few columns.
-"""
-
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_
 from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from results.configurations import Trial, order_trials
+from results.page.catalog import OVERALL, Catalog, Config, Tables, make_catalog, take
 
-Tables = Mapping[str, pa.Table]
-
-RUNTIME: Final = "torch"
-
-
-class Spread(NamedTuple):
-    """The mean, the smallest and the largest value of `n` trials."""
-
-    n: int
-    mean: float
-    low: float
-    high: float
+TORCH: Final = "torch"
+Row = dict[str, Any]
+Key = tuple[str, str, str, str]  # config_id, runtime, comparison, grouping
 
 
-class Group(NamedTuple):
-    """A group and its number of test images."""
+class Drop(NamedTuple):
+    """What a group loses on average over the seeds, in pp with its 95 % interval, and the same beyond all images."""
 
-    name: str
-    n: int
-
-
-class Pair(NamedTuple):
-    """What a trial and its partner differ by in one group, in percentage points."""
-
-    drop_pp: float | None
+    drop_pp: float
     low_pp: float | None
     high_pp: float | None
     eag_pp: float | None
-    reason: str | None
+    eag_low_pp: float | None
+    eag_high_pp: float | None
+    mde_pp: float | None
+    flip_rate: float | None
+    n_seeds: int
+    other_config_id: str | None
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The tables, indexed for reading. Trials are in the order in which the page shows them."""
+    """The rows by what they are of. Where a table has no row, neither has the index."""
 
-    trials: list[Trial]
-    groups: dict[tuple[str, str], list[Group]]  # (dataset_id, grouping) -> largest first
-    accuracies: dict[tuple[str, str], dict[str, float | None]]  # (trial_id, grouping) -> group -> accuracy
-    pairs: dict[tuple[str, str, str], dict[str, Pair]]  # (trial_id, comparison, grouping) -> group -> pair
-    disparities: dict[tuple[str, str, str, str], float | None]  # (trial_id, comparison, grouping, metric) -> pp
+    catalog: Catalog
+    drops: dict[Key, dict[str, Drop]]  # by group
+    evenness: dict[Key, Row]
+    verdicts: dict[Key, Row]
+    gaps: dict[tuple[str, str, str], float]  # of config_id, runtime, grouping
+    contrasts: dict[tuple[str, str], list[Row]]  # of all images: other questions, by kind and config_id
+    contrast_evenness: dict[tuple[str, str], Row]  # of those, by contrast_id and grouping
+    latencies: dict[tuple[str, str], Row]  # of config_id, runtime: batch 1 of the session that ships
     provenance: dict[str, str]
 
+    def overall(self, config: Config, comparison: str, runtime: str = TORCH) -> Drop | None:
+        """What all images lose."""
+        return self.drops.get((config.config_id, runtime, comparison, OVERALL), {}).get("all")
 
-def take_spread(values: Iterable[float | None]) -> Spread | None:
-    """Return the spread of the values that are there; None if there are none."""
-    found = [value for value in values if value is not None and math.isfinite(value)]
-    return Spread(len(found), fmean(found), min(found), max(found)) if found else None
+
+_DROP: Final = (
+    *("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp", "mde_pp"),
+    *("flip_rate", "n_seeds", "other_config_id"),
+)
+_KEY: Final = ("config_id", "runtime", "comparison", "grouping")
+QUESTIONS: Final = ("qat_vs_ptq", "data")
 
 
 def read_facts(tables: Tables) -> Facts:
-    """Index the tables. Only the simulation (runtime torch) and the test split are read; a missing table is empty."""
+    """Index the tables; a missing table is empty."""
+    catalog = make_catalog(tables)
+    of_config = {trial["trial_id"]: config.config_id for config in catalog.configs for trial in config.trials}
     return Facts(
-        trials=order_trials(tables["trials"]) if "trials" in tables else [],
-        groups=_read_groups(tables),
-        accuracies=_read_accuracies(tables),
-        pairs=_read_pairs(tables),
-        disparities=_read_disparities(tables),
-        provenance=dict(_rows(tables.get("provenance"), "key", "value")),
+        catalog=catalog,
+        drops=_read_drops(take(tables, "contrasts")),
+        evenness={_key(row): row for row in _of_comparisons(take(tables, "contrast_disparity")).to_pylist()},
+        verdicts={_key(row): row for row in take(tables, "verdicts").to_pylist()},
+        gaps=_read_gaps(take(tables, "disparity"), of_config),
+        contrasts=_read_questions(take(tables, "contrasts")),
+        contrast_evenness=_read_question_evenness(take(tables, "contrast_disparity")),
+        latencies=_read_latencies(take(tables, "runtimes"), of_config),
+        provenance=dict(_values(take(tables, "provenance"), ("key", "value"))),
     )
 
 
-def _rows(table: pa.Table | None, *columns: str, **equals: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the chosen columns of the rows where every `equals` holds."""
-    if table is None:
-        return iter(())
-    conditions = [pc.field(column) == value for column, value in equals.items()]
-    chosen = table.filter(reduce(and_, conditions)) if conditions else table
-    return zip(*(chosen.column(column).to_pylist() for column in columns), strict=True)
+def _key(row: Row) -> Key:
+    return row["config_id"], row["runtime"], row["comparison"], row["grouping"]
 
 
-def _read_groups(tables: Tables) -> dict[tuple[str, str], list[Group]]:
-    groups: dict[tuple[str, str], list[tuple[int, int, str]]] = defaultdict(list)
-    columns = ("dataset_id", "grouping", "group", "group_index", "n")
-    for dataset_id, grouping, group, index, n in _rows(tables.get("groups"), *columns, split="test"):
-        groups[dataset_id, grouping].append((-(n or 0), index or 0, group))
-    return {key: [Group(name, -minus_n) for minus_n, _, name in sorted(found)] for key, found in groups.items()}
+def _of_comparisons(table: pa.Table) -> pa.Table:
+    return table.filter(pc.field("comparison").is_valid() & (pc.field("kind") != "data"))
 
 
-def _read_accuracies(tables: Tables) -> dict[tuple[str, str], dict[str, float | None]]:
-    accuracies: dict[tuple[str, str], dict[str, float | None]] = defaultdict(dict)
-    columns = ("trial_id", "grouping", "group", "class", "value")
-    rows = _rows(tables.get("group_metrics"), *columns, runtime=RUNTIME, metric="accuracy")
-    for trial_id, grouping, group, class_name, value in rows:
-        if class_name is None:
-            accuracies[trial_id, grouping][group] = value
-    return dict(accuracies)
+def _values(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in names), strict=True)
 
 
-def _read_pairs(tables: Tables) -> dict[tuple[str, str, str], dict[str, Pair]]:
-    pairs: dict[tuple[str, str, str], dict[str, Pair]] = defaultdict(dict)
-    keys = ("trial_id", "comparison", "grouping", "group")
-    values = ("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "reason")
-    rows = _rows(tables.get("paired_metrics"), *keys, *values, runtime=RUNTIME)
-    for trial_id, comparison, grouping, group, *facts in rows:
-        pairs[trial_id, comparison, grouping][group] = Pair(*facts)
-    return dict(pairs)
+def _read_drops(table: pa.Table) -> dict[Key, dict[str, Drop]]:
+    drops: dict[Key, dict[str, Drop]] = defaultdict(dict)
+    known = _of_comparisons(table).filter(pc.field("drop_pp").is_valid())
+    for config_id, runtime, comparison, grouping, group, *values in _values(known, (*_KEY, "group", *_DROP)):
+        drops[config_id, runtime, comparison, grouping][group] = Drop(*values)
+    return dict(drops)
 
 
-def _read_disparities(tables: Tables) -> dict[tuple[str, str, str, str], float | None]:
-    """Index by comparison; the gap, which is of one trial alone, has the comparison ''."""
-    columns = ("trial_id", "comparison", "grouping", "value")
-    return {
-        (trial_id, comparison or "", grouping, metric): value
-        for metric in ("acc_gap_maxmin_pp", "drop_disparity_pp")
-        for trial_id, comparison, grouping, value in _rows(
-            tables.get("disparity"), *columns, runtime=RUNTIME, metric=metric
-        )
-    }
+def _read_gaps(table: pa.Table, of_config: dict[str, str]) -> dict[tuple[str, str, str], float]:
+    known = table.filter((pc.field("metric") == "acc_gap_maxmin_pp") & pc.field("value").is_valid())
+    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for trial_id, runtime, grouping, value in _values(known, ("trial_id", "runtime", "grouping", "value")):
+        if trial_id in of_config:
+            found[of_config[trial_id], runtime, grouping].append(value)
+    return {key: fmean(values) for key, values in found.items()}
+
+
+def _read_questions(table: pa.Table) -> dict[tuple[str, str], list[Row]]:
+    wanted = pc.field("kind").isin(QUESTIONS) & (pc.field("grouping") == OVERALL)
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in table.filter(wanted & pc.field("drop_pp").is_valid() & (pc.field("runtime") == TORCH)).to_pylist():
+        found[row["kind"], row["config_id"]].append(row)
+    return dict(found)
+
+
+def _read_question_evenness(table: pa.Table) -> dict[tuple[str, str], Row]:
+    rows = table.filter(pc.field("kind").isin(QUESTIONS)).to_pylist()
+    return {(row["contrast_id"], row["grouping"]): row for row in rows}
+
+
+def _read_latencies(table: pa.Table, of_config: dict[str, str]) -> dict[tuple[str, str], Row]:
+    """Return for each configuration and runtime its first trial's row of batch 1, or the row that says why not."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in table.filter(pc.field("runtime") != TORCH).to_pylist():
+        config_id = of_config.get(row["trial_id"])
+        if config_id and row["session"] != "exact" and row["batch"] in (1, None):
+            found.setdefault((config_id, row["runtime"]), row)
+    return found

@@ -1,4 +1,4 @@
-"""Numbers and names as the page writes them: one way for each, always escaped.
+"""Numbers and names as the page writes them: one way for each, always escaped. `js/words.js` writes them alike.
 
 A percentage point is signed with a true minus; a missing value is an en dash. Positive drops are losses, and say so.
 """
@@ -8,9 +8,8 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from results.page.facts import Spread
-
 MISSING: Final = "–"
+NO_BREAK: Final = "\u00a0"
 
 
 def escape(value: object) -> str:
@@ -18,14 +17,10 @@ def escape(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def escape_label(name: str, length: int | None = None) -> str:
-    """Return a name for plotly, which reads tags and a few entities in its texts, cut to `length` characters."""
-    return html.escape(name if length is None else shorten(name, length), quote=False)
-
-
 def count(number: int, noun: str) -> str:
-    """Return "1 trial", "2 trials"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """Return "1 trial", "2,000 trials", "2 classes"."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{plural}"
 
 
 def shorten(name: str, length: int) -> str:
@@ -38,73 +33,44 @@ def format_percent(fraction: float | None, digits: int = 1) -> str:
     return MISSING if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
-def format_pp(value: float | None, digits: int = 1) -> str:
-    """Return percentage points without their unit: "3.1", "−0.4", never "−0.0"."""
+def format_pp(value: float | None, digits: int | None = None) -> str:
+    """Return percentage points without their unit: "3.1", "−0.4", never "−0.0"; below 0.1 with two digits."""
     if value is None:
         return MISSING
-    text = f"{value:.{digits}f}"
+    places = digits if digits is not None else 2 if 0.005 <= abs(value) < 0.095 else 1
+    text = f"{value:.{places}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def format_seconds(value: float | None) -> str:
-    """Return seconds with one decimal."""
-    return MISSING if value is None else f"{value:.1f}"
+def format_p(p: float | None) -> str:
+    """Return "p = 0.03", "p < 0.001"."""
+    return MISSING if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def describe_percents(spread: Spread | None, digits: int = 1) -> str:
-    """Return "93.1 % (91.0 to 95.2)": the mean and, of several trials, their range."""
-    if spread is None:
+def say_interval(low: float | None, high: float | None) -> str:
+    """Return " [1.2, 5.0]", which no line breaks, and nothing where there is no interval."""
+    return "" if low is None or high is None else f" [{format_pp(low)},{NO_BREAK}{format_pp(high)}]"
+
+
+def say_drop(drop: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Return "loses 3.1 pp [1.2, 5.0]"; of a gain both the number and the interval are of the gain."""
+    if drop is None:
         return MISSING
-    low, high = (f"{100 * value:.{digits}f}" for value in (spread.low, spread.high))
-    return format_percent(spread.mean, digits) + (f" ({low} to {high})" if spread.n > 1 else "")
+    if float(f"{drop:.2f}") == 0:
+        return f"no change, 0.0 pp{say_interval(low, high)}"
+    if drop > 0:
+        return f"loses {format_pp(drop)} pp{say_interval(low, high)}"
+    return f"gains {format_pp(-drop)} pp{say_interval(_minus(high), _minus(low))}"
 
 
-def describe_pp(spread: Spread | None) -> str:
-    """Return "6.1 pp (4.2 to 9.0)"."""
-    if spread is None:
-        return MISSING
-    text = f"{format_pp(spread.mean)} pp"
-    return text + (f" ({format_pp(spread.low)} to {format_pp(spread.high)})" if spread.n > 1 else "")
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
 
 
-def describe_drop(spread: Spread | None, digits: int = 1) -> str:
-    """Return "loses 3.1 pp (trials: 1.2 to 5.0)"; where trials differ in sign, each end of the range says its own."""
-    if spread is None:
-        return MISSING
-    mean, low, high = (round(value, digits) + 0.0 for value in (spread.mean, spread.low, spread.high))  # never -0.0
-    text = f"{_verb(mean)} {abs(mean):.{digits}f} pp" if mean else f"no change, {0:.{digits}f} pp"
-    if spread.n < 2:
-        return text
-    if mean > 0 and low >= 0:
-        ends = f"{low:.{digits}f} to {high:.{digits}f}"
-    elif mean < 0 and high <= 0:
-        ends = f"{0.0 - high:.{digits}f} to {-low:.{digits}f}"
-    else:
-        ends = f"{_end(low, digits)} to {_end(high, digits)}"
-    return f"{text} (trials: {ends})"
-
-
-def _verb(value: float) -> str:
-    return "loses" if value > 0 else "gains"
-
-
-def _end(value: float, digits: int) -> str:
-    return f"{_verb(value)} {abs(value):.{digits}f}" if value else f"{0:.{digits}f}"
-
-
-def render_cell(text: str, value: float | None = None, *, label: str = "", kind: str = "") -> str:
-    """Return a cell: escaped text, the exact number in `data-value` and as its tooltip, `label` for narrow screens."""
-    exact = f' data-value="{value!r}" title="{value!r}"' if value is not None else ""
-    content = f"<span>{soften_range(text)}</span>" if label else soften_range(text)
-    label = f' data-label="{escape(label)}"' if label else ""
-    kind = f' class="{kind}"' if kind else ""
-    return f"<td{kind}{label}{exact}>{content}</td>"
-
-
-def soften_range(text: str) -> str:
-    """Return escaped text in which the range in brackets at its end is small print."""
-    start, bracket, rest = text.partition(" (")
-    return f"{escape(start)} <small>({escape(rest)}</small>" if bracket and start != MISSING else escape(text)
+def render_number(text: str, value: float | None) -> str:
+    """Return escaped text with the exact number in `data-value`."""
+    exact = "" if value is None else f' data-value="{value!r}"'
+    return f"<span{exact}>{escape(text)}</span>"
 
 
 def render_table(head: Iterable[str], rows: Iterable[str], *, caption: str, kind: str) -> str:
@@ -118,6 +84,5 @@ def render_table(head: Iterable[str], rows: Iterable[str], *, caption: str, kind
 
 
 def dump_json(value: Any) -> str:
-    """Return JSON that can stand in a script block: nothing in it ends the block or opens a comment. No NaN."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
+    """Return JSON with as few bytes as it takes. No NaN."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

@@ -1,10 +1,10 @@
 """Which configuration to take, chosen on val alone -> the table `choices`.
 
-One question is data set x model x method x bits; its configurations differ in all else. Two criteria: the largest
-accuracy, and the smallest drop of the group that drops most (groups with MIN_RANKED images), each configuration against
-its own reference. What a choice then does on test is beside what picking on test would have claimed: the difference is
-optimism. Fractions; means over the seeds that all configurations of a question have. Of equal ones the first of the
-plan is chosen.
+One question is data set x model x method (with its base or init) x bits; its configurations differ in all else. Two
+criteria: the largest accuracy, and the smallest drop of the group that drops most (groups with MIN_RANKED images), each
+configuration against its own reference. What a choice then does on test is beside what picking on test would have
+claimed: the difference is optimism. Fractions; means over the seeds that all configurations of a question have. Of
+equal ones the first of the plan is chosen.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ NO_VAL: Final = "not all configurations have predictions of the val images"
 NO_SEED: Final = "no seed is finished under all configurations"
 NO_REFERENCE: Final = "not all configurations have a reference with predictions of the val images"
 NO_GROUP: Final = f"no group has {MIN_RANKED} images in both val and test"
-_KEY: Final = ("dataset_id", "model", "method", "weight_bits", "act_bits")
+_KEY: Final = ("dataset_id", "model", "method", "base", "init", "weight_bits", "act_bits")
 
 
 class _Value(NamedTuple):

@@ -80,7 +80,11 @@ class Judge:
         fewer = [c for c in self.contrasts if c.seeds and out_of_play[str(c.other_config_id)]]
         evenness = dict(evenness)
         for alike in group_by_key((tuple(plays[str(c.other_config_id)]), c) for c in fewer):
-            evenness |= measure_contrasts(alike, ground, grouping, plays[str(alike[0].other_config_id)])
+            plays_G = plays[str(alike[0].other_config_id)]
+            if plays_G.any():
+                evenness |= measure_contrasts(alike, ground, grouping, plays_G)
+            else:
+                evenness = {key: even for key, even in evenness.items() if key not in {c.contrast_id for c in alike}}
         for contrast in self.contrasts:
             missing = self.planned.get(contrast.config_id, set()) - set(contrast.seeds)
             shared = {name: getattr(contrast, name) for name in ("config_id", "comparison")}

@@ -1,0 +1,70 @@
+"""The end of the page: trials that failed or are missing, how to read it, a paragraph for a paper, provenance."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from results.configurations import Trial
+from results.devices import describe_mixed_pairs
+from results.page.facts import Facts
+from results.page.markup import count, escape, render_table
+from results.page.methods_text import write_methods
+from results.schema import MIN_RANKED
+from results.tables.rules import RULES
+
+FOLDER: Final = Path(__file__).resolve().parent
+MOST_FAILURES: Final = 200
+
+
+def render_failures(facts: Facts, left_out: dict[str, str]) -> str:
+    """Return what is missing: failed trials with their reasons, trials that have not run, what the page leaves out."""
+    failed = [trial for trial in facts.catalog.trials if trial["status"] == "failed"]
+    parts = []
+    if failed:
+        rows = "".join(f"<li>{_tell(facts, trial)}</li>" for trial in failed[:MOST_FAILURES])
+        more = f"<p>The first {MOST_FAILURES}; all are in tables/trials.</p>" if len(failed) > MOST_FAILURES else ""
+        parts.append(f"<h3>{count(len(failed), 'failed trial')}</h3><ul>{rows}</ul>{more}")
+    if missing := int(facts.provenance.get("n_missing") or 0):
+        parts.append(f"<p>{count(missing, 'trial')} of the plan have no result yet: run the same sweep again.</p>")
+    parts += [
+        f"<p><strong>Devices differ.</strong> {escape(note)}</p>" for note in describe_mixed_pairs(facts.catalog.trials)
+    ]
+    parts += [
+        f"<p><strong>Not on this page:</strong> {escape(name)}, {escape(why)}.</p>" for name, why in left_out.items()
+    ]
+    body = "".join(parts) or "<p>Nothing: every trial of the plan is finished.</p>"
+    kind = ' class="failed"' if parts else ""
+    return f'<section id="failures"><h2>What failed or is missing</h2><div{kind}>{body}</div></section>'
+
+
+def _tell(facts: Facts, trial: Trial) -> str:
+    config = next(config for config in facts.catalog.configs if trial in config.trials)
+    where = f"{config.name}, {config.data.name}, seed {trial['seed']}"
+    reason = trial["error"] or "no reason was written down"
+    return f"<code>{escape(trial['trial_id'][:8])}</code> {escape(where)}<br><span>{escape(reason)}</span>"
+
+
+def render_reading() -> str:
+    """Return the methods panel, with the rules behind the verdicts as they are."""
+    rules = "".join(f"<dt>{escape(rule.word)}</dt><dd>{escape(rule.text)}</dd>" for rule in RULES)
+    text = (FOLDER / "report_reading.html").read_text(encoding="utf-8")
+    return text.replace("MIN_RANKED", str(MIN_RANKED)).replace("RULES", rules)
+
+
+def render_methods(facts: Facts) -> str:
+    """Return a paragraph on methods to paste into a paper."""
+    return f"""<section id="methods"><h2>Methods, to paste into a paper</h2>
+<p class="paste" id="methods-text">{escape(write_methods(facts))}</p>
+<button type="button" data-copies="methods-text" hidden>Copy</button></section>"""
+
+
+def render_provenance(facts: Facts) -> str:
+    """Return where the numbers come from, key by key."""
+    pairs: Iterable[tuple[str, str]] = facts.provenance.items()
+    rows = [f'<th scope="row">{escape(key)}</th><td>{escape(value)}</td>' for key, value in pairs]
+    table = (
+        render_table(("Key", "Value"), rows, caption="Provenance", kind="provenance")
+        if rows
+        else "<p>None is known.</p>"
+    )
+    return f'<section id="provenance"><h2>Provenance</h2>{table}</section>'

@@ -1,0 +1,215 @@
+"""The tables `trials`, `groups` and `choices` -> what the page calls things: data, configurations, groupings. Pure.
+
+*Data* is a data set with its task, told from its other mixtures by what differs ("utkface, imbalance longtail:20"). A
+configuration is *primary* if it is the one that val chose among those of its method, start and bits (`choices`), or
+where val chose none, the first of the plan. So the page names one configuration without a look at the test images.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from results.configurations import Trial, name_bits, name_configurations, name_variant, order_trials
+from results.schema import MIN_RANKED, TABLES
+
+Tables = Mapping[str, pa.Table]
+OVERALL: Final = "overall"
+QUANTIZED: Final = ("ptq", "qat")
+
+
+class Group(NamedTuple):
+    """A group with its numbers of test and training images."""
+
+    name: str
+    n: int
+    n_train: int | None
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether it is large enough to be called the worst."""
+        return self.n >= MIN_RANKED
+
+
+class Grouping(NamedTuple):
+    """One way to split the test images; `by_class` says that its groups are the classes themselves."""
+
+    name: str
+    title: str
+    groups: tuple[Group, ...]  # the largest first
+    by_class: bool
+
+    @property
+    def noun(self) -> str:
+        """What its groups are called."""
+        return "class" if self.by_class else "group"
+
+    @property
+    def smallest(self) -> Group | None:
+        """The smallest group that has test images."""
+        found = [group for group in self.groups if group.n]
+        return found[-1] if found else None
+
+
+@dataclass(frozen=True)
+class Config:
+    """One configuration: its trials differ in the seed alone."""
+
+    config_id: str
+    data: "Data"
+    method: str
+    variant: str
+    bits: str
+    name: str
+    trials: tuple[Trial, ...]
+    is_primary: bool
+
+    @property
+    def ok(self) -> list[Trial]:
+        """Its finished trials."""
+        return [trial for trial in self.trials if trial["status"] == "ok"]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it is PTQ or QAT."""
+        return self.method in QUANTIZED
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, task and float model: what configurations may be compared within. `name` tells mixtures apart."""
+
+    dataset_id: str
+    name: str
+    task: str
+    network: str
+    groupings: tuple[Grouping, ...] = field(compare=False)
+
+    @property
+    def title(self) -> str:
+        """Data set, task and network."""
+        return f"{self.name} · {self.task} · {self.network}"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Everything that has a name on the page, in the order in which people read it."""
+
+    trials: list[Trial]
+    configs: list[Config]
+    data: list[Data]
+
+
+def make_catalog(tables: Tables) -> Catalog:
+    """Read the three tables; one that is missing is empty."""
+    trials = order_trials(take(tables, "trials"))
+    groupings, names = _read_groupings(take(tables, "groups")), _name_data(trials)
+    data: dict[tuple[str, ...], Data] = {}
+    of_config: dict[str, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        key = _key(trial)
+        data.setdefault(key, Data(key[0], names[key[0]], key[1], key[2], groupings.get(key[0], ())))
+        of_config[trial["config_id"] or trial["trial_id"]].append(trial)
+    primary = _find_primary(take(tables, "choices"), of_config)
+    called = {
+        config_id: name
+        for one in data
+        for config_id, name in name_configurations([trial for trial in trials if _key(trial) == one]).items()
+    }
+    configs = [
+        Config(
+            config_id=config_id,
+            data=data[_key(same[0])],
+            method=same[0]["method"],
+            variant=name_variant(same[0]),
+            bits=name_bits(same[0]),
+            name=called.get(config_id, config_id),
+            trials=tuple(same),
+            is_primary=config_id in primary,
+        )
+        for config_id, same in of_config.items()
+    ]
+    return Catalog(trials, configs, list(data.values()))
+
+
+def take(tables: Tables, name: str) -> pa.Table:
+    """Return a table, an empty one where there is none."""
+    return tables[name] if name in tables else TABLES[name].empty_table()
+
+
+def _key(trial: Trial) -> tuple[str, str, str]:
+    return trial["dataset_id"] or "", trial["task"] or "", trial["float_model"]
+
+
+def _read_groupings(table: pa.Table) -> dict[str, tuple[Grouping, ...]]:
+    """Return the groupings of each data set but `overall`; of those that split all images alike the first."""
+    sizes: dict[tuple[str, str], dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    for row in table.to_pylist():
+        sizes[row["dataset_id"], row["grouping"]][row["group"]][row["split"]] = row["n"] or 0
+    found: dict[str, list[Grouping]] = defaultdict(list)
+    for (dataset_id, name), groups in sizes.items():
+        if name != OVERALL:
+            made = [Group(group, n.get("test", 0), n.get("train")) for group, n in groups.items()]
+            ordered = tuple(sorted(made, key=lambda group: -group.n))
+            found[dataset_id].append(Grouping(name, name, ordered, by_class=name == "label"))
+    return {dataset_id: tuple(_drop_twins(groupings)) for dataset_id, groupings in found.items()}
+
+
+def _drop_twins(groupings: Sequence[Grouping]) -> Iterable[Grouping]:
+    """Yield attributes first, then the classes. An attribute that is the class itself is the grouping by class."""
+    classes = next((grouping for grouping in groupings if grouping.by_class), None)
+    alike = [g.name for g in groupings if classes and not g.by_class and sorted(g.groups) == sorted(classes.groups)]
+    yield from (grouping for grouping in groupings if not grouping.by_class and grouping.name not in alike)
+    if classes:
+        yield classes._replace(title=f"class ({', '.join(alike)})" if alike else "class")
+
+
+def _name_data(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return for each dataset_id the name of the data set and what tells it from others of that name and task."""
+    settings: dict[tuple[str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for trial in trials:
+        of_data = json.loads(trial["config"] or "{}").get("dataset", {})
+        settings[trial["dataset"] or "", trial["task"] or ""][trial["dataset_id"] or ""] = of_data
+    names = {}
+    for (name, _), alike in settings.items():
+        keys = sorted({key for one in alike.values() for key in one} - {"name", "imbalance_by"})
+        varying = [key for key in keys if len({json.dumps(one.get(key)) for one in alike.values()}) > 1]
+        texts = {id_: ", ".join([name, *(_say(key, one) for key in varying)]) for id_, one in alike.items()}
+        unique = len(set(texts.values())) == len(texts)
+        names |= texts if unique else {id_: f"{text} ({id_[:6]})" for id_, text in texts.items()}
+    return names
+
+
+def _say(key: str, settings: Mapping[str, Any]) -> str:
+    """Return a setting of the data in words, a mixture as people call it."""
+    value = settings.get(key)
+    if key != "imbalance":
+        text = ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+        return f"{key.replace('_', ' ')} {text}"
+    kind, _, numbers = str(value or "none").partition(":")
+    by = f" by {settings['imbalance_by']}" if settings.get("imbalance_by") else ""
+    if kind == "shares":
+        shares = [f"{100 * float(share):g}" for share in numbers.split(",")]
+        return f"equal shares{by}" if len(set(shares)) == 1 else f"shares {', '.join(shares)} %{by}"
+    if kind == "longtail":
+        ratio, _, is_reversed = numbers.partition(":")
+        return f"{'reversed ' if is_reversed else ''}long tail {ratio}:1{by}"
+    return "as it comes"
+
+
+def _find_primary(choices: pa.Table, of_config: Mapping[str, Sequence[Trial]]) -> set[str]:
+    """Return the config_ids that val chose; where it chose none among a method and bits, the first of the plan."""
+    by_accuracy = choices.filter((pc.field("criterion") == "accuracy") & pc.field("config_id").is_valid())
+    chosen = set(by_accuracy["config_id"].to_pylist())
+    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for config_id, trials in of_config.items():
+        alike[(*_key(trials[0]), name_variant(trials[0]), name_bits(trials[0]))].append(config_id)
+    found = set[str]()
+    for config_ids in alike.values():
+        finished = [id_ for id_ in config_ids if any(trial["status"] == "ok" for trial in of_config[id_])]
+        found.update([id_ for id_ in finished if id_ in chosen][:1] or finished[:1])
+    return found

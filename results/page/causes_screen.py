@@ -1,0 +1,114 @@
+"""Facts in, the third and the fifth question out: quantization or training, QAT or PTQ; and do even data help?"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from results.page.answers import Question, compare_loss, list_questions
+from results.page.catalog import Data
+from results.page.cells import (
+    cell,
+    head,
+    join_cells,
+    name_bits,
+    nothing,
+    render_disparity,
+    render_drop,
+    say_bits,
+    small,
+)
+from results.page.facts import Drop, Facts, Row
+from results.page.markup import MISSING, escape, format_pp, render_number, render_table, say_interval
+
+PLAIN: Final = ("PTQ", "QAT", "FP32-FT")  # not of another base or start
+AGAINST: Final = {
+    "PTQ against FP32": ("ptq", "reference"),
+    "QAT against FP32": ("qat", "reference"),
+    "QAT against its control": ("qat", "control"),
+    "Fine-tuning alone": ("fp32_ft", "reference"),
+}
+
+UNEVEN: Final = (
+    '<p class="note">Uneven by: the largest drop of a group minus the smallest; in brackets what chance '
+    "alone stays under "
+    "in 95 of 100 cases, and the p of a permutation test.</p>"
+)
+LIKE_FOR_LIKE: Final = "QAT against PTQ of its control"
+
+
+def render_causes(facts: Facts, data: Sequence[Data]) -> str:
+    """Return for each data set what all images lose, and how unevenly, in every comparison at every number of bits."""
+    found = "".join(_render_data(facts, one) for one in data)
+    return found + UNEVEN if found else nothing("no PTQ or QAT has finished with another to compare with")
+
+
+def _render_data(facts: Facts, data: Data) -> str:
+    grouping = data.groupings[0]
+    effects = {
+        title: {
+            bits: render_drop(loss.overall) + small(render_disparity(loss.evenness))
+            for (variant, bits), loss in compare_loss(facts, data, grouping, method, comparison).items()
+            if variant in PLAIN
+        }
+        for title, (method, comparison) in AGAINST.items()
+    }
+    effects[LIKE_FOR_LIKE] = {
+        question.config.bits: render_drop(read_drop(question.row)) + small(render_disparity(question.evenness))
+        for question in list_questions(facts, data, grouping, "qat_vs_ptq")
+    }
+    bits = list(dict.fromkeys(bits for found in effects.values() for bits in found if bits != "FP32"))
+    if not bits:
+        return ""
+    titles = [say_bits(one) for one in bits]
+    rows = []
+    for title, found in effects.items():
+        if "FP32" in found:
+            rows.append(head(title, "no quantizer") + _across(len(bits), found["FP32"]))
+        elif found:
+            rows.append(head(title) + join_cells((found.get(one, MISSING) for one in bits), titles))
+        elif title == LIKE_FOR_LIKE:
+            rows.append(head(title) + _across(len(bits), "no PTQ of the control has the settings of the QAT"))
+    caption = f"{data.name}: what all images lose, and how unevenly by {grouping.title}"
+    return render_table(["", *titles], rows, caption=caption, kind="matrix")
+
+
+def _across(n_columns: int, text: str) -> str:
+    return f'<td colspan="{n_columns}" data-label="All bits"><div>{text}</div></td>'
+
+
+def read_drop(row: Row) -> Drop:
+    """Return what all images lose in a row of `contrasts`."""
+    names = ("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "mde_pp", "flip_rate", "n_seeds", "other_config_id")
+    drop_pp, low_pp, high_pp, *rest = (row[name] for name in names)
+    return Drop(drop_pp, low_pp, high_pp, None, None, None, *rest)
+
+
+MIXTURE_HEAD: Final = ("Data, against", "Method, bits", "Drop of all images", "How unevenly")
+
+
+def render_mixtures(facts: Facts, data: Sequence[Data]) -> str:
+    """Return what quantization costs more under less even training data, at equal size and on equal test images."""
+    rows = [
+        _render_mixture(one, question)
+        for one in data
+        for question in list_questions(facts, one, one.groupings[0], "data")
+    ]
+    if not rows:
+        return nothing("this sweep has one mixture of training data; `imbalance` in a sweep file makes several")
+    caption = "What quantization costs more under the less even data"
+    return render_table(MIXTURE_HEAD, rows, caption=caption, kind="matrix") + (
+        '<p class="note">The drop under the first data minus the drop under the second, on equal test '
+        "images: a positive "
+        "number says that quantization costs more where the data are less even.</p>"
+    )
+
+
+def _render_mixture(data: Data, question: Question) -> str:
+    against = question.other.data.name if question.other else str(question.row["other_level"])
+    drop = read_drop(question.row)
+    more = render_number(f"{format_pp(drop.drop_pp)} pp{say_interval(drop.low_pp, drop.high_pp)}", drop.drop_pp)
+    return (
+        head(data.name, f"against {against}")
+        + cell(escape(name_bits(question.config.variant, question.config.bits)), label=MIXTURE_HEAD[1])
+        + cell(more, label=MIXTURE_HEAD[2])
+        + cell(render_disparity(question.evenness), label=MIXTURE_HEAD[3])
+    )

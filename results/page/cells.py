@@ -1,0 +1,101 @@
+"""What cells of the first screen and of the tables behind it are made of: verdicts, drops, disparities as HTML."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from results.page.answers import Loss
+from results.page.facts import Drop, Row
+from results.page.markup import (
+    MISSING,
+    escape,
+    format_p,
+    format_pp,
+    render_number,
+    say_drop,
+    say_interval,
+    shorten,
+)
+
+# Words never stand alone on a colour; the shapes tell them apart in black and white too.
+SHAPES: Final = {
+    "harmless": "○", "degraded evenly": "◐", "uneven": "▲", "collapsed": "■", "inconclusive": "?", "no verdict": "–",
+}  # fmt: skip
+SIDES: Final = {"reference": "its reference", "control": "its control", "twin": "itself in torch"}
+NAME: Final = 24  # characters of a group's name in a cell
+
+
+def nothing(reason: str) -> str:
+    """Return the sentence that stands where a question has no answer."""
+    return f'<p class="reason">No answer: {escape(reason)}.</p>'
+
+
+def cell(*parts: str, label: str) -> str:
+    """Return a cell of finished HTML; `label` is its column's name, for narrow screens."""
+    return f'<td data-label="{escape(label)}"><div>{"".join(parts)}</div></td>'
+
+
+def head(text: str, small: str = "") -> str:
+    """Return the head of a row."""
+    note = f" <small>{escape(small)}</small>" if small else ""
+    return f'<th scope="row">{escape(text)}{note}</th>'
+
+
+def small(*parts: str) -> str:
+    """Return small print of finished HTML."""
+    return f" <small>{''.join(parts)}</small>"
+
+
+def name_bits(variant: str, bits: str) -> str:
+    """Return "PTQ 8 bits", "PTQ W4A8", "FP32-FT"."""
+    return variant if bits == "FP32" else f"{variant} {say_bits(bits)}"
+
+
+def say_bits(bits: str) -> str:
+    """Return "8 bits", "W4A8"."""
+    return f"{bits} bits" if bits.isdigit() else bits
+
+
+def name_group(name: str, length: int = NAME) -> str:
+    """Return a group's name, cut to its place; the whole one is the tooltip, and it lights up in the charts."""
+    return f'<span data-group="{escape(name)}" title="{escape(name)}">{escape(shorten(name, length))}</span>'
+
+
+def render_word(loss: Loss) -> str:
+    """Return the verdict with its shape; the rule with its numbers is the tooltip."""
+    rule = loss.verdict.get("rule") or loss.verdict.get("reason") or "the tables have no verdict"
+    provisional = " *" if loss.verdict.get("provisional") else ""
+    kind = loss.word.replace(" ", "-")
+    shape = f'<span aria-hidden="true">{SHAPES.get(loss.word, "")}</span>'
+    return f'<b class="word {kind}" title="{escape(rule)}">{shape} {escape(loss.word)}{provisional}</b>'
+
+
+def render_loss(loss: Loss) -> str:
+    """Return the verdict, the worst group with its excess, and what other configurations are called if otherwise."""
+    told = small(f"no {loss.grouping.noun} loses more than all")
+    if loss.worst:
+        group, drop = loss.worst
+        beyond = f"+{format_pp(drop.eag_pp)} pp{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
+        told = small(name_group(group.name), " ", render_number(beyond, drop.eag_pp))
+    others = [f"{n} {word}" for word, n in loss.words_of_others.most_common() if word != loss.word]
+    return render_word(loss) + told + (small(f"others: {escape(', '.join(others))}") if others else "")
+
+
+def render_drop(drop: Drop | None) -> str:
+    """Return "loses 3.1 pp [1.2, 5.0]"."""
+    if drop is None:
+        return MISSING
+    return render_number(say_drop(drop.drop_pp, drop.low_pp, drop.high_pp), drop.drop_pp)
+
+
+def render_disparity(evenness: Row) -> str:
+    """Return "uneven by 3.1 pp (chance 2.0; p = 0.01)"."""
+    value = evenness.get("drop_disparity_pp")
+    if value is None:
+        return escape(evenness.get("reason") or "no disparity is known")
+    floor = f" (chance {format_pp(evenness.get('null_q95_pp'))}; {format_p(evenness.get('perm_p'))})"
+    return render_number(f"uneven by {format_pp(value)} pp{floor}", value)
+
+
+def join_cells(cells: Iterable[str], labels: Iterable[str]) -> str:
+    """Return cells of finished HTML with the names of their columns."""
+    return "".join(cell(text, label=label) for text, label in zip(cells, labels, strict=True))

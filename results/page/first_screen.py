@@ -1,0 +1,115 @@
+"""Facts in, the first screen out, as HTML that needs no script: five questions, in the order people ask them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from results.page.answers import Loss, Reach, find_shippable, list_losses, measure_reach
+from results.page.catalog import Data, Grouping
+from results.page.causes_screen import render_causes, render_mixtures
+from results.page.cells import SIDES, cell, head, join_cells, name_bits, name_group, nothing, render_loss, small
+from results.page.deployed_screen import render_deployed
+from results.page.facts import Facts
+from results.page.markup import MISSING, count, escape, format_percent, format_pp, render_number, render_table
+
+REACH_HEAD: Final = ("Data", "FP32 is right on", "Grouping", "Smallest group", "Could go unseen")
+
+CELLS: Final = (
+    '<p class="note">In a cell: the verdict on the configuration that validation images chose, and the group '
+    "that loses "
+    "most beyond what all images lose, with the 95 % interval of that excess: one that holds 0 may be noise.</p>"
+)
+
+
+def render_first_screen(facts: Facts) -> str:
+    """Return the five questions, each with a table or a sentence that says why there is no answer."""
+    reaches = measure_reach(facts)
+    data = [reach.data for reach in reaches if reach.data.groupings]
+    losers = "".join(_render_losers(facts, one) for one in data)
+    questions = {
+        "reach": ("Can this sweep answer?", _render_reach(facts, reaches)),
+        "losers": ("Who loses?", losers + CELLS if losers else nothing("no trial has groups to compare")),
+        "causes": ("Quantization or training? QAT or PTQ?", render_causes(facts, data)),
+        "deployed": ("Does the deployed model do the same?", render_deployed(facts, data)),
+        "fairer": ("Do more even training data help?", render_mixtures(facts, data)),
+    }
+    sections = (
+        f'<section class="answer" id="{key}"><h2>{escape(question)}</h2>{body}</section>'
+        for key, (question, body) in questions.items()
+    )
+    return f'<div class="answers">{"".join(sections)}</div>'
+
+
+def _render_reach(facts: Facts, reaches: Sequence[Reach]) -> str:
+    rows = [row for reach in reaches for row in _list_reach_rows(reach)]
+    counts = _render_counts(facts, reaches)
+    if not rows:
+        return counts + nothing("no trial has groups to compare")
+    table = render_table(REACH_HEAD, rows, caption="What this sweep can tell", kind="reach")
+    return (
+        f'{counts}{table}<p class="note">Could go unseen: a drop of a group up to this size would not have '
+        "been told from "
+        "0, from the named configuration with the fewest flips to that with the most.</p>"
+    )
+
+
+def _render_counts(facts: Facts, reaches: Sequence[Reach]) -> str:
+    trials = facts.catalog.trials
+    planned = int(facts.provenance.get("n_planned") or len(trials))
+    ok = int(facts.provenance.get("n_ok") or sum(trial["status"] == "ok" for trial in trials))
+    failed = int(facts.provenance.get("n_failed") or sum(reach.n_failed for reach in reaches))
+    missing = int(facts.provenance.get("n_missing") or 0)
+    bad = [count(failed, "trial") + " failed"] * (failed > 0) + [f"{missing:,} missing"] * (missing > 0)
+    alert = (
+        f'; <a class="alert" href="#failures">{escape(", ".join(bad))}</a>' if bad else "; none failed or is missing"
+    )
+    few = [f"{reach.data.name} has {count(reach.n_seeds, 'seed')}" for reach in reaches if 0 < reach.n_seeds < 3]
+    seeds = f" <strong>{escape('; '.join(few))}: a trend needs three.</strong>" if few else ""
+    return f"<p>{ok:,} of {count(planned, 'trial')} finished{alert}.{seeds}</p>"
+
+
+def _list_reach_rows(reach: Reach) -> Iterable[str]:
+    data = reach.data
+    for number, grouping in enumerate(data.groupings):
+        about = f"{data.task}, {data.network}, {count(reach.n_seeds, 'seed')}"
+        images = small(render_number(count(reach.n_test, "test image"), reach.n_test)) if reach.n_test else ""
+        accuracy = render_number(format_percent(reach.accuracy), reach.accuracy)
+        first = head(data.name, about) + cell(accuracy, images, label=REACH_HEAD[1])
+        again = '<th scope="row" class="again"><span class="hidden">the same data</span></th><td class="again"></td>'
+        yield (again if number else first) + join_cells(_tell_grouping(reach, grouping), REACH_HEAD[2:])
+
+
+def _tell_grouping(reach: Reach, grouping: Grouping) -> list[str]:
+    n_small = sum(not group.is_ranked for group in grouping.groups)
+    groups = count(len(grouping.groups), grouping.noun) + (f", {n_small} too small to rank" if n_small else "")
+    smallest, mde = grouping.smallest, reach.mde.get(grouping.name)
+    name = (
+        f"{name_group(smallest.name)}{small(render_number(f'n = {smallest.n:,}', smallest.n))}" if smallest else MISSING
+    )
+    return [escape(grouping.title) + small(escape(groups)), name, _render_mde(mde)]
+
+
+def _render_mde(mde: tuple[float, float] | None) -> str:
+    if mde is None:
+        return MISSING
+    low, high = (render_number(format_pp(value), value) for value in mde)
+    return f"{low} to {high} pp" if format_pp(mde[0]) != format_pp(mde[1]) else f"{low} pp"
+
+
+def _render_losers(facts: Facts, data: Data) -> str:
+    losses = {grouping.name: list_losses(facts, data, grouping) for grouping in data.groupings}
+    if not any(losses.values()):
+        return nothing(f"{data.title} has no trial with another to compare with")
+    titles = [f"by {grouping.title}" for grouping in data.groupings]
+    rows = []
+    for alike in zip(*losses.values(), strict=True):
+        config, side = alike[0].config, SIDES[alike[0].comparison]
+        first = head(name_bits(config.variant, config.bits), f"against {side}")
+        rows.append(first + join_cells(map(render_loss, alike), titles))
+    table = render_table(["Method, bits", *titles], rows, caption=data.title, kind="matrix")
+    return table + _render_shippable(data, losses)
+
+
+def _render_shippable(data: Data, losses: dict[str, list[Loss]]) -> str:
+    found = {grouping.title: find_shippable(losses[grouping.name]) for grouping in data.groupings}
+    texts = [f"by {title}: <b>{escape(loss.config.name if loss else 'none')}</b>" for title, loss in found.items()]
+    return f'<p class="ship">Fewest bits with every ranked group within ±1 pp on this test set: {"; ".join(texts)}.</p>'

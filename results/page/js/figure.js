@@ -1,0 +1,206 @@
+// What a figure is: a chart, its sentence, its table and its files. One frame for all charts.
+const LIGHT = {
+  ink: "#1f2933", muted: "#5f6b76", faint: "#d9dde1", ground: "#ffffff", focus: "#d55e00",
+  hues: ["#0072b2", "#d55e00", "#009e73", "#b0588f", "#b87400", "#2f8fc4", "#7d7300", "#000000"],
+  diverging: ["#998ec3", "#b9b1d8", "#d8daeb", "#f7f7f7", "#fee0b6", "#fdb863", "#e08214"],
+};
+const DARK = {
+  ink: "#e7ebee", muted: "#9ba7b2", faint: "#353d45", ground: "#15191d", focus: "#f0803c",
+  hues: ["#4ba3dd", "#f0803c", "#2fbf95", "#dc9bc0", "#f0b440", "#7cc8f2", "#e0d442", "#fafafa"],
+  diverging: ["#6a55b0", "#51458a", "#383459", "#262b30", "#4a3820", "#704d19", "#935a10"],
+};
+const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif";
+const MOST_HUES = 8; // with more groups all are grey but the highlighted one
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon"]; // of methods
+const night = window.matchMedia("(prefers-color-scheme: dark)");
+const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: false };
+
+const colorOf = (view, group, colors) => {
+  if (view.groups.length <= MOST_HUES) return colors.hues[group.index];
+  return group.name === view.highlighted ? colors.focus : colors.muted;
+};
+const isBright = (view, group) => view.groups.length <= MOST_HUES || group.name === view.highlighted;
+const axis = (colors, more = {}) => ({
+  fixedrange: true, showline: false, zeroline: false, ticks: "", gridcolor: colors.faint, automargin: true,
+  tickfont: { color: colors.muted, size: 12 }, ...more,
+});
+const axisTitle = (text, colors) => ({ text, font: { color: colors.muted, size: 12 }, standoff: 6 });
+const layoutOf = (colors, height, more = {}) => ({
+  height, margin: { l: 12, r: 16, t: 12, b: 12, pad: 4 }, showlegend: false, dragmode: false, hovermode: "closest",
+  paper_bgcolor: colors.ground, plot_bgcolor: colors.ground, font: { color: colors.ink, size: 12, family: FONT },
+  hoverlabel: { bgcolor: colors.ground, bordercolor: colors.muted, align: "left", font: { color: colors.ink } }, ...more,
+});
+const note = (text, colors, more = {}) => ({
+  text, showarrow: false, font: { color: colors.muted, size: 12 }, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", ...more,
+});
+const zeroLine = (colors, along) => ({
+  type: "line", line: { color: colors.muted, width: 1 }, layer: "below",
+  ...(along === "x" ? { xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0 } : { yref: "paper", y0: 0, y1: 1, x0: 0, x1: 0 }),
+});
+
+// A cell of a table: what it says, the number behind it, and the group that it is of.
+const cell = (text, value = null, group = null) => ({ text: String(text), value, group });
+
+const renderTable = (table, title) => {
+  const made = document.createElement("table");
+  made.className = "twin";
+  const caption = made.createCaption();
+  caption.textContent = title;
+  const head = made.createTHead().insertRow();
+  for (const text of table.head) {
+    const th = document.createElement("th");
+    th.scope = "col";
+    th.textContent = text;
+    head.append(th);
+  }
+  const body = made.createTBody();
+  for (const cells of table.rows) {
+    const row = body.insertRow();
+    cells.forEach(({ text, value, group }, place) => {
+      const td = place === 0 ? document.createElement("th") : document.createElement("td");
+      if (place === 0) td.scope = "row";
+      td.textContent = text;
+      if (isNumber(value)) td.dataset.value = String(value);
+      if (group !== null) td.dataset.group = group;
+      row.append(td);
+    });
+  }
+  return made;
+};
+const toCsv = (table) => {
+  // A cell that begins like a formula would run in a spreadsheet: names come from data.
+  const guard = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
+  const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const line = (cells) => cells.map(({ text, value }) => (isNumber(value) ? String(value) : quote(guard(text)))).join(",");
+  return [line(table.head.map((text) => cell(text))), ...table.rows.map(line)].join("\r\n") + "\r\n";
+};
+const download = (href, name) => Object.assign(document.createElement("a"), { href, download: name }).click();
+const PNG_SCALE = 3;
+
+class Figure {
+  constructor({ key, title, draw, about }) {
+    Object.assign(this, { key, title, make: draw, about, dirty: true });
+    this.root = document.createElement("figure");
+    this.root.id = key;
+    this.root.setAttribute("aria-labelledby", `${key}-title ${key}-says`);
+    this.root.innerHTML = `<figcaption><h3 id="${key}-title"></h3><p id="${key}-says" class="says"></p></figcaption>
+      <div class="scroll"><div class="plot" aria-hidden="true"></div></div><p class="note"></p>
+      <details><summary>Table of this chart</summary><div class="scroll" tabindex="0" role="region" aria-label="${title}: all values"></div></details>
+      <div class="tools"><button type="button" data-file="csv">CSV</button><button type="button" data-file="svg">SVG</button><button type="button" data-file="png">PNG</button></div>`;
+    this.root.querySelector("h3").textContent = title;
+    this.plot = this.root.querySelector(".plot");
+    this.details = this.root.querySelector("details");
+    this.details.addEventListener("toggle", () => this.fillTable());
+    for (const button of this.root.querySelectorAll("[data-file]")) {
+      button.setAttribute("aria-label", `${title}: download ${button.textContent}`);
+      button.addEventListener("click", () => this.save(button.dataset.file));
+    }
+  }
+
+  build(colors, width) {
+    const made = this.make(this.view, { colors, width });
+    return made.empty ? { ...made, table: made.table ?? { head: [], rows: [] } } : made;
+  }
+
+  update(view) {
+    this.view = view;
+    this.dirty = true;
+  }
+
+  draw({ colors = night.matches ? DARK : LIGHT, width = this.root.clientWidth || 640 } = {}) {
+    if (!this.view) return;
+    this.made = this.build(colors, width);
+    this.dirty = false;
+    const { made } = this;
+    this.root.classList.toggle("empty", Boolean(made.empty));
+    this.root.querySelector(".says").textContent = made.empty ? `Nothing to draw: ${made.empty}.` : made.summary;
+    this.root.querySelector(".note").textContent = made.note ?? this.about ?? "";
+    if (made.empty) {
+      if (this.drawn) Plotly.purge(this.plot);
+      this.drawn = false;
+      this.plot.replaceChildren();
+    } else {
+      Plotly.react(this.plot, made.data, { ...made.layout, width: Math.max(width, made.minWidth ?? 0) }, CONFIG);
+      if (!this.drawn) {
+        this.plot.on("plotly_hover", ({ points }) => highlight(this.groupAt(points[0])));
+        this.plot.on("plotly_unhover", () => highlight(null));
+      }
+      this.drawn = true;
+    }
+    this.letScroll(!made.empty && (made.minWidth ?? 0) > width);
+    this.table = null;
+    if (this.details.open) this.fillTable();
+    this.mark(null);
+  }
+
+  // A chart that is wider than its place scrolls, by keyboard too.
+  letScroll(isWide) {
+    const box = this.plot.parentElement;
+    if (!isWide) return void ["tabindex", "role", "aria-label"].forEach((name) => box.removeAttribute(name));
+    box.tabIndex = 0;
+    box.setAttribute("role", "group");
+    box.setAttribute("aria-label", `${this.title}: chart, scrolls sideways`);
+  }
+
+  fillTable() {
+    if (!this.made || this.table === this.made) return;
+    const box = this.details.querySelector(".scroll");
+    box.replaceChildren(this.made.table.rows.length ? renderTable(this.made.table, `${this.title}: all values`) : "No values.");
+    this.table = this.made;
+  }
+
+  groupAt(point) {
+    const groups = point.data.meta?.groups;
+    if (Array.isArray(groups)) return groups[point.pointIndex ?? point.pointNumber] ?? null;
+    if (typeof groups === "string") return groups;
+    const ticks = point.data.meta?.ticks;
+    return ticks ? (ticks.x?.[point.x] ?? ticks.y?.[point.y] ?? null) : null;
+  }
+
+  // Marks of the group stand out, all others step back. Plotly's elements know which trace and point they are.
+  mark(group) {
+    if (!this.drawn) return;
+    for (const element of this.plot.querySelectorAll(".trace")) {
+      const groups = element.__data__?.[0]?.trace?.meta?.groups;
+      if (typeof groups === "string") element.classList.toggle("dim", group !== null && groups !== group);
+      if (Array.isArray(groups)) {
+        for (const point of element.querySelectorAll(".point")) {
+          const own = groups[point.__data__?.i];
+          point.classList.toggle("dim", group !== null && own !== undefined && own !== group);
+        }
+      }
+    }
+    const ticks = this.made.data?.find((trace) => trace.meta?.ticks)?.meta.ticks;
+    for (const side of ["x", "y"]) {
+      if (!ticks?.[side]) continue;
+      for (const tick of this.plot.querySelectorAll(`.${side}tick text`)) {
+        tick.classList.toggle("dim", group !== null && ticks[side][tick.__data__?.x] !== group);
+      }
+    }
+  }
+
+  async image(format, { width = 720, scale = PNG_SCALE } = {}) {
+    const made = this.build(LIGHT, width);
+    if (made.empty) throw new Error(`${this.title}: nothing to draw: ${made.empty}`);
+    const size = { width: Math.max(width, made.minWidth ?? 0), height: made.layout.height };
+    return Plotly.toImage({ data: made.data, layout: { ...made.layout, ...size } }, { format, ...size, scale: format === "png" ? scale : 1 });
+  }
+
+  async save(format) {
+    if (!this.made) this.draw();
+    if (format === "csv") {
+      const url = URL.createObjectURL(new Blob([toCsv(this.made.table)], { type: "text/csv" }));
+      download(url, `${this.key}.csv`);
+      URL.revokeObjectURL(url);
+      return;
+    }
+    if (!this.made.empty) download(await this.image(format), `${this.key}.${format}`);
+  }
+}
+
+// The group under the pointer or the keyboard stands out everywhere: in charts, and in tables.
+let figures = [];
+const highlight = (group) => {
+  for (const figure of figures) figure.mark(group);
+  for (const element of document.querySelectorAll("[data-group]")) element.classList.toggle("lit", element.dataset.group === group);
+};

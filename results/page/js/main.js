@@ -1,0 +1,130 @@
+// Starts the page: unpacks plotly.js and the tables, builds the filters, and draws what is seen first.
+const CHARTS = [
+  { key: "accuracy", title: "Accuracy as the bits fall", draw: drawValues, about: "" },
+  { key: "slopes", title: "Who falls behind as the bits fall", draw: drawSlopes },
+  { key: "drops", title: "What each group loses, by configuration", draw: drawMap },
+  { key: "tradeoff", title: "Accuracy against how unevenly groups drop", draw: drawTradeoff },
+  { key: "chance", title: "Is it more than chance?", draw: drawNull },
+  { key: "seeds", title: "Do seeds agree?", draw: drawSeeds },
+  { key: "groups", title: "All groups of one configuration", draw: drawGroups },
+  { key: "intersections", title: "Intersections of one configuration", draw: drawIntersections },
+  { key: "flips", title: "Which answers change", draw: drawFlips },
+  { key: "shifts", title: "Where predictions move", draw: drawShifts },
+  { key: "calibration", title: "Is the model as sure as it is right?", draw: drawCalibration },
+  { key: "mechanism", title: "What goes with the drop", draw: drawMechanism },
+  { key: "runtimes", title: "Runtimes side by side", draw: drawRuntimes },
+  { key: "sensitivity", title: "Which layer costs whom", draw: drawSensitivity },
+];
+const PAPER = 680; // px: the width of a printed page
+
+const loadScript = async (id) => {
+  const script = document.createElement("script");
+  script.textContent = await unpack(id); // its hash stands in the page's policy
+  document.head.append(script);
+};
+
+const start = async () => {
+  const started = performance.now();
+  const [text] = await Promise.all([unpack("data"), loadScript("plotly")]);
+  const db = makeDb(JSON.parse(text));
+  const charts = document.getElementById("charts");
+  charts.classList.remove("waiting");
+  if (!db.allConfigs.some((config) => config.trials.length)) {
+    charts.querySelector(".status").textContent = "There is nothing to draw: no trial has finished.";
+    document.documentElement.dataset.drawn = "all";
+    return;
+  }
+  const state = new State(db);
+  buildControls(document.getElementById("filters"), state);
+  charts.querySelector(".filter-box").open = window.innerWidth > 736; // on a phone they would fill the screen
+  const grid = charts.querySelector(".figures");
+  figures = CHARTS.map((chart) => new Figure(chart));
+  grid.append(...figures.map((figure) => figure.root));
+  const trials = new TrialTable(document.getElementById("trials"));
+
+  const isSeen = (figure) => {
+    const { top, bottom } = figure.root.getBoundingClientRect();
+    return bottom > -200 && top < window.innerHeight + 200;
+  };
+  // What is on the screen is drawn at once, the rest one by one, so that the page answers from the start.
+  let turn = 0;
+  const drawAll = () => {
+    document.documentElement.dataset.drawn = "";
+    const mine = (turn += 1);
+    for (const figure of figures) if (figure.dirty && isSeen(figure)) figure.draw();
+    const waiting = figures.filter((figure) => figure.dirty);
+    const next = () => {
+      if (mine !== turn) return;
+      const figure = waiting.shift();
+      if (figure) {
+        if (figure.dirty) figure.draw();
+        setTimeout(next);
+      } else document.documentElement.dataset.drawn = "all";
+    };
+    setTimeout(next);
+  };
+  const refresh = () => {
+    const view = new View(state);
+    for (const figure of figures) figure.update(view);
+    trials.update(view);
+    charts.querySelector(".status").textContent = describeView(view);
+    drawAll();
+  };
+  state.listeners.push(refresh);
+  refresh();
+
+  const redraw = () => { for (const figure of figures) figure.dirty = true; drawAll(); };
+  night.addEventListener("change", redraw);
+  let width = grid.clientWidth;
+  new ResizeObserver(() => {
+    if (Math.abs(grid.clientWidth - width) < 8) return;
+    width = grid.clientWidth;
+    redraw();
+  }).observe(grid);
+  window.addEventListener("hashchange", () => { if (location.hash.includes("=")) { state.read(); for (const listener of state.listeners) listener([]); } });
+  document.addEventListener("mouseover", ({ target }) => { const group = target.closest?.("[data-group]")?.dataset.group; if (group !== undefined) highlight(group); });
+  document.addEventListener("mouseout", ({ target }) => { if (target.closest?.("[data-group]")) highlight(null); });
+  document.addEventListener("focusin", ({ target }) => { const group = target.closest?.("[data-group]")?.dataset.group; if (group !== undefined) highlight(group); });
+  print({ redraw });
+  // What other programs may ask of the page: the command that writes figures, and tests.
+  window.quantfair = { keys: CHARTS.map(({ key }) => key), image: (key, format, options) => figures.find((figure) => figure.key === key).image(format, options), startedIn: performance.now() - started };
+};
+
+const describeView = (view) => {
+  const seeds = new Set(view.quantized.flatMap((config) => view.trialsOf(config).map((trial) => trial.seed)));
+  return `${count(view.quantized.length, "quantized configuration")}, ${count(seeds.size, "seed")}, ${count(view.groups.length, view.noun)} by ${view.title}, in ${view.runtime}.`;
+};
+
+const print = ({ redraw }) => {
+  const opened = [];
+  window.addEventListener("beforeprint", () => {
+    for (const details of document.querySelectorAll("details:not([open])")) { details.open = true; opened.push(details); }
+    for (const figure of figures) { figure.draw({ colors: LIGHT, width: Math.min(PAPER, figure.root.clientWidth || PAPER) }); figure.fillTable(); }
+  });
+  window.addEventListener("afterprint", () => { for (const details of opened.splice(0)) details.open = false; redraw(); });
+};
+
+// Links within the page leave the filters in the address alone.
+document.querySelectorAll("a[href^='#']").forEach((link) => link.addEventListener("click", (event) => {
+  const target = document.getElementById(link.hash.slice(1));
+  if (!target) return;
+  event.preventDefault();
+  target.setAttribute("tabindex", "-1");
+  target.scrollIntoView();
+  target.focus({ preventScroll: true });
+}));
+for (const button of document.querySelectorAll("[data-copies]")) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const range = document.createRange();
+    range.selectNodeContents(document.getElementById(button.dataset.copies));
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+    document.execCommand("copy"); // the clipboard API does not work from a file
+    button.textContent = "Copied";
+  });
+}
+start().catch((error) => {
+  document.querySelector("#charts .status").textContent = `The charts cannot be drawn: ${error.message}. The tables above need no script; a newer browser draws the charts.`;
+  throw error;
+});

@@ -1,0 +1,175 @@
+// The filters: their choices, their controls, and the page's address that keeps them.
+const LISTS = ["method", "bits", "scheme", "observer"]; // several values at once; none chosen means all
+const CHOICES = ["dataset", "task", "network", "grouping", "runtime", "comparison", "seed", "metric", "configuration", "focus"];
+const LABELS = {
+  dataset: "Data set", task: "Task", network: "Network", grouping: "Grouping", comparison: "Compared with", runtime: "Runtime",
+  seed: "Seed", metric: "Metric", configuration: "Configuration in detail", focus: "Highlight",
+  method: "Method", bits: "Bits", scheme: "Scheme", observer: "Observer",
+};
+const COMPARISONS = { usual: "reference; QAT: control", reference: "reference", control: "control", twin: "itself in torch" };
+
+class State {
+  constructor(db) {
+    this.db = db;
+    this.values = {};
+    this.listeners = [];
+    this.read();
+  }
+
+  // The configurations of the chosen data, before the lists narrow them.
+  get ofData() {
+    const { dataset, task, network } = this.values;
+    const fits = (one) => one.name === dataset && one.task === task && one.network === network;
+    const data = this.db.data.findIndex(fits);
+    return this.db.allConfigs.filter((config) => config.data === data && config.trials.length);
+  }
+
+  get matching() {
+    const fits = (key, value) => !this.values[key].length || value === null || this.values[key].includes(value);
+    return this.ofData.filter((config) =>
+      fits("method", config.variant) && fits("bits", config.bits) && fits("scheme", config.scheme) && fits("observer", config.act_observer));
+  }
+
+  // Each filter's choices, as [value, text]; those of one filter depend on the filters before it.
+  options(key) {
+    const { db, values } = this;
+    const same = (items) => [...new Set(items)].filter((item) => item !== null).map((item) => [String(item), String(item)]);
+    const data = db.data.findIndex((one) => one.name === values.dataset && one.task === values.task && one.network === values.network);
+    const inData = (table) => (row) => db.allConfigs[table.get("config", row)]?.data === data;
+    switch (key) {
+      case "dataset": return same(db.data.map((one) => one.name));
+      case "task": return same(db.data.filter((one) => one.name === values.dataset).map((one) => one.task));
+      case "network": return same(db.data.filter((one) => one.name === values.dataset && one.task === values.task).map((one) => one.network));
+      case "grouping": {
+        const rows = db.groups.rows((row) => db.groups.get("data", row) === data);
+        return [...new Map(rows.map((row) => [row.grouping, row.title]))];
+      }
+      case "runtime": {
+        const found = db.contrasts.distinct("runtime", inData(db.contrasts));
+        return same(["torch", ...found]);
+      }
+      case "comparison": {
+        const there = db.contrasts.distinct("comparison", (row) =>
+          inData(db.contrasts)(row) && db.contrasts.get("runtime", row) === values.runtime);
+        return Object.entries(COMPARISONS).filter(([one]) => one === "usual" || there.includes(one));
+      }
+      case "seed": {
+        const seeds = this.ofData.flatMap((config) => config.trials.map((trial) => trial.seed));
+        return [["all", "all, the mean"], ...same(seeds.sort((a, b) => a - b))];
+      }
+      case "metric": {
+        const known = Object.keys(db.values.columns).filter((name) => !["runtime", "grouping", "group", "trial", "ci_low", "ci_high"].includes(name));
+        return (known.length ? known : ["accuracy"]).map((name) => [name, metricOf(name).name]);
+      }
+      case "configuration":
+        return this.matching.filter(isQuantized).map((config) => [config.id, config.name]);
+      case "focus": {
+        const rows = db.groups.rows((row) => db.groups.get("data", row) === data && db.groups.get("grouping", row) === values.grouping);
+        return [["", "the worst"], ...rows.map((row) => [row.group, shorten(row.group, 40)])];
+      }
+      case "method": return same(this.ofData.map((config) => config.variant));
+      case "bits": return same(this.ofData.map((config) => config.bits));
+      case "scheme": return same(this.ofData.map((config) => config.scheme));
+      case "observer": return same(this.ofData.map((config) => config.act_observer));
+      default: throw new Error(`no filter is called ${key}`);
+    }
+  }
+
+  initial(key, options) {
+    if (key !== "configuration") return options[0]?.[0] ?? "";
+    // The named one of the fewest bits: where something can be seen, if anywhere.
+    const named = this.matching.filter((config) => isQuantized(config) && config.primary);
+    const few = named.sort((a, b) => bitsOf(a) - bitsOf(b))[0];
+    return few?.id ?? options[0]?.[0] ?? "";
+  }
+
+  read() {
+    const asked = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+    for (const key of LISTS) this.values[key] = asked.getAll(key);
+    for (const key of CHOICES) this.values[key] = asked.get(key);
+    this.settle();
+  }
+
+  // Every filter has one of its choices, in the order in which they depend on each other.
+  settle() {
+    for (const key of ["dataset", "task", "network", ...LISTS, ...CHOICES.slice(3)]) {
+      const options = this.options(key);
+      const known = new Set(options.map(([value]) => value));
+      if (LISTS.includes(key)) this.values[key] = this.values[key].filter((value) => known.has(value));
+      else if (!known.has(this.values[key])) this.values[key] = this.initial(key, options);
+    }
+  }
+
+  write() {
+    const address = new URLSearchParams();
+    for (const key of LISTS) for (const value of this.values[key]) address.append(key, value);
+    for (const key of CHOICES) {
+      const usual = this.initial(key, this.options(key));
+      if (this.values[key] !== usual) address.set(key, this.values[key]);
+    }
+    const text = String(address);
+    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+  }
+
+  set(changes) {
+    Object.assign(this.values, changes);
+    this.settle();
+    this.write();
+    for (const listener of this.listeners) listener(Object.keys(changes));
+  }
+}
+
+const isQuantized = (config) => !["fp32", "fp32_ft"].includes(config.method);
+const bitsOf = (config) => (config.weight_bits ?? 32) * (config.act_bits ?? 32);
+
+// Builds the controls once, and their choices anew at every change.
+const buildControls = (form, state) => {
+  const fields = new Map();
+  const element = (tag, properties, ...children) => {
+    const made = Object.assign(document.createElement(tag), properties);
+    made.append(...children);
+    return made;
+  };
+  for (const key of CHOICES) {
+    const select = element("select", { id: `filter-${key}`, name: key });
+    select.addEventListener("change", () => state.set({ [key]: select.value }));
+    fields.set(key, select);
+    form.append(element("label", { className: "filter" }, element("span", { textContent: LABELS[key] }), select));
+  }
+  for (const key of LISTS) {
+    const box = element("div", { className: "choices" });
+    fields.set(key, box);
+    form.append(element("fieldset", { className: "filter", name: key }, element("legend", { textContent: LABELS[key] }), box));
+  }
+  const reset = element("button", { type: "button", textContent: "Reset" });
+  reset.addEventListener("click", () =>
+    state.set({ ...Object.fromEntries(LISTS.map((key) => [key, []])), ...Object.fromEntries(CHOICES.map((key) => [key, null])) }));
+  form.append(reset);
+
+  const fillList = (key, box, options) => {
+    const chosen = state.values[key];
+    const same = [...box.querySelectorAll("input")].map((input) => input.value).join() === options.map(([value]) => value).join();
+    if (!same) {
+      box.replaceChildren(...options.map(([value, text]) => {
+        const input = element("input", { type: "checkbox", name: key, value });
+        input.addEventListener("change", () =>
+          state.set({ [key]: [...box.querySelectorAll("input:checked")].map((one) => one.value) }));
+        return element("label", {}, input, element("span", { textContent: text }));
+      }));
+    }
+    for (const input of box.querySelectorAll("input")) input.checked = chosen.includes(input.value);
+  };
+  const fill = () => {
+    for (const [key, field] of fields) {
+      const options = state.options(key);
+      if (LISTS.includes(key)) fillList(key, field, options);
+      else {
+        field.replaceChildren(...options.map(([value, text]) => element("option", { value, textContent: text })));
+        field.value = state.values[key];
+      }
+      field.closest(".filter").hidden = options.length < 2;
+    }
+  };
+  state.listeners.unshift(fill);
+  fill();
+};

@@ -1,0 +1,149 @@
+// What the filters leave: groups, configurations, and their numbers. Charts ask here and nowhere else.
+class View {
+  constructor(state) {
+    const { db, values } = state;
+    Object.assign(this, { db, ...values, metricKey: values.metric, metric: metricOf(values.metric) });
+    this.seedNumber = values.seed === "all" ? null : Number(values.seed);
+    this.dataIndex = db.data.findIndex((one) => one.name === values.dataset && one.task === values.task && one.network === values.network);
+    this.groups = db.groups
+      .find(["data", "grouping"], [this.dataIndex, values.grouping])
+      .map((row, index) => ({ ...db.groups.row(row), index }))
+      .map((row) => ({ ...row, name: row.group, ranked: row.n >= db.minRanked }));
+    this.byClass = Boolean(this.groups[0]?.by_class);
+    this.noun = this.byClass ? "class" : "group";
+    this.title = this.groups[0]?.title ?? values.grouping;
+    this.ofData = state.ofData;
+    const ofSeed = (config) => this.seedNumber === null || config.trials.some((trial) => trial.seed === this.seedNumber);
+    this.configs = state.matching.filter(ofSeed);
+    this.quantized = this.configs.filter(isQuantized);
+    this.detail = this.quantized.find((config) => config.id === values.configuration) ?? null;
+  }
+
+  // The other side that a configuration is compared with, under the filter.
+  sideOf(config) {
+    if (this.comparison !== "usual") return this.comparison;
+    if (config.method !== "qat") return "reference";
+    return this.drop(config, "all", { comparison: "control", grouping: "overall" }) ? "control" : "reference";
+  }
+
+  trialsOf(config) {
+    return config.trials.filter((trial) => this.seedNumber === null || trial.seed === this.seedNumber);
+  }
+
+  // The drop of a group in pp with interval and excess: over seeds a row of `contrasts`, of one seed a row of `pairs`.
+  drop(config, group, { comparison = this.sideOf(config), runtime = this.runtime, grouping = this.grouping } = {}) {
+    const place = [runtime, comparison, grouping, group];
+    const names = ["runtime", "comparison", "grouping", "group"];
+    if (this.seedNumber === null) {
+      const row = this.db.contrasts.first(["config", ...names], [config.index, ...place]);
+      return row && { ...row, isStarred: row.eag_ci_low_pp > 0 || row.eag_ci_high_pp < 0 };
+    }
+    const trial = this.trialsOf(config)[0];
+    const row = trial && this.db.pairs.first(["trial", ...names], [trial.index, ...place]);
+    if (!row) return null;
+    const rates = { flip_rate: row.n_flip / row.n, bad_flip_rate: row.n_rw / row.n, good_flip_rate: row.n_wr / row.n };
+    return { ...row, ...rates, n_seeds: 1, isStarred: isNumber(row.eag_q) && row.eag_q < 0.05 };
+  }
+
+  value(config, group, { metric = this.metricKey, runtime = this.runtime, grouping = this.grouping } = {}) {
+    const read = (trial) => this.valueOf(trial, group, metric, runtime, grouping);
+    return meanOf(this.trialsOf(config).map(read));
+  }
+
+  valueOf(trial, group, metric, runtime = this.runtime, grouping = this.grouping) {
+    const names = ["trial", "runtime", "grouping", "group"];
+    const [row] = this.db.values.find(names, [trial.index, runtime, grouping, group]);
+    return row === undefined ? null : this.db.values.get(metric, row);
+  }
+
+  // The change of the chosen metric: of accuracy the paired drop, of others the mean difference to the other side.
+  change(config, group, options = {}) {
+    if (this.metricKey === "accuracy") {
+      const drop = this.drop(config, group, options);
+      return drop && { mean: drop.drop_pp, low: drop.drop_ci_low_pp, high: drop.drop_ci_high_pp, isStarred: drop.isStarred };
+    }
+    const { comparison = this.sideOf(config), grouping = this.grouping } = options;
+    const differences = this.trialsOf(config).map((trial) => {
+      const twin = comparison === "twin";
+      const other = twin ? trial : this.db.allTrials[trial[comparison]];
+      const own = this.valueOf(trial, group, this.metricKey, this.runtime, grouping);
+      const before = other && this.valueOf(other, group, this.metricKey, "torch", grouping);
+      return isNumber(own) && isNumber(before) ? this.metric.times * (own - before) : null;
+    });
+    const mean = meanOf(differences);
+    return isNumber(mean) ? { mean, low: null, high: null, isStarred: false } : null;
+  }
+
+  // How unevenly the groups drop, with what chance shows: over seeds of the mean drops, else of one trial.
+  disparity(config) {
+    const place = [this.runtime, this.sideOf(config), this.grouping];
+    const names = ["runtime", "comparison", "grouping"];
+    if (this.metricKey === "loss_nats") return this.trialDisparity(config, "phi_loss_nats", place);
+    if (this.metricKey !== "accuracy") return this.spreadOfChanges(config);
+    if (this.seedNumber !== null) return this.trialDisparity(config, "drop_disparity_pp", place);
+    const row = this.db.evenness.first(["config", ...names], [config.index, ...place]);
+    if (!row || !isNumber(row.drop_disparity_pp)) return null;
+    return { value: row.drop_disparity_pp, mean: row.null_mean_pp, floor: row.null_q95_pp, p: row.perm_p, q: row.perm_q };
+  }
+
+  trialDisparity(config, metric, place) {
+    const names = ["trial", "metric", "runtime", "comparison", "grouping"];
+    const rows = this.trialsOf(config).map((trial) => this.db.disparities.first(names, [trial.index, metric, ...place])).filter(Boolean);
+    if (!rows.length) return null;
+    const mean = (name) => meanOf(rows.map((row) => row[name]));
+    return { value: mean("value"), mean: mean("null_mean"), floor: mean("null_q95"), p: rows.length === 1 ? rows[0].perm_p : null };
+  }
+
+  spreadOfChanges(config) {
+    const means = this.groups.filter((group) => group.ranked).map((group) => this.change(config, group.name)?.mean).filter(isNumber);
+    return means.length > 1 ? { value: Math.max(...means) - Math.min(...means), mean: null, floor: null, p: null } : null;
+  }
+
+  gap(config) {
+    const names = ["trial", "metric", "runtime", "comparison", "grouping"];
+    const read = (trial) => this.db.disparities.first(names, [trial.index, "acc_gap_maxmin_pp", this.runtime, null, this.grouping])?.value;
+    return meanOf(this.trialsOf(config).map(read));
+  }
+
+  verdict(config) {
+    const names = ["config", "runtime", "comparison", "grouping"];
+    return this.db.verdicts.first(names, [config.index, this.runtime, this.sideOf(config), this.grouping]);
+  }
+
+  // One configuration for each method and bits: the primary one if the filters leave it, else the first they leave.
+  get picks() {
+    const found = new Map();
+    for (const config of this.configs) {
+      const key = `${config.variant}\u0001${config.bits}`;
+      if (!found.has(key) || (config.primary && !found.get(key).primary)) found.set(key, config);
+    }
+    return [...found.values()];
+  }
+
+  // Panels of the charts over bits: a quantizing method each, which starts with the float models that it comes from.
+  get panels() {
+    const floats = this.ofData.filter((config) => !isQuantized(config));
+    const start = (method) => floats.filter((config) => config.method === method).slice(0, 1);
+    const variants = [...new Set(this.picks.filter(isQuantized).map((config) => config.variant))];
+    return variants.map((variant) => ({
+      variant,
+      configs: [
+        ...start("fp32"),
+        ...(variant === "PTQ" || variant === "QAT from scratch" ? [] : start("fp32_ft")),
+        ...this.picks.filter((config) => config.variant === variant),
+      ],
+    }));
+  }
+
+  // The group that stands out: the chosen one, else the worst of the configuration in detail.
+  get highlighted() {
+    return this.focus || (this.detail && this.verdict(this.detail)?.worst_group) || null;
+  }
+}
+
+const meanOf = (values) => {
+  const known = values.filter(isNumber);
+  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+};
+const bitsName = (config) =>
+  config.method === "fp32" ? "FP32" : config.method === "fp32_ft" ? "FP32-FT" : /^\d+$/.test(config.bits) ? `${config.bits} bits` : config.bits;

@@ -1,0 +1,52 @@
+// Numbers and names as the page writes them: `markup.py` writes them alike.
+const MISSING = "–";
+const sentence = (text) => text[0].toUpperCase() + text.slice(1);
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+
+// Plotly reads a little HTML in every text, so names from data are escaped there too.
+const escapeText = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+const shorten = (name, length) => {
+  const letters = [...String(name)];
+  return letters.length <= length ? String(name) : letters.slice(0, length - 1).join("").trimEnd() + "…";
+};
+const label = (name, length = 18) => escapeText(shorten(name, length));
+// A name over two lines at the most, broken behind a comma where one is near.
+const wrapLabel = (name, length) => {
+  if (name.length <= length) return escapeText(name);
+  const half = name.lastIndexOf(", ", length);
+  const at = half > length / 3 ? half + 1 : length;
+  const rest = name.slice(at).trim(); // its end tells it from others, so the middle goes
+  return `${escapeText(name.slice(0, at).trim())}<br>${escapeText(rest.length <= length ? rest : `…${rest.slice(1 - length)}`)}`;
+};
+const count = (number, noun) =>
+  `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
+
+const formatPercent = (fraction, digits = 1) => (isNumber(fraction) ? `${(100 * fraction).toFixed(digits)} %` : MISSING);
+const signed = (text) => (Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−"));
+const formatPp = (value) => {
+  if (!isNumber(value)) return MISSING;
+  const size = Math.abs(value);
+  return signed(value.toFixed(size >= 0.005 && size < 0.095 ? 2 : 1));
+};
+const formatNumber = (value) => (isNumber(value) ? signed(String(Number(value.toPrecision(3)))) : MISSING);
+const formatP = (p) => (isNumber(p) ? (p < 0.001 ? "p < 0.001" : `p = ${Number(p.toPrecision(2))}`) : MISSING);
+const formatBytes = (bytes) => (isNumber(bytes) ? `${(bytes / 1000).toLocaleString("en-US", { maximumFractionDigits: 0 })} kB` : MISSING);
+const sayInterval = (low, high, format = formatPp) => (isNumber(low) && isNumber(high) ? ` [${format(low)},\u00a0${format(high)}]` : "");
+const sayDrop = (drop, low, high) => {
+  if (!isNumber(drop)) return MISSING;
+  if (Number(drop.toFixed(2)) === 0) return `no change, 0.0 pp${sayInterval(low, high)}`;
+  if (drop > 0) return `loses ${formatPp(drop)} pp${sayInterval(low, high)}`;
+  return `gains ${formatPp(-drop)} pp${sayInterval(isNumber(high) ? -high : null, isNumber(low) ? -low : null)}`;
+};
+
+// The metrics of the filter: what a value is called, how it is written, and what a change of it is.
+const METRICS = {
+  accuracy: { name: "Accuracy", format: formatPercent, change: "drop, pp", times: -100 },
+  loss_nats: { name: "Loss", format: formatNumber, change: "excess loss, nats", times: 1 },
+  confidence: { name: "Confidence", format: formatPercent, change: "change of confidence, pp", times: 100 },
+  margin: { name: "Margin", format: formatNumber, change: "change of the margin", times: 1 },
+  entropy_nats: { name: "Entropy", format: formatNumber, change: "change of entropy, nats", times: 1 },
+  ece: { name: "Calibration error", format: formatNumber, change: "change of the calibration error", times: 1 },
+  f1: { name: "F1", format: formatNumber, change: "change of F1", times: 1 },
+};
+const metricOf = (key) => METRICS[key] ?? { name: key, format: formatNumber, change: `change of ${key}`, times: 1 };

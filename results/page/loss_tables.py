@@ -1,0 +1,95 @@
+"""Facts in, the tables behind "who loses": one for each data set and grouping, a row for each method, bits and side."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from results.page.answers import Loss, compare_loss, list_losses
+from results.page.catalog import Data, Grouping
+from results.page.cells import join_cells, name_bits, name_group, render_disparity, render_drop, render_word
+from results.page.facts import Facts
+from results.page.markup import (
+    MISSING,
+    count,
+    escape,
+    format_pp,
+    render_number,
+    render_table,
+    say_interval,
+)
+
+NAME: Final = 40  # characters of a group's name
+
+
+def render_loss_tables(facts: Facts) -> str:
+    """Return the section; the first grouping of each data set is open, the others are one key away."""
+    parts = ['<section id="losses"><h2>Who loses, in numbers</h2>']
+    for data in facts.catalog.data:
+        for number, grouping in enumerate(data.groupings):
+            table = _render_grouping(facts, data, grouping)
+            if table:
+                opened = " open" if number == 0 else ""
+                title = escape(f"{data.title}, by {grouping.title}")
+                parts.append(f"<details{opened}><summary>{title}</summary>{table}</details>")
+    if len(parts) == 1:
+        parts.append("<p>No finished trial has another to compare with.</p>")
+    parts.append(
+        '<p class="note">Each row shows one configuration, named in it: the one that validation images '
+        "chose, where they "
+        "could. Others: verdicts and the range of the worst group's excess over the other configurations of the row. "
+        "Excess: a group's drop minus the drop of all images (EAG). Intervals are of 95 %. "
+        "* seeds of the plan are missing.</p></section>"
+    )
+    return "\n".join(parts)
+
+
+def _render_grouping(facts: Facts, data: Data, grouping: Grouping) -> str:
+    noun = grouping.noun
+    head = (
+        "Method, bits", "Against", "Verdict", "All images", f"Worst {noun}", "Its excess", "How unevenly", "Gap",
+        "Configuration", "Others",
+    )  # fmt: skip
+    losses = list_losses(facts, data, grouping)
+    against_fp32 = compare_loss(facts, data, grouping, "qat", "reference")
+    rows = []
+    for loss in losses:
+        rows.append(_render_row(loss, head))
+        other = against_fp32.get((loss.config.variant, loss.config.bits))
+        if loss.comparison == "control" and other:
+            rows.append(_render_row(other, head))
+    return render_table(head, rows, caption=f"{data.title}, by {grouping.title}", kind="losses") if rows else ""
+
+
+def _render_row(loss: Loss, head: Sequence[str]) -> str:
+    overall, gap = loss.overall, loss.gap_pp
+    excess = lost = None
+    if loss.worst:
+        group, drop = loss.worst
+        text = f"{format_pp(drop.eag_pp)} pp{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
+        excess = render_number(text, drop.eag_pp)
+        lost = f"{name_group(group.name, NAME)} <small>n = {group.n:,}</small><br>{render_drop(drop)}"
+    cells = [
+        escape(loss.comparison),
+        render_word(loss),
+        render_drop(overall),
+        lost or _explain(loss),
+        excess or MISSING,
+        render_disparity(loss.evenness),
+        render_number(f"{format_pp(gap)} pp", gap) if gap is not None else MISSING,
+        escape(loss.config.name) + f" <small>{count(overall.n_seeds, 'seed') if overall else ''}</small>",
+        escape(_say_others(loss)),
+    ]
+    first = f'<th scope="row">{escape(name_bits(loss.config.variant, loss.config.bits))}</th>'
+    return first + join_cells(cells, head[1:])
+
+
+def _explain(loss: Loss) -> str:
+    reason = loss.verdict.get("reason") or f"no {loss.grouping.noun} loses more than all images"
+    return f'<span class="reason">{escape(reason)}</span>'
+
+
+def _say_others(loss: Loss) -> str:
+    if not loss.others:
+        return "none"
+    words = ", ".join(f"{number} {word}" for word, number in loss.words_of_others.most_common())
+    ends = loss.range_of_others
+    return f"{words}; excess {format_pp(ends[0])} to {format_pp(ends[1])} pp" if ends else words
