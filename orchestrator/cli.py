@@ -9,7 +9,7 @@ import sys
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ from orchestrator.cli_status import (
     find_failed,
     say_counts,
     status,
+    write_comparison,
     write_reasons,
 )
 from orchestrator.exit_codes import exit_codes
@@ -37,6 +38,9 @@ from orchestrator.runtimes import summarize_runtimes, write_runtimes
 from orchestrator.schedule import BundleQueue
 from orchestrator.sweep_file import built_in_sweeps, is_file
 from results import Derived, Store, describe_mixed_pairs
+
+if TYPE_CHECKING:
+    from results import Comparison
 
 app = typer.Typer(
     help="Measure which groups lose when an image classifier is quantized.",
@@ -167,10 +171,14 @@ def report(
         str | None,
         typer.Option(metavar="FOLDER", help="Where --format writes: a path or URI. Default: STORE/exports."),
     ] = None,
+    diff: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="Another store: align both by configuration, and write what differs."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the tables and report.html from what is stored, of a partial store too."""
-    from results import import_groups, write_exports
+    from results import compare_stores, import_groups, write_exports
 
     with exit_codes():
         if output is not None and not formats:
@@ -182,7 +190,8 @@ def report(
             import_groups(opened, groups.read_bytes(), source=str(groups))
         derived = report_what_is_left(opened, metrics=metric or ())
         exports = write_exports(opened, formats, output) if formats else None
-        _finish(opened, derived, as_json=as_json, exports=exports)
+        comparison = compare_stores(opened, Store.open(diff)) if diff is not None else None
+        _finish(opened, derived, as_json=as_json, exports=exports, comparison=comparison)
 
 
 def write_command(words: list[str] | None, store: Store, **on_ray: Any) -> str:
@@ -248,7 +257,14 @@ def _show(request: Request, queue: BundleQueue, *, quiet: bool) -> Progress:
     return ProgressTable(queue, name=name, before=before)
 
 
-def _finish(store: Store, derived: Derived, *, as_json: bool, exports: list[str] | None = None) -> None:
+def _finish(
+    store: Store,
+    derived: Derived,
+    *,
+    as_json: bool,
+    exports: list[str] | None = None,
+    comparison: "Comparison | None" = None,
+) -> None:
     """Say how the trials ended and where the dashboard and tables for papers are, and exit with 1 if a trial failed."""
     from results import count_trials, survey
 
@@ -268,6 +284,7 @@ def _finish(store: Store, derived: Derived, *, as_json: bool, exports: list[str]
             "warnings": warnings,
             "dashboard": path,
             **({} if exports is None else {"exports": exports}),
+            **({} if comparison is None else {"comparison": {**comparison.summary, "files": comparison.files}}),
         }
         print(json.dumps(facts, indent=2))
     else:
@@ -284,6 +301,8 @@ def _finish(store: Store, derived: Derived, *, as_json: bool, exports: list[str]
             print(f"table: {place}")
         if exports == []:
             print("no tables for papers: no finished trial has a reference and groups to compare")
+        for line in write_comparison(comparison) if comparison else []:
+            print(line)
         print(f"dashboard: {path}")
     if counts["n_failed"] or any(found["failed"] for found in runtimes.values()):
         raise typer.Exit(1)

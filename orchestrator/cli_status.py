@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from orchestrator.plan import METHODS
 from orchestrator.progress import first_line, format_s
 from orchestrator.runtimes import summarize_runtimes, write_runtimes
 from results import BLOCKED, Store
+
+if TYPE_CHECKING:
+    from results import Comparison
 
 MOST_REASONS, MOST_IDS = 10, 5  # that are printed; --json has all
 RATE_OF = 100  # trials: the rate is that of the last ones
@@ -170,3 +173,15 @@ def _foresee(
     done_s = sum(total_s.get(trial_id, 0.0) for _, trial_id in own)
     left_s = sum(means.get(row["method"], max(means.values(), default=0.0)) for row in missing)
     return 60 * len(own) / since_s, left_s * since_s / done_s if done_s and means else None
+
+
+def write_comparison(comparison: "Comparison") -> list[str]:
+    """Return lines that say what differs from another store, and where the page and the tables are."""
+    summary, largest = comparison.summary, comparison.summary["largest"]
+    where = "" if largest["grouping"] == "overall" else f" by {largest['grouping']}"
+    return [
+        f"compared: {summary['n_compared']} configurations of both stores, {summary['n_alone']} of one left out; "
+        f"what all images lose or gain is beyond its 95 % interval in {summary['n_changed']}.",
+        f"largest: {largest['configuration']}, {largest['group']}{where} {largest['in_words']} against the other.",
+        *(f"comparison: {place}" for place in comparison.files),
+    ]

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from results.comparison import Comparison, compare_stores
     from results.custom_groups import import_groups
     from results.damage import Survey, find_damage, set_aside, survey
     from results.devices import describe_mixed_pairs
@@ -35,6 +36,7 @@ __all__ = [
     "RUN_DEPENDENT",
     "SCHEMA_VERSION",
     "TABLES",
+    "Comparison",
     "DamagedError",
     "Derived",
     "Frames",
@@ -43,6 +45,7 @@ __all__ = [
     "Survey",
     "WriteError",
     "build_tables",
+    "compare_stores",
     "count_trials",
     "derive",
     "describe_mixed_pairs",
@@ -87,6 +90,8 @@ _HOMES = {
     "StoreError": "files",
     "WriteError": "files",
     "build_tables": "tables.build",
+    "compare_stores": "comparison",
+    "Comparison": "comparison",
     "count_trials": "trial_list",
     "list_trials": "trial_list",
     "describe_mixed_pairs": "devices",

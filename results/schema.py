@@ -135,6 +135,12 @@ CORRELATIONS = _schema(  # over the groups of a grouping, of what the reference 
     rho=_F64, p=_F64, n_groups=_I32, n_seeds=_I32, reason=_STR,
 )  # fmt: skip
 PROVENANCE = _schema(key=_STR, value=_STR)
+# Of two stores, so none of a store's own tables: contrasts against the same configuration there, and what was set
+# differently; `n` and `accuracy` are of this store, those with `other_` of the other one.
+DIFFERENCES = _schema(
+    **{field.name: field.type for field in CONTRASTS}, other_n=_I32, accuracy=_F64, other_accuracy=_F64,
+)  # fmt: skip
+SETTING_DIFFERENCES = _schema(method=_STR, setting=_STR, here=_STR, there=_STR)
 
 TABLES: Final[dict[str, pa.Schema]] = {
     "trials": TRIALS,

@@ -360,6 +360,14 @@ class Store:
         self.files.write("report.html", html.encode())
         return self.report_path
 
+    def write_comparison(self, html: str, tables: Mapping[str, pa.Table]) -> list[str]:
+        """Write a page and tables that compare this store with another one, and return where they are."""
+        for name, table in tables.items():
+            self.files.write_parquet(f"exports/{name}.parquet", table)
+        self.files.write("exports/differences.html", html.encode())
+        names = ("differences.html", *(f"{name}.parquet" for name in tables))
+        return [self.files.describe(f"exports/{name}") for name in names]
+
     def read_report(self) -> str:
         """Return the dashboard. Raises FileNotFoundError where none was written: `report` does."""
         return self.files.read("report.html").decode()

@@ -47,6 +47,7 @@ class PageData:
         self.tables, self.catalog = tables, catalog
         self.trial_ids = pd.Index([trial["trial_id"] for trial in catalog.trials], dtype="object")
         self.config_ids = pd.Index([config.config_id for config in catalog.configs], dtype="object")
+        self.n_seeds = len(self.trial_ids) / max(len(self.config_ids), 1)
         self.left_out: dict[str, str] = {}
 
     def collect(self) -> dict[str, Columns]:
@@ -112,7 +113,7 @@ class PageData:
         table = take(self.tables, "group_metrics")
         table = table.filter(pc.field("class").is_null() & pc.field("value").is_valid())
         own = [name for name in table["metric"].unique().to_pylist() if name not in _KNOWN_METRICS]
-        table = self._thin("values", table.filter(pc.field("metric").isin([*METRICS, *own])), 10)
+        table = self._thin("values", table.filter(pc.field("metric").isin([*METRICS, *own])), len(METRICS))
         rows, first = _number_rows(table, ("trial_id", "runtime", "grouping", "group"))
         columns = self._keys(table.take(first), ("runtime", "grouping", "group"))
         for metric in (*METRICS, *own):
@@ -132,9 +133,7 @@ class PageData:
         table = self._thin(
             "contrasts", take(self.tables, "contrasts").filter(_is_comparison() & pc.field("drop_pp").is_valid())
         )
-        seeds = {name: table[name].to_pylist() for name in ("seeds", "seed_drops_pp")}
-        packed = {name: [_round_list(values) for values in lists] for name, lists in seeds.items()}
-        return self._keys(table, _KEYS) | _pack_all(table, _CONTRASTS) | packed
+        return self._keys(table, _KEYS) | _pack_all(table, _CONTRASTS)
 
     def _evenness(self) -> Columns:
         table = self._thin("evenness", take(self.tables, "contrast_disparity").filter(_is_comparison()))
@@ -156,7 +155,7 @@ class PageData:
         """Return shifts of predictions, the mean over the seeds of each configuration."""
         table = take(self.tables, "shifts")
         table = table.filter(pc.field("comparison").isin(SIDES) & pc.field("shift_pp").is_valid())
-        table = self._thin("shifts", table, len(self.trial_ids) / max(len(self.config_ids), 1))
+        table = self._thin("shifts", table, self.n_seeds)
         return self._average(table, (*_KEYS, "class"), ("shift_pp",))
 
     def _mechanism(self) -> Columns:
@@ -177,14 +176,18 @@ class PageData:
         return self._keys(table, ("runtime", "session", "status")) | _pack_all(table, (*numbers, "reason", "kernels"))
 
     def _sensitivity(self) -> Columns:
-        table = self._thin("sensitivity", take(self.tables, "sensitivity").filter(pc.field("drop_pp").is_valid()))
+        table = take(self.tables, "sensitivity").filter(pc.field("drop_pp").is_valid())
+        table = self._thin("sensitivity", table, self.n_seeds)
         return self._average(table, ("layer", "grouping", "group"), ("drop_pp",))
 
     def _reliability(self) -> Columns:
+        """Return the bins of the named configurations: those of all would be a fifth of the page."""
         table = self.tables.get("reliability")
         if table is None:
             return {}
-        table = self._thin("reliability", table.filter(pc.field("accuracy").is_valid()))
+        named = [config.config_id for config in self.catalog.configs if config.is_primary]
+        wanted = pc.field("accuracy").is_valid() & pc.field("config_id").isin(named)
+        table = self._thin("reliability", table.filter(wanted))
         return self._keys(table, ("runtime", "grouping", "group")) | _pack_all(
             table, ("bin", "n", "confidence", "accuracy", "ci_low", "ci_high")
         )
@@ -232,21 +235,22 @@ def pack(array: pa.Array) -> Any:
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         coded = array.dictionary_encode()
         return {"values": coded.dictionary.to_pylist(), "codes": coded.indices.to_pylist()}
-    return _round_list(array.to_pylist()) if pa.types.is_floating(array.type) else array.to_pylist()
+    return _round(array.to_numpy(zero_copy_only=False)) if pa.types.is_floating(array.type) else array.to_pylist()
 
 
 def _pack_all(table: pa.Table, names: Sequence[str]) -> Columns:
     return {name: pack(table[name].combine_chunks()) for name in names}
 
 
-def _round_list(values: Sequence[float | None] | None) -> list[float | None]:
-    """Return numbers with DIGITS significant digits, whole ones as integers: what they take is what they say."""
-    return [None if value is None else _round(value) for value in values or ()]
-
-
-def _round(value: float) -> float:
-    short = float(f"{value:.{DIGITS}g}")
-    return int(short) if short.is_integer() else short
+def _round(values: np.ndarray) -> list[float | None]:
+    """Return numbers with DIGITS significant digits, None for NaN. Powers of ten are exact, so decimals stay short."""
+    size = np.abs(np.where(np.isfinite(values) & (values != 0), values, 1.0))
+    factors = 10.0 ** (DIGITS - 1 - np.floor(np.log10(size)))
+    rounded = np.where(factors >= 1, np.round(values * factors) / factors, np.round(values))
+    found: list[float | None] = rounded.tolist()
+    for place in np.flatnonzero(np.isnan(values)):
+        found[place] = None
+    return found
 
 
 def _number_rows(table: pa.Table, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

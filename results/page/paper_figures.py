@@ -8,6 +8,7 @@ import base64
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -37,7 +38,11 @@ def draw_figure(html: str, key: str, suffix: str, *, width_mm: float, filters: s
         page = Path(folder, "report.html")
         page.write_text(html, encoding="utf-8")
         options = {"width": round(width_mm * PX_PER_MM), "scale": DOTS_PER_INCH / 96}
-        address = _draw(f"{page.as_uri()}#{filters.removeprefix('#')}", key, suffix, options)
+        with ThreadPoolExecutor(
+            1
+        ) as pool:  # of its own: a notebook's thread has an event loop that would be in the way
+            drawn = pool.submit(_draw, f"{page.as_uri()}#{filters.removeprefix('#')}", key, suffix, options)
+            address = drawn.result()
     head, _, body = address.partition(",")
     return base64.b64decode(body) if head.endswith(";base64") else unquote_to_bytes(body)
 

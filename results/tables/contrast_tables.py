@@ -86,7 +86,8 @@ def _add_data_set(
             estimates = estimate_contrasts(contrasts, ground, flips[grouping.name], grouping)
         evenness = measure_contrasts(contrasts, ground, grouping)
         for contrast in contrasts:
-            _add(tables["contrasts"], contrast, estimates.get(contrast.contrast_id), grouping, disagreements)
+            shares = _share_disagreements(disagreements.get(contrast.contrast_id), grouping)
+            add_estimate(tables["contrasts"], contrast, estimates.get(contrast.contrast_id), grouping, **shares)
         if grouping.name != "overall":
             add_evenness(tables["contrast_disparity"], contrasts, estimates, evenness, grouping=grouping)
         simulated = [contrast for contrast in contrasts if contrast.runtime == RUNTIME]
@@ -108,17 +109,21 @@ def _find_disagreements(contrasts: Sequence[Contrast], ground: Ground, n_classes
     }
 
 
-def _add(
-    rows: Rows,
-    contrast: Contrast,
-    estimate: Estimate | None,
-    grouping: Grouping,
-    disagreements: Mapping[str, Disagreement],
+def _share_disagreements(found: Disagreement | None, grouping: Grouping) -> dict[str, np.ndarray]:
+    if found is None:
+        return {}
+    n_G = grouping.sizes("test")
+    return {
+        name: divide(sum_by_group(v, grouping), n_G) for name, v in zip(("cie_share", "taxicab"), found, strict=True)
+    }
+
+
+def add_estimate(
+    rows: Rows, contrast: Contrast, estimate: Estimate | None, grouping: Grouping, **more: np.ndarray
 ) -> None:
+    """Add a row for each group of a grouping: what a contrast is worth there, or why nothing is known."""
     n_G = grouping.sizes("test")
     columns = {} if estimate is None else _columns(contrast, estimate)
-    if (found := disagreements.get(contrast.contrast_id)) is not None:
-        columns["cie_share"], columns["taxicab"] = (divide(sum_by_group(v, grouping), n_G) for v in found)
     rows.add(
         len(n_G),
         **contrast.columns(),
@@ -129,6 +134,7 @@ def _add(
         n=n_G,
         seeds=[list(contrast.seeds)] * len(n_G),
         **columns,
+        **more,
         reason=_explain(contrast, estimate, grouping),
     )
 

@@ -86,6 +86,7 @@ const drawCalibration = (view, { colors, width }) => {
   const shown = [reference, detail].filter(Boolean);
   const read = (config, group) => db.reliability.find(["config", "runtime", "grouping", "group"], [config.index, isQuantized(config) ? view.runtime : "torch", view.grouping, group]).map((row) => db.reliability.row(row)).filter(({ n }) => n >= 20);
   const groups = view.groups.filter(({ ranked, name }) => ranked && shown.some((config) => read(config, name).length));
+  if (!detail.primary) return { empty: "bins of confidence are on the page for the configurations that val chose; those of all are in tables/reliability" };
   if (!groups.length) return { empty: "no reliability is known of these groups" };
   const { places, total } = placePanels(shown.length, width, 320, { gapX: width < 2 * PANEL ? 0 : 0.08 });
   const layout = layoutOf(colors, total, { margin: { l: 52, r: 16, t: 8, b: 8, pad: 4 }, annotations: [], shapes: [] });

@@ -1,0 +1,47 @@
+"""Two stores -> a page and tables of what differs, and a summary for people."""
+
+from typing import Any, NamedTuple
+
+from results.page.catalog import OVERALL, make_catalog
+from results.page.markup import say_drop
+from results.page.report import render_report
+from results.schema import TABLES
+from results.store import Store
+from results.tables.differences import find_differences
+
+
+class Comparison(NamedTuple):
+    """Where the page and the tables are, and what they say in short. Drops in pp."""
+
+    files: list[str]
+    summary: dict[str, Any]
+
+
+def compare_stores(store: Store, other: Store) -> Comparison:
+    """Write what differs between two stores to `exports/` of the first, whose tables are up to date.
+
+    Raises:
+        StoreError: one of the two holds no sweep, or they have no configuration in common.
+    """
+    found = find_differences(store, other)
+    tables = {name: store.read_table(name) for name in TABLES if name not in ("samples", "predictions")}
+    html = render_report({**tables, **found}, against=other.location)
+    names = {config.config_id: config.name for config in make_catalog(tables).configs}
+    return Comparison(store.write_comparison(html, found), _summarize(found["differences"].to_pylist(), names))
+
+
+def _summarize(rows: list[dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
+    known = [row for row in rows if row["kind"] == "store" and row["drop_pp"] is not None]
+    whole = [row for row in known if row["grouping"] == OVERALL]
+    changed = [row for row in whole if row["drop_ci_low_pp"] > 0 or row["drop_ci_high_pp"] < 0]
+    largest = max(known, key=lambda row: abs(row["drop_pp"]))
+    return {
+        "n_compared": len(whole),
+        "n_changed": len(changed),
+        "n_alone": sum(row["grouping"] is None for row in rows),
+        "largest": {
+            **{name: largest[name] for name in ("grouping", "group", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp")},
+            "configuration": names[largest["config_id"]],
+            "in_words": say_drop(largest["drop_pp"], largest["drop_ci_low_pp"], largest["drop_ci_high_pp"]),
+        },
+    }

@@ -1,0 +1,68 @@
+"""Figures for papers: the page's own chart, as a file of the width that was asked for."""
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from simulated_sweep import make_store
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from results import draw_figure
+from results.page.paper_figures import VARIABLE, FigureError
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, browser: object) -> str:
+    """A small store; `browser` says where there is none to draw with."""
+    folder = tmp_path_factory.mktemp("figures") / "store"
+    make_store(folder, seeds=(0,), bits=(8, 4), observers=("minmax",), datasets=("faces",))
+    return str(folder)
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["figure", *words])
+    return result.exit_code, result.output
+
+
+def test_a_figure_is_a_file_of_the_width_asked_for(store: str, tmp_path: Path) -> None:
+    svg, png = tmp_path / "drops.svg", tmp_path / "drops.png"
+    assert run(store, "groups", "--output", str(svg), "--width-mm", "170") == (0, f"{svg}\n")
+    assert run(store, "groups", "--output", str(png), "--width-mm", "170")[0] == 0
+    px = round(170 / 25.4 * 96)
+    assert re.match(rf'<svg class="main-svg"[^>]* width="{px}"', svg.read_text())
+    width, _ = struct.unpack(">II", png.read_bytes()[16:24])
+    assert width == pytest.approx(170 / 25.4 * 300, abs=3)
+
+
+def test_filters_of_the_address_choose_what_is_drawn(store: str, tmp_path: Path) -> None:
+    texts = {}
+    for grouping in ("ethnicity", "ethnicity*gender"):
+        place = tmp_path / "figure.svg"
+        run(store, "groups", "--output", str(place), "--filters", f"#grouping={grouping}")
+        texts[grouping] = place.read_text()
+    assert "Few*female" in texts["ethnicity*gender"]
+    assert "Few*female" not in texts["ethnicity"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nope",), "No chart is called 'nope': there are accuracy, slopes, drops"),
+        (("runtimes",), 'nothing to draw: this sweep measured torch alone; runtimes = ["torch", "onnxruntime"]'),
+        (("drops", "--output", "drops.pdf"), "`--output` must end in .svg or .png, got drops.pdf"),
+    ],
+)
+def test_what_cannot_be_drawn_says_why(store: str, words: tuple[str, ...], said: str) -> None:
+    code, output = run(store, *words)
+    assert code == 2
+    assert said in " ".join(output.split())
+
+
+def test_without_a_browser_the_remedy_is_told(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "no-such-browser")
+    with pytest.raises(FigureError, match=f"{VARIABLE} names no-such-browser, which is no program. Install one"):
+        draw_figure("<p>", "drops", "svg", width_mm=85)
