@@ -180,6 +180,13 @@ def test_what_is_too_much_for_a_page_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert "rows are too many for a page" in page.by_id("failures").words
 
 
+def test_numbers_keep_five_digits_and_are_as_short_as_they_can_be() -> None:
+    values = [0.123456789, -98765.4321, 3.0, 0.0, 1e-300, 2.00004999e-9, float("nan"), 0.1 + 0.2]
+    packed = page_data.pack(pa.array(values, from_pandas=True))
+    assert packed == [0.12346, -98765.0, 3.0, 0.0, 0.0, 2e-9, None, 0.3]
+    assert [float(f"{value:.5g}") for value in values[:3]] == packed[:3]
+
+
 # Words
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Final
 
-from results.page.answers import Question, compare_loss, list_questions
+from results.page.answers import Loss, Question, compare_loss, list_questions
 from results.page.catalog import Data
 from results.page.cells import (
     cell,
     head,
     join_cells,
+    lead,
     name_bits,
     nothing,
     render_disparity,
@@ -17,6 +18,7 @@ from results.page.cells import (
     small,
 )
 from results.page.facts import Drop, Facts, Row
+from results.page.leads import lead_causes, lead_mixtures
 from results.page.markup import MISSING, escape, format_pp, render_number, render_table, say_interval
 
 PLAIN: Final = ("PTQ", "QAT", "FP32-FT")  # not of another base or start
@@ -43,14 +45,15 @@ def render_causes(facts: Facts, data: Sequence[Data]) -> str:
 
 def _render_data(facts: Facts, data: Data) -> str:
     grouping = data.groupings[0]
-    effects = {
+    losses = {
         title: {
-            bits: render_drop(loss.overall) + small(render_disparity(loss.evenness))
+            bits: loss
             for (variant, bits), loss in compare_loss(facts, data, grouping, method, comparison).items()
             if variant in PLAIN
         }
         for title, (method, comparison) in AGAINST.items()
     }
+    effects = {title: {bits: _say(loss) for bits, loss in found.items()} for title, found in losses.items()}
     effects[LIKE_FOR_LIKE] = {
         question.config.bits: render_drop(read_drop(question.row)) + small(render_disparity(question.evenness))
         for question in list_questions(facts, data, grouping, "qat_vs_ptq")
@@ -68,7 +71,12 @@ def _render_data(facts: Facts, data: Data) -> str:
         elif title == LIKE_FOR_LIKE:
             rows.append(head(title) + _across(len(bits), "no PTQ of the control has the settings of the QAT"))
     caption = f"{data.name}: what all images lose, and how unevenly by {grouping.title}"
-    return render_table(["", *titles], rows, caption=caption, kind="matrix")
+    table = render_table(["", *titles], rows, caption=caption, kind="matrix")
+    return lead(facts, data, lead_causes(losses, bits[-1])) + table
+
+
+def _say(loss: Loss) -> str:
+    return render_drop(loss.overall) + small(render_disparity(loss.evenness))
 
 
 def _across(n_columns: int, text: str) -> str:
@@ -87,18 +95,20 @@ MIXTURE_HEAD: Final = ("Data, against", "Method, bits", "Drop of all images", "H
 
 def render_mixtures(facts: Facts, data: Sequence[Data]) -> str:
     """Return what quantization costs more under less even training data, at equal size and on equal test images."""
-    rows = [
-        _render_mixture(one, question)
-        for one in data
-        for question in list_questions(facts, one, one.groupings[0], "data")
-    ]
+    found = {one: list_questions(facts, one, one.groupings[0], "data") for one in data}
+    rows = [_render_mixture(one, question) for one, questions in found.items() for question in questions]
     if not rows:
         return nothing("this sweep has one mixture of training data; `imbalance` in a sweep file makes several")
     caption = "What quantization costs more under the less even data"
-    return render_table(MIXTURE_HEAD, rows, caption=caption, kind="matrix") + (
-        '<p class="note">The drop under the first data minus the drop under the second, on equal test '
-        "images: a positive "
-        "number says that quantization costs more where the data are less even.</p>"
+    leads = "".join(lead(facts, one, lead_mixtures(questions)) for one, questions in found.items() if questions)
+    return (
+        leads
+        + render_table(MIXTURE_HEAD, rows, caption=caption, kind="matrix")
+        + (
+            '<p class="note">The drop under the first data minus the drop under the second, on equal test '
+            "images: a positive "
+            "number says that quantization costs more where the data are less even.</p>"
+        )
     )
 
 

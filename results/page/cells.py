@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from results.page.answers import Loss
-from results.page.facts import Drop, Row
+from results.page.catalog import Data
+from results.page.facts import Drop, Facts, Row
 from results.page.markup import (
     MISSING,
     escape,
@@ -22,6 +23,12 @@ SHAPES: Final = {
 }  # fmt: skip
 SIDES: Final = {"reference": "its reference", "control": "its control", "twin": "itself in torch"}
 NAME: Final = 24  # characters of a group's name in a cell
+
+
+def lead(facts: Facts, data: Data, text: str) -> str:
+    """Return the sentence that answers a question in short; of several data sets it names the one."""
+    name = f"{data.name}: " if len(facts.catalog.data) > 1 else ""
+    return f'<p class="lead">{escape(name + text)}</p>'
 
 
 def nothing(reason: str) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from results.page.answers import Loss, compare_loss, list_deployed
 from results.page.catalog import Data
-from results.page.cells import head, join_cells, name_bits, nothing, render_drop, render_loss
+from results.page.cells import head, join_cells, lead, name_bits, nothing, render_drop, render_loss
 from results.page.facts import Facts
+from results.page.leads import lead_deployed
 from results.page.markup import MISSING, escape, format_percent, render_number, render_table
 
 MOST_REASONS = 3
@@ -40,7 +41,10 @@ def _render_runtime(facts: Facts, data: Data, runtime: str) -> str:
         for loss in losses
     ]
     caption = f"{data.name}: {runtime} against torch"
-    return render_table(["Method, bits", *titles], rows, caption=caption, kind="matrix") if rows else ""
+    if not rows:
+        return ""
+    told = lead(facts, data, lead_deployed(runtime, losses))
+    return told + render_table(["Method, bits", *titles], rows, caption=caption, kind="matrix")
 
 
 def _tell_twin(facts: Facts, loss: Loss) -> list[str]:

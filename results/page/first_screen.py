@@ -6,9 +6,10 @@ from typing import Final
 from results.page.answers import Loss, Reach, find_shippable, list_losses, measure_reach
 from results.page.catalog import Data, Grouping
 from results.page.causes_screen import render_causes, render_mixtures
-from results.page.cells import SIDES, cell, head, join_cells, name_bits, name_group, nothing, render_loss, small
+from results.page.cells import SIDES, cell, head, join_cells, lead, name_bits, name_group, nothing, render_loss, small
 from results.page.deployed_screen import render_deployed
 from results.page.facts import Facts
+from results.page.leads import lead_losers, lead_reach
 from results.page.markup import MISSING, count, escape, format_percent, format_pp, render_number, render_table
 
 REACH_HEAD: Final = ("Data", "FP32 is right on", "Grouping", "Smallest group", "Could go unseen")
@@ -44,12 +45,8 @@ def _render_reach(facts: Facts, reaches: Sequence[Reach]) -> str:
     counts = _render_counts(facts, reaches)
     if not rows:
         return counts + nothing("no trial has groups to compare")
-    table = render_table(REACH_HEAD, rows, caption="What this sweep can tell", kind="reach")
-    return (
-        f'{counts}{table}<p class="note">Could go unseen: a drop of a group up to this size would not have '
-        "been told from "
-        "0, from the named configuration with the fewest flips to that with the most.</p>"
-    )
+    leads = "".join(lead(facts, reach.data, lead_reach(reach)) for reach in reaches if reach.data.groupings)
+    return counts + leads + render_table(REACH_HEAD, rows, caption="What this sweep can tell", kind="reach")
 
 
 def _render_counts(facts: Facts, reaches: Sequence[Reach]) -> str:
@@ -106,7 +103,7 @@ def _render_losers(facts: Facts, data: Data) -> str:
         first = head(name_bits(config.variant, config.bits), f"against {side}")
         rows.append(first + join_cells(map(render_loss, alike), titles))
     table = render_table(["Method, bits", *titles], rows, caption=data.title, kind="matrix")
-    return table + _render_shippable(data, losses)
+    return lead(facts, data, lead_losers(losses)) + table + _render_shippable(data, losses)
 
 
 def _render_shippable(data: Data, losses: dict[str, list[Loss]]) -> str:

@@ -186,7 +186,7 @@ class PageData:
         if table is None:
             return {}
         named = [config.config_id for config in self.catalog.configs if config.is_primary]
-        wanted = pc.field("accuracy").is_valid() & pc.field("config_id").isin(named)
+        wanted = pc.field("accuracy").is_valid() & pc.field("config_id").isin(pa.array(named, pa.string()))
         table = self._thin("reliability", table.filter(wanted))
         return self._keys(table, ("runtime", "grouping", "group")) | _pack_all(
             table, ("bin", "n", "confidence", "accuracy", "ci_low", "ci_high")
@@ -243,7 +243,11 @@ def _pack_all(table: pa.Table, names: Sequence[str]) -> Columns:
 
 
 def _round(values: np.ndarray) -> list[float | None]:
-    """Return numbers with DIGITS significant digits, None for NaN. Powers of ten are exact, so decimals stay short."""
+    """Return numbers with DIGITS significant digits, None for NaN; those under 1e-15, such as some p, become 0.
+
+    Powers of ten up to 1e22 are exact, so decimals stay short.
+    """
+    values = np.where(np.abs(values) < 1e-15, 0.0, values)
     size = np.abs(np.where(np.isfinite(values) & (values != 0), values, 1.0))
     factors = 10.0 ** (DIGITS - 1 - np.floor(np.log10(size)))
     rounded = np.where(factors >= 1, np.round(values * factors) / factors, np.round(values))

@@ -99,7 +99,7 @@ const drawGroups = (view, { colors, width }, grouping = view.grouping) => {
       part(rows.filter((i) => !ranked(found[i])), { color: colors.muted, symbol: "circle-open" }),
     ],
     layout,
-    summary: worst ? `${detail.name}: ${worst.group} ${say(worst.change)}${overall ? `; all images ${view.metricKey === "accuracy" ? sayDrop(overall.mean, overall.low, overall.high) : formatNumber(overall.mean)}` : ""}.` : "",
+    summary: worst ? `${detail.name}: ${worst.group} ${say(worst.change)}${overall ? `; on all images it ${view.metricKey === "accuracy" ? sayDrop(overall.mean, overall.low, overall.high) : formatNumber(overall.mean)}` : ""}.` : "",
     note: `Against ${view.sideOf(detail)}. Dotted: all images. Open circles: fewer than ${view.db.minRanked} images, never ranked.`,
     table: {
       head: ["Group", "n", view.metric.change],
