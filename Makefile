@@ -10,7 +10,7 @@ sweep: install  ## Run the main job; the last line names the dashboard. SWEEP=mn
 	$(BIN)/python -m orchestrator sweep $(SWEEP)
 
 test: install-dev  ## Every test but the slow ones.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: install-dev  ## The slow ones too.
 	$(BIN)/python -m pytest -m ""
