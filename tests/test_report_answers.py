@@ -60,6 +60,12 @@ class Expected:
         assert len(frame) == 1, (table, equals, len(frame))
         return frame.iloc[0]
 
+    def gap(self, key: dict[str, str], grouping: str) -> float:
+        """Best minus worst accuracy of a configuration in torch, the mean over its seeds."""
+        trials = self.frames["trials"].query(f"config_id == '{key['config_id']}'").trial_id
+        gaps = self.frames["disparity"].query("metric == 'acc_gap_maxmin_pp' and runtime == 'torch'")
+        return float(gaps[gaps.trial_id.isin(trials) & (gaps.grouping == grouping)].value.mean())
+
 
 @pytest.fixture(scope="module")
 def expected(tables: dict[str, pa.Table]) -> Expected:
@@ -105,12 +111,13 @@ def test_the_matrix_holds_the_verdicts_on_what_val_chose(page: Page, expected: E
                 word = cell.find("b", "word")[0]
                 assert word.text.split(" ", 1)[1].removesuffix(" *") == verdict.word
                 assert word.attributes["title"] == verdict.rule
+                p = expected.one("contrast_disparity", **key, grouping=grouping_of(title)).perm_p
                 if pd.isna(verdict.worst_group):
-                    assert cell.numbers == []
+                    assert cell.numbers == [p]
                     continue
                 drop = expected.one("contrasts", **key, grouping=grouping_of(title), group=verdict.worst_group)
                 assert cell.find("span")[1].attributes["data-group"] == verdict.worst_group
-                assert cell.numbers == [drop.eag_pp]
+                assert cell.numbers == [drop.eag_pp, p]
                 n_cells += 1
     assert n_cells > 20
 
@@ -157,7 +164,9 @@ def test_causes_hold_overall_drops_and_disparities(page: Page, expected: Expecte
                 key["runtime"] = "torch"
                 drop = expected.one("contrasts", **key, grouping="overall")
                 spread = expected.one("contrast_disparity", **key, grouping=grouping)
-                assert cell.numbers == [drop.drop_pp, spread.drop_disparity_pp]
+                assert cell.numbers == pytest.approx(
+                    [drop.drop_pp, spread.drop_disparity_pp, expected.gap(key, grouping)]
+                )
                 n_cells += 1
     assert n_cells == 3 * 3 * 2
 
@@ -208,10 +217,7 @@ def test_loss_tables_hold_every_comparison_in_numbers(page: Page, expected: Expe
             assert row[3].numbers == [expected.one("contrasts", **key, grouping="overall").drop_pp]
             spread = expected.one("contrast_disparity", **key, grouping=grouping)
             assert row[6].numbers == [spread.drop_disparity_pp]
-            trials = expected.frames["trials"].query(f"config_id == '{key['config_id']}'").trial_id
-            gaps = expected.frames["disparity"].query("metric == 'acc_gap_maxmin_pp' and runtime == 'torch'")
-            gaps = gaps[gaps.trial_id.isin(trials) & (gaps.grouping == grouping)]
-            assert row[7].numbers == pytest.approx([gaps.value.mean()])
+            assert row[7].numbers == pytest.approx([expected.gap(key, grouping)])
             if pd.notna(verdict.worst_group):
                 worst = expected.one("contrasts", **key, grouping=grouping, group=verdict.worst_group)
                 assert row[4].numbers == [worst.drop_pp]

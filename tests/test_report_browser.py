@@ -204,7 +204,7 @@ def test_chance_and_tradeoff_are_disparities_of_contrasts(visit: Visit, tables: 
     by_name = {name_of(row): row for row in spreads.itertuples()}
     found = visit.read()
     assert len(found["chance"]["rows"]) == 1 + len(by_name)
-    for name, value, mean, floor, p, q in found["chance"]["rows"][1:]:
+    for name, value, mean, floor, p, q, _ in found["chance"]["rows"][1:]:
         row = by_name[name[0]]
         wanted = [row.drop_disparity_pp, row.null_mean_pp, row.null_q95_pp, row.perm_p, row.perm_q]
         found_here = [np.nan if cell[1] is None else cell[1] for cell in (value, mean, floor, p, q)]
@@ -302,6 +302,8 @@ def test_lists_narrow_every_chart_of_configurations_and_the_trials(visit: Visit,
         assert names < {row[0][0] for row in usual[key]["rows"][1:]}, key
         assert all(value in one for one in names if not one.startswith("FP32")), key
     assert 1 < len(visit.page.locator(".trials tbody tr").all()) < before
+    losses = [row for row in visit.page.locator(".losses tbody tr").all() if row.is_visible()]
+    assert len(losses) == {"method": 4, "bits": 4, "observer": 9}[name]
     visit.page.get_by_role("button", name="Reset").click()
     visit.wait()
     assert visit.page.locator("fieldset input:checked").count() == 0

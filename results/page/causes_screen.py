@@ -17,7 +17,7 @@ from results.page.cells import (
     say_bits,
     small,
 )
-from results.page.facts import Drop, Facts, Row
+from results.page.facts import TORCH, Drop, Facts, Row
 from results.page.leads import lead_causes, lead_mixtures
 from results.page.markup import MISSING, escape, format_pp, render_number, render_table, say_interval
 
@@ -30,9 +30,10 @@ AGAINST: Final = {
 }
 
 UNEVEN: Final = (
-    '<p class="note">Uneven by: the largest drop of a group minus the smallest; in brackets what chance '
-    "alone stays under "
-    "in 95 of 100 cases, and the p of a permutation test.</p>"
+    '<p class="note">Uneven by: the largest drop of a group minus the smallest; in brackets what chance alone stays '
+    "under in 95 of 100 cases, and the p of a permutation test. Gap: the best minus the worst accuracy of a "
+    "group, which "
+    "may move the other way.</p>"
 )
 LIKE_FOR_LIKE: Final = "QAT against PTQ of its control"
 
@@ -55,7 +56,8 @@ def _render_data(facts: Facts, data: Data) -> str:
     }
     effects = {title: {bits: _say(loss) for bits, loss in found.items()} for title, found in losses.items()}
     effects[LIKE_FOR_LIKE] = {
-        question.config.bits: render_drop(read_drop(question.row)) + small(render_disparity(question.evenness))
+        question.config.bits: render_drop(read_drop(question.row))
+        + small(render_disparity(question.evenness, _find_gap(facts, question)))
         for question in list_questions(facts, data, grouping, "qat_vs_ptq")
     }
     bits = list(dict.fromkeys(bits for found in effects.values() for bits in found if bits != "FP32"))
@@ -75,8 +77,12 @@ def _render_data(facts: Facts, data: Data) -> str:
     return lead(facts, data, lead_causes(losses, bits[-1])) + table
 
 
+def _find_gap(facts: Facts, question: Question) -> float | None:
+    return facts.gaps.get((question.config.config_id, TORCH, question.grouping.name))
+
+
 def _say(loss: Loss) -> str:
-    return render_drop(loss.overall) + small(render_disparity(loss.evenness))
+    return render_drop(loss.overall) + small(render_disparity(loss.evenness, loss.gap_pp))
 
 
 def _across(n_columns: int, text: str) -> str:
@@ -96,7 +102,7 @@ MIXTURE_HEAD: Final = ("Data, against", "Method, bits", "Drop of all images", "H
 def render_mixtures(facts: Facts, data: Sequence[Data]) -> str:
     """Return what quantization costs more under less even training data, at equal size and on equal test images."""
     found = {one: list_questions(facts, one, one.groupings[0], "data") for one in data}
-    rows = [_render_mixture(one, question) for one, questions in found.items() for question in questions]
+    rows = [_render_mixture(facts, one, question) for one, questions in found.items() for question in questions]
     if not rows:
         return nothing("this sweep has one mixture of training data; `imbalance` in a sweep file makes several")
     caption = "What quantization costs more under the less even data"
@@ -112,7 +118,7 @@ def render_mixtures(facts: Facts, data: Sequence[Data]) -> str:
     )
 
 
-def _render_mixture(data: Data, question: Question) -> str:
+def _render_mixture(facts: Facts, data: Data, question: Question) -> str:
     against = question.other.data.name if question.other else str(question.row["other_level"])
     drop = read_drop(question.row)
     more = render_number(f"{format_pp(drop.drop_pp)} pp{say_interval(drop.low_pp, drop.high_pp)}", drop.drop_pp)
@@ -120,5 +126,5 @@ def _render_mixture(data: Data, question: Question) -> str:
         head(data.name, f"against {against}")
         + cell(escape(name_bits(question.config.variant, question.config.bits)), label=MIXTURE_HEAD[1])
         + cell(more, label=MIXTURE_HEAD[2])
-        + cell(render_disparity(question.evenness), label=MIXTURE_HEAD[3])
+        + cell(render_disparity(question.evenness, _find_gap(facts, question)), label=MIXTURE_HEAD[3])
     )

@@ -47,9 +47,10 @@ def head(text: str, small: str = "") -> str:
     return f'<th scope="row">{escape(text)}{note}</th>'
 
 
-def small(*parts: str) -> str:
-    """Return small print of finished HTML."""
-    return f" <small>{''.join(parts)}</small>"
+def small(*parts: str, kind: str = "") -> str:
+    """Return small print of finished HTML; of the kind `more` on a line of its own."""
+    named = f' class="{kind}"' if kind else ""
+    return f" <small{named}>{''.join(parts)}</small>"
 
 
 def name_bits(variant: str, bits: str) -> str:
@@ -77,14 +78,23 @@ def render_word(loss: Loss) -> str:
 
 
 def render_loss(loss: Loss) -> str:
-    """Return the verdict, the worst group with its excess, and what other configurations are called if otherwise."""
+    """Return the verdict, the worst group with its excess, whether it is chance, and what others are called."""
     told = small(f"no {loss.grouping.noun} loses more than all")
     if loss.worst:
         group, drop = loss.worst
         beyond = f"+{format_pp(drop.eag_pp)} pp{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
         told = small(name_group(group.name), " ", render_number(beyond, drop.eag_pp))
-    others = [f"{n} {word}" for word, n in loss.words_of_others.most_common() if word != loss.word]
-    return render_word(loss) + told + (small(f"others: {escape(', '.join(others))}") if others else "")
+    p = loss.evenness.get("perm_p")
+    rest = [render_number(format_p(p), p)] if p is not None else []
+    return render_word(loss) + told + small("; ".join([*rest, *_tell_others(loss)]), kind="more")
+
+
+def _tell_others(loss: Loss) -> list[str]:
+    if not loss.others:
+        return []
+    words = ", ".join(f"{n} {word}" for word, n in loss.words_of_others.most_common())
+    ends = loss.range_of_others
+    return [escape(f"others: {words}" + (f", {format_pp(ends[0])} to {format_pp(ends[1])} pp" if ends else ""))]
 
 
 def render_drop(drop: Drop | None) -> str:
@@ -94,13 +104,14 @@ def render_drop(drop: Drop | None) -> str:
     return render_number(say_drop(drop.drop_pp, drop.low_pp, drop.high_pp), drop.drop_pp)
 
 
-def render_disparity(evenness: Row) -> str:
-    """Return "uneven by 3.1 pp (chance 2.0; p = 0.01)"."""
+def render_disparity(evenness: Row, gap_pp: float | None = None) -> str:
+    """Return "uneven by 3.1 pp (chance 2.0; p = 0.01), gap 7.0 pp": they may move in opposite ways."""
     value = evenness.get("drop_disparity_pp")
     if value is None:
         return escape(evenness.get("reason") or "no disparity is known")
     floor = f" (chance {format_pp(evenness.get('null_q95_pp'))}; {format_p(evenness.get('perm_p'))})"
-    return render_number(f"uneven by {format_pp(value)} pp{floor}", value)
+    gap = f", {render_number(f'gap {format_pp(gap_pp)} pp', gap_pp)}" if gap_pp is not None else ""
+    return render_number(f"uneven by {format_pp(value)} pp{floor}", value) + gap
 
 
 def join_cells(cells: Iterable[str], labels: Iterable[str]) -> str:

@@ -17,7 +17,10 @@ REACH_HEAD: Final = ("Data", "FP32 is right on", "Grouping", "Smallest group", "
 CELLS: Final = (
     '<p class="note">In a cell: the verdict on the configuration that validation images chose, and the group '
     "that loses "
-    "most beyond what all images lose, with the 95 % interval of that excess: one that holds 0 may be noise.</p>"
+    "most beyond what all images lose, with the 95 % interval of that excess: one that holds 0 may be noise. "
+    "Below: the p "
+    "of a permutation test of even drops, and what the other configurations of the row are called, with the range of "
+    "their largest excess.</p>"
 )
 
 
@@ -100,7 +103,8 @@ def _render_losers(facts: Facts, data: Data) -> str:
     rows = []
     for alike in zip(*losses.values(), strict=True):
         config, side = alike[0].config, SIDES[alike[0].comparison]
-        first = head(name_bits(config.variant, config.bits), f"against {side}")
+        settings = config.name.partition(", ")[2]
+        first = head(name_bits(config.variant, config.bits), "; ".join(filter(None, (settings, f"against {side}"))))
         rows.append(first + join_cells(map(render_loss, alike), titles))
     table = render_table(["Method, bits", *titles], rows, caption=data.title, kind="matrix")
     return lead(facts, data, lead_losers(losses)) + table + _render_shippable(data, losses)

@@ -18,28 +18,26 @@ from results.page.markup import (
 )
 
 NAME: Final = 40  # characters of a group's name
+NOTE: Final = (
+    '<p class="note">Over all seeds, in torch. Each row shows one configuration, named in it: the one that validation '
+    "images chose, where they could. Others: verdicts and the range of the worst group's excess over the other "
+    "configurations of the row. Excess: a group's drop minus the drop of all images (EAG). Intervals are of 95 %. "
+    "* seeds of the plan are missing.</p>"
+)
 
 
 def render_loss_tables(facts: Facts) -> str:
-    """Return the section; the first grouping of each data set is open, the others are one key away."""
+    """Return the section. The filters show what they leave of it; without a script all of it is there."""
     parts = ['<section id="losses"><h2>Who loses, in numbers</h2>']
-    for data in facts.catalog.data:
-        for number, grouping in enumerate(data.groupings):
-            table = _render_grouping(facts, data, grouping)
-            if table:
-                opened = " open" if number == 0 else ""
+    for number, data in enumerate(facts.catalog.data):
+        for grouping in data.groupings:
+            if table := _render_grouping(facts, data, grouping):
                 title = escape(f"{data.title}, by {grouping.title}")
-                parts.append(f"<details{opened}><summary>{title}</summary>{table}</details>")
+                place = f'data-data="{number}" data-grouping="{escape(grouping.name)}"'
+                parts.append(f"<details open {place}><summary>{title}</summary>{table}</details>")
     if len(parts) == 1:
         parts.append("<p>No finished trial has another to compare with.</p>")
-    parts.append(
-        '<p class="note">Each row shows one configuration, named in it: the one that validation images '
-        "chose, where they "
-        "could. Others: verdicts and the range of the worst group's excess over the other configurations of the row. "
-        "Excess: a group's drop minus the drop of all images (EAG). Intervals are of 95 %. "
-        "* seeds of the plan are missing.</p></section>"
-    )
-    return "\n".join(parts)
+    return "\n".join([*parts, NOTE, "</section>"])
 
 
 def _render_grouping(facts: Facts, data: Data, grouping: Grouping) -> str:
@@ -78,7 +76,9 @@ def _render_row(loss: Loss, head: Sequence[str]) -> str:
         escape(loss.config.name) + f" <small>{count(overall.n_seeds, 'seed') if overall else ''}</small>",
         escape(_say_others(loss)),
     ]
-    first = f'<th scope="row">{escape(name_bits(loss.config.variant, loss.config.bits))}</th>'
+    variant, bits = loss.config.variant, loss.config.bits
+    first = f'<th scope="row" data-variant="{escape(variant)}" data-bits="{escape(bits)}">'
+    first += f"{escape(name_bits(variant, bits))}</th>"
     return first + join_cells(cells, head[1:])
 
 

@@ -43,8 +43,9 @@ def format_pp(value: float | None, digits: int | None = None) -> str:
 
 
 def format_p(p: float | None) -> str:
-    """Return "p = 0.03", "p < 0.001"."""
-    return MISSING if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    """Return "p = 0.03", "p < 0.001", which no line breaks."""
+    text = MISSING if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return text.replace(" ", NO_BREAK)
 
 
 def say_interval(low: float | None, high: float | None) -> str:

@@ -29,7 +29,7 @@ LEVEL: Final = 6  # of zlib: 9 takes twice the time for 2 % less
 FOLDER: Final = Path(__file__).resolve().parent
 SCRIPTS: Final = ("words", "tables", "state", "view", "figure", "bits", "drops", "spread", "causes", "trials", "main")
 LINKS: Final = {
-    "reach": "Answers", "losses": "Who loses", "charts": "Charts", "trials": "Trials", "failures": "Missing",
+    "reach": "Answers", "charts": "Charts", "losses": "Losses", "trials": "Trials", "failures": "Missing",
     "reading": "How to read this", "methods": "Methods", "provenance": "Provenance",
 }  # fmt: skip
 
@@ -66,8 +66,7 @@ def render_report(tables: Tables, *, against: str = "another store") -> str:
             "<main>",
             render_differences(facts, tables, against),
             render_first_screen(facts),
-            render_loss_tables(facts),
-            (FOLDER / "report_charts.html").read_text(encoding="utf-8"),
+            (FOLDER / "report_charts.html").read_text(encoding="utf-8").replace("LOSSES", render_loss_tables(facts)),
             render_failures(facts, page_data.left_out),
             render_reading(),
             render_methods(facts),

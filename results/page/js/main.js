@@ -28,7 +28,6 @@ const start = async () => {
   const [text] = await Promise.all([unpack("data"), loadScript("plotly")]);
   const db = makeDb(JSON.parse(text));
   const charts = document.getElementById("charts");
-  charts.classList.remove("waiting");
   if (!db.allConfigs.some((config) => config.trials.length)) {
     charts.querySelector(".status").textContent = "There is nothing to draw: no trial has finished.";
     document.documentElement.dataset.drawn = "all";
@@ -36,7 +35,7 @@ const start = async () => {
   }
   const state = new State(db);
   buildControls(document.getElementById("filters"), state);
-  charts.querySelector(".filter-box").open = window.innerWidth > 736; // on a phone they would fill the screen
+  document.querySelector(".filter-box").open = window.innerWidth > 736; // on a phone they would fill the screen
   const grid = charts.querySelector(".figures");
   figures = CHARTS.map((chart) => new Figure(chart));
   grid.append(...figures.map((figure) => figure.root));
@@ -67,6 +66,7 @@ const start = async () => {
     const view = new View(state);
     for (const figure of figures) figure.update(view);
     trials.update(view);
+    narrowLosses(view);
     charts.querySelector(".status").textContent = describeView(view);
     drawAll();
   };

@@ -33,10 +33,10 @@ const drawNull = (view, { colors, width }) => {
     note: "Grey bar: what chance alone stays under in 95 of 100 permutations. Orange diamonds: p < .05 of the studentized test, which weighs small and large groups fairly, so it need not agree with the bar."
       + (points.length > shown.length ? ` The first ${shown.length} of ${points.length}; all are in the table.` : ""),
     table: {
-      head: ["Configuration", "Disparity", "Chance, mean", "Chance (95 %)", "p", "q"],
+      head: ["Configuration", "Disparity", "Chance, mean", "Chance (95 %)", "p", "q", "Gap, pp"],
       rows: points.map(({ config, disparity }) => [
         cell(config.name), cell(formatNumber(disparity.value), disparity.value), cell(formatNumber(disparity.mean), disparity.mean ?? null), cell(formatNumber(disparity.floor), disparity.floor ?? null),
-        cell(formatP(disparity.p), disparity.p ?? null), cell(isNumber(disparity.q) ? formatNumber(disparity.q) : MISSING, disparity.q ?? null),
+        cell(formatP(disparity.p), disparity.p ?? null), cell(isNumber(disparity.q) ? formatNumber(disparity.q) : MISSING, disparity.q ?? null), cell(formatPp(view.gap(config)), view.gap(config)),
       ]),
     },
   };

@@ -68,3 +68,14 @@ class TrialTable {
     this.root.querySelector("[data-more]").hidden = hidden <= 0;
   }
 }
+
+// The tables of losses are plain HTML, over all seeds and in torch: the filters show what they leave of them.
+const narrowLosses = (view) => {
+  const fits = (key, value) => !view[key].length || view[key].includes(value);
+  for (const details of document.querySelectorAll("#losses details")) {
+    details.hidden = Number(details.dataset.data) !== view.dataIndex || details.dataset.grouping !== view.grouping;
+    for (const head of details.querySelectorAll("th[data-variant]")) {
+      head.parentElement.hidden = !fits("method", head.dataset.variant) || !fits("bits", head.dataset.bits);
+    }
+  }
+};
