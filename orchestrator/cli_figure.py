@@ -9,8 +9,7 @@ import typer
 from orchestrator.cli_status import AsJson, StoreArgument
 from orchestrator.exit_codes import exit_codes
 from orchestrator.problems import Problem, RequestError
-from orchestrator.repair import report_what_is_left
-from results import Store, draw_figure
+from results import Store, derive, draw_figure
 
 SUFFIXES = ("svg", "png")
 
@@ -34,7 +33,7 @@ def figure(
         if suffix not in SUFFIXES:
             raise RequestError([Problem("--output", f"must end in .svg or .png, got {place.name}.")])
         opened = Store.open(store)
-        report_what_is_left(opened)
+        derive(opened)
         image = draw_figure(opened.read_report(), chart, suffix, width_mm=width_mm, filters=filters)
         place.write_bytes(image)
         print(json.dumps({"file": str(place), "bytes": len(image)}) if as_json else str(place))

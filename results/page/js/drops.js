@@ -144,12 +144,13 @@ const drawTradeoff = (view, { colors }) => {
     };
   });
   const isAccuracy = view.metricKey === "accuracy";
+  const highest = Math.max(...points.map(({ disparity }) => disparity.value)) || 1;
   return {
     data,
     layout: layoutOf(colors, 400, {
       margin: { l: 60, r: 16, t: 34, b: 48, pad: 4 }, showlegend: true, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: colors.ink } },
       xaxis: axis(colors, { tickformat: ".1%", title: axisTitle("mean accuracy", colors), automargin: false }),
-      yaxis: axis(colors, { rangemode: "tozero", title: axisTitle(isAccuracy ? "drop disparity, pp" : `largest minus smallest ${view.metric.change}`, colors), automargin: false }),
+      yaxis: axis(colors, { range: [-0.06 * highest, 1.08 * highest], title: axisTitle(isAccuracy ? "drop disparity, pp" : `largest minus smallest ${view.metric.change}`, colors), automargin: false }),
     }),
     summary: best ? `Least is lost with ${best.config.name}: ${formatPercent(best.accuracy, 2)}, uneven by ${formatNumber(best.disparity.value)} ${unit}.` : "",
     note: "Symbol: method; size: bits. Bars: 95 % interval of the paired drop of all images. Faded: the interval holds the drop of the configuration that loses least, so they cannot be told apart by accuracy.",
