@@ -12,7 +12,8 @@ const drawMechanism = (view, { colors, width }) => {
   const drops = new Map(view.groups.filter(({ ranked }) => ranked).map((group) => [group.name, view.drop(detail, group.name)]).filter(([, drop]) => drop));
   const rows = reference === undefined ? [] : view.db.mechanism.find(["config", "grouping"], [reference, view.grouping]).map((row) => view.db.mechanism.row(row));
   const statistics = [...new Set(rows.map(({ statistic }) => statistic))].filter((one) => rows.some(({ statistic, group }) => statistic === one && drops.has(group)));
-  if (!statistics.length || !drops.size) return { empty: 'the sweep measured nothing of the reference for these groups; analysis = ["curvature"] adds gradients and the Hessian' };
+  if (!drops.size) return { empty: view.lacksSide };
+  if (!statistics.length) return { empty: 'the sweep measured nothing of the reference for these groups; analysis = ["curvature"] adds gradients and the Hessian' };
   const { places, total } = placePanels(statistics.length, width, 260, { gapX: width < 2 * PANEL ? 0 : 0.08 });
   const layout = layoutOf(colors, total, { margin: { l: 48, r: 16, t: 8, b: 8, pad: 4 }, annotations: [] });
   const correlation = (statistic) => view.db.correlations.first(["config", "runtime", "comparison", "grouping", "statistic", "outcome"], [detail.index, view.runtime, view.sideOf(detail), view.grouping, statistic, "drop_pp"]);
@@ -49,7 +50,7 @@ const drawShifts = (view, { colors, width }) => {
   const { detail, db } = view;
   if (!detail) return { empty: "no quantized configuration is left" };
   const rows = db.shifts.find(["config", "runtime", "comparison", "grouping"], [detail.index, view.runtime, view.sideOf(detail), view.grouping]).map((row) => db.shifts.row(row));
-  if (!rows.length) return { empty: db.leftOut.shifts ? `shifts: ${db.leftOut.shifts}` : `${detail.name} has no shifts here` };
+  if (!rows.length) return { empty: db.leftOut.shifts ? `shifts: ${db.leftOut.shifts}` : view.lacksSide };
   const classes = [...new Set(rows.map((row) => row.class))];
   const groups = view.groups.filter(({ ranked, name }) => ranked && rows.some((row) => row.group === name));
   const at = new Map(rows.map((row) => [`${row.group}\u0001${row.class}`, row.shift_pp]));
@@ -128,7 +129,10 @@ const drawRuntimes = (view, { colors, width }) => {
     const rows = config.trials.flatMap((trial) => db.runtimes.find(["trial"], [trial.index]).map((row) => db.runtimes.row(row)));
     return { config, rows };
   }).filter(({ rows }) => rows.length);
-  if (!measured.length) return { empty: 'this sweep measured torch alone; runtimes = ["torch", "onnxruntime"] measures what ships' };
+  if (!measured.length) {
+    const alone = 'this sweep measured torch alone; runtimes = ["torch", "onnxruntime"] measures what ships';
+    return { empty: db.runtimes.length ? "no configuration that the filters leave was measured in another runtime than torch" : alone };
+  }
   const runtimes = [...new Set(measured.flatMap(({ rows }) => rows.map(({ runtime }) => runtime)))];
   const lines = measured.flatMap(({ config, rows }) => runtimes.map((runtime) => {
     const own = rows.filter((row) => row.runtime === runtime);

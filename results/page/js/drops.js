@@ -17,7 +17,7 @@ const drawMap = (view, { colors, width }) => {
   const columns = [{ name: "all", n: view.ofData[0]?.trials[0]?.n_test, ranked: true }, ...view.groups];
   const read = (config, group, i) => view.change(config, group.name, i === 0 ? { grouping: "overall", comparison: view.sideOf(config) } : {});
   const rows = configs.map((config) => ({ config, cells: columns.map((group, i) => read(config, group, i)) })).filter(({ cells }) => cells.some(Boolean));
-  if (!rows.length) return { empty: `no finished configuration has ${COMPARISONS[view.comparison]} to be compared with` };
+  if (!rows.length) return { empty: `no configuration that the filters leave is compared with ${COMPARISONS[view.comparison]} in ${view.runtime}` };
   const shown = rows.slice(0, MOST_MAP_ROWS);
   const limit = limitOf(rows.flatMap(({ cells }) => cells.map((found) => found?.mean)), view.metricKey === "accuracy" ? 1 : 0);
   const format = view.metricKey === "accuracy" ? formatPp : formatNumber;
@@ -70,7 +70,7 @@ const drawGroups = (view, { colors, width }, grouping = view.grouping) => {
   const groups = view.db.groups.find(["data", "grouping"], [view.dataIndex, grouping]).map((row) => view.db.groups.row(row));
   const found = groups.map((group) => ({ ...group, change: view.change(detail, group.group, { grouping }) })).filter(({ change }) => change)
     .sort((a, b) => a.change.mean - b.change.mean);
-  if (!found.length) return { empty: `${detail.name} has no numbers by ${grouping} here` };
+  if (!found.length) return { empty: view.lacksSide };
   const ranked = (group) => group.n >= view.db.minRanked;
   const rows = found.map((_, i) => i);
   const nameLength = width < 560 ? 18 : 36;
@@ -99,7 +99,7 @@ const drawGroups = (view, { colors, width }, grouping = view.grouping) => {
       part(rows.filter((i) => !ranked(found[i])), { color: colors.muted, symbol: "circle-open" }),
     ],
     layout,
-    summary: worst ? `${detail.name}: ${worst.group} ${say(worst.change)}${overall ? `; on all images it ${view.metricKey === "accuracy" ? sayDrop(overall.mean, overall.low, overall.high) : formatNumber(overall.mean)}` : ""}.` : "",
+    summary: worst ? `${detail.name}: ${worst.group} ${say(worst.change)}${overall ? `; on all images it ${view.metricKey === "accuracy" ? sayDrop(overall.mean, overall.low, overall.high) : formatNumber(overall.mean)}` : ""}.` : `${detail.name}: no group has ${view.db.minRanked} images.`,
     note: `Against ${view.sideOf(detail)}. Dotted: all images. Open circles: fewer than ${view.db.minRanked} images, never ranked.`,
     table: {
       head: ["Group", "n", view.metric.change],

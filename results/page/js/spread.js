@@ -84,7 +84,7 @@ const drawFlips = (view, { colors, width }) => {
   const { detail } = view;
   if (!detail) return { empty: "no quantized configuration is left" };
   const found = view.groups.map((group) => ({ group, drop: view.drop(detail, group.name) })).filter(({ drop }) => drop && isNumber(drop.bad_flip_rate));
-  if (!found.length) return { empty: `${detail.name} has no flips here` };
+  if (!found.length) return { empty: view.lacksSide };
   const length = width < 560 ? 16 : 30;
   const left = 18 + 6.8 * Math.max(...found.map(({ group }) => Math.min(group.name.length, length)));
   const bar = (name, sign, color) => ({

@@ -135,6 +135,12 @@ class View {
     }));
   }
 
+  // Why nothing is known of the configuration in detail: what it lacks is the other side.
+  get lacksSide() {
+    if (this.metricKey !== "accuracy") return `${this.metric.name.toLowerCase()} of ${this.detail.name} is not known of these groups`;
+    return `${this.detail.name} is not compared with ${COMPARISONS[this.comparison]} in ${this.runtime}`;
+  }
+
   // The group that stands out: the chosen one, else the worst of the configuration in detail.
   get highlighted() {
     return this.focus || (this.detail && this.verdict(this.detail)?.worst_group) || null;
