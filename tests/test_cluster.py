@@ -27,6 +27,7 @@ from test_sweep import SWEEP, assert_equal_tables, run
 
 from results import Store
 
+pytestmark = pytest.mark.alone
 GPU_NODE = {"num_gpus": 1, "resources": {"accelerator_type:A100": 1}, "labels": {"pool": "gpu"}}
 PLACED = """
 [resources]

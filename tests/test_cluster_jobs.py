@@ -32,6 +32,7 @@ from test_sweep import SWEEP
 from orchestrator.executor_preflight import probe_machine
 from results import Store
 
+pytestmark = pytest.mark.alone
 START = ("start", "--block", "--disable-usage-stats", "--object-store-memory=100000000")
 FEW = ("seeds=[0]", "experiments.0.train.epochs=1", "quant=[{method='ptq', bits=8}]")
 

@@ -27,7 +27,27 @@ from results.schema import MIN_RANKED
 
 LEVEL: Final = 6  # of zlib: 9 takes twice the time for 2 % less
 FOLDER: Final = Path(__file__).resolve().parent
-SCRIPTS: Final = ("words", "tables", "state", "view", "figure", "bits", "drops", "spread", "causes", "trials", "main")
+CHARTS: Final = (
+    *(
+        "bits",
+        "map",
+        "tradeoff",
+        "chance",
+        "seeds",
+        "groups",
+        "flips",
+        "shifts",
+        "calibration",
+        "mechanism",
+        "runtimes",
+    ),
+    "sensitivity",
+)
+SCRIPTS: Final = (  # in the order in which they stand in the page
+    *("words", "tables", "state", "controls", "view", "layout", "twin", "figure", "panels", "heat"),
+    *(f"chart_{name}" for name in CHARTS),
+    *("trials", "main"),
+)
 LINKS: Final = {
     "reach": "Answers", "charts": "Charts", "losses": "Losses", "trials": "Trials", "failures": "Missing",
     "reading": "How to read this", "methods": "Methods", "provenance": "Provenance",

@@ -1,80 +1,6 @@
 // What a figure is: a chart, its sentence, its table and its files. One frame for all charts.
-const LIGHT = {
-  ink: "#1f2933", muted: "#5f6b76", faint: "#d9dde1", ground: "#ffffff", focus: "#d55e00",
-  hues: ["#0072b2", "#d55e00", "#009e73", "#b0588f", "#b87400", "#2f8fc4", "#7d7300", "#000000"],
-  diverging: ["#998ec3", "#b9b1d8", "#d8daeb", "#f7f7f7", "#fee0b6", "#fdb863", "#e08214"],
-};
-const DARK = {
-  ink: "#e7ebee", muted: "#9ba7b2", faint: "#353d45", ground: "#15191d", focus: "#f0803c",
-  hues: ["#4ba3dd", "#f0803c", "#2fbf95", "#dc9bc0", "#f0b440", "#7cc8f2", "#e0d442", "#fafafa"],
-  diverging: ["#6a55b0", "#51458a", "#383459", "#262b30", "#4a3820", "#704d19", "#935a10"],
-};
-const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif";
-const MOST_HUES = 8; // with more groups all are grey but the highlighted one
-const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon"]; // of methods
-const night = window.matchMedia("(prefers-color-scheme: dark)");
 const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: false };
 
-const colorOf = (view, group, colors) => {
-  if (view.groups.length <= MOST_HUES) return colors.hues[group.index];
-  return group.name === view.highlighted ? colors.focus : colors.muted;
-};
-const isBright = (view, group) => view.groups.length <= MOST_HUES || group.name === view.highlighted;
-const axis = (colors, more = {}) => ({
-  fixedrange: true, showline: false, zeroline: false, ticks: "", gridcolor: colors.faint, automargin: true,
-  tickfont: { color: colors.muted, size: 12 }, ...more,
-});
-const axisTitle = (text, colors) => ({ text, font: { color: colors.muted, size: 12 }, standoff: 6 });
-const layoutOf = (colors, height, more = {}) => ({
-  height, margin: { l: 12, r: 16, t: 12, b: 12, pad: 4 }, showlegend: false, dragmode: false, hovermode: "closest",
-  paper_bgcolor: colors.ground, plot_bgcolor: colors.ground, font: { color: colors.ink, size: 12, family: FONT },
-  hoverlabel: { bgcolor: colors.ground, bordercolor: colors.muted, align: "left", font: { color: colors.ink } }, ...more,
-});
-const note = (text, colors, more = {}) => ({
-  text, showarrow: false, font: { color: colors.muted, size: 12 }, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", ...more,
-});
-const zeroLine = (colors, along) => ({
-  type: "line", line: { color: colors.muted, width: 1 }, layer: "below",
-  ...(along === "x" ? { xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0 } : { yref: "paper", y0: 0, y1: 1, x0: 0, x1: 0 }),
-});
-
-// A cell of a table: what it says, the number behind it, and the group that it is of.
-const cell = (text, value = null, group = null) => ({ text: String(text), value, group });
-
-const renderTable = (table, title) => {
-  const made = document.createElement("table");
-  made.className = "twin";
-  const caption = made.createCaption();
-  caption.textContent = title;
-  const head = made.createTHead().insertRow();
-  for (const text of table.head) {
-    const th = document.createElement("th");
-    th.scope = "col";
-    th.textContent = text;
-    head.append(th);
-  }
-  const body = made.createTBody();
-  for (const cells of table.rows) {
-    const row = body.insertRow();
-    cells.forEach(({ text, value, group }, place) => {
-      const td = place === 0 ? document.createElement("th") : document.createElement("td");
-      if (place === 0) td.scope = "row";
-      td.textContent = text;
-      if (isNumber(value)) td.dataset.value = String(value);
-      if (group !== null) td.dataset.group = group;
-      row.append(td);
-    });
-  }
-  return made;
-};
-const toCsv = (table) => {
-  // A cell that begins like a formula would run in a spreadsheet: names come from data.
-  const guard = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
-  const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const line = (cells) => cells.map(({ text, value }) => (isNumber(value) ? String(value) : quote(guard(text)))).join(",");
-  return [line(table.head.map((text) => cell(text))), ...table.rows.map(line)].join("\r\n") + "\r\n";
-};
-const download = (href, name) => Object.assign(document.createElement("a"), { href, download: name }).click();
 const PNG_SCALE = 3;
 
 class Figure {
@@ -145,7 +71,9 @@ class Figure {
   fillTable() {
     if (!this.made || this.table === this.made) return;
     const box = this.details.querySelector(".scroll");
-    box.replaceChildren(this.made.table.rows.length ? renderTable(this.made.table, `${this.title}: all values`) : "No values.");
+    box.replaceChildren(
+      this.made.table.rows.length ? renderTable(this.made.table, `${this.title}: all values`) : "No values.",
+    );
     this.table = this.made;
   }
 
@@ -183,7 +111,10 @@ class Figure {
     const made = this.build(LIGHT, width);
     if (made.empty) throw new Error(`${this.title}: nothing to draw: ${made.empty}`);
     const size = { width: Math.max(width, made.minWidth ?? 0), height: made.layout.height };
-    return Plotly.toImage({ data: made.data, layout: { ...made.layout, ...size } }, { format, ...size, scale: format === "png" ? scale : 1 });
+    return Plotly.toImage(
+      { data: made.data, layout: { ...made.layout, ...size } },
+      { format, ...size, scale: format === "png" ? scale : 1 },
+    );
   }
 
   async save(format) {
@@ -200,7 +131,9 @@ class Figure {
 
 // The group under the pointer or the keyboard stands out everywhere: in charts, and in tables.
 let figures = [];
+
 const highlight = (group) => {
   for (const figure of figures) figure.mark(group);
-  for (const element of document.querySelectorAll("[data-group]")) element.classList.toggle("lit", element.dataset.group === group);
+  for (const element of document.querySelectorAll("[data-group]"))
+    element.classList.toggle("lit", element.dataset.group === group);
 };

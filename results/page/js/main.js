@@ -73,7 +73,10 @@ const start = async () => {
   state.listeners.push(refresh);
   refresh();
 
-  const redraw = () => { for (const figure of figures) figure.dirty = true; drawAll(); };
+  const redraw = () => {
+    for (const figure of figures) figure.dirty = true;
+    drawAll();
+  };
   night.addEventListener("change", redraw);
   let width = grid.clientWidth;
   new ResizeObserver(() => {
@@ -81,13 +84,30 @@ const start = async () => {
     width = grid.clientWidth;
     redraw();
   }).observe(grid);
-  window.addEventListener("hashchange", () => { if (location.hash.includes("=")) { state.read(); for (const listener of state.listeners) listener([]); } });
-  document.addEventListener("mouseover", ({ target }) => { const group = target.closest?.("[data-group]")?.dataset.group; if (group !== undefined) highlight(group); });
-  document.addEventListener("mouseout", ({ target }) => { if (target.closest?.("[data-group]")) highlight(null); });
-  document.addEventListener("focusin", ({ target }) => { const group = target.closest?.("[data-group]")?.dataset.group; if (group !== undefined) highlight(group); });
+  window.addEventListener("hashchange", () => {
+    if (location.hash.includes("=")) {
+      state.read();
+      for (const listener of state.listeners) listener([]);
+    }
+  });
+  document.addEventListener("mouseover", ({ target }) => {
+    const group = target.closest?.("[data-group]")?.dataset.group;
+    if (group !== undefined) highlight(group);
+  });
+  document.addEventListener("mouseout", ({ target }) => {
+    if (target.closest?.("[data-group]")) highlight(null);
+  });
+  document.addEventListener("focusin", ({ target }) => {
+    const group = target.closest?.("[data-group]")?.dataset.group;
+    if (group !== undefined) highlight(group);
+  });
   print({ redraw });
   // What other programs may ask of the page: the command that writes figures, and tests.
-  window.quantfair = { keys: CHARTS.map(({ key }) => key), image: (key, format, options) => figures.find((figure) => figure.key === key).image(format, options), startedIn: performance.now() - started };
+  window.quantfair = {
+    keys: CHARTS.map(({ key }) => key),
+    image: (key, format, options) => figures.find((figure) => figure.key === key).image(format, options),
+    startedIn: performance.now() - started,
+  };
 };
 
 const describeView = (view) => {
@@ -98,21 +118,32 @@ const describeView = (view) => {
 const print = ({ redraw }) => {
   const opened = [];
   window.addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("details:not([open])")) { details.open = true; opened.push(details); }
-    for (const figure of figures) { figure.draw({ colors: LIGHT, width: Math.min(PAPER, figure.root.clientWidth || PAPER) }); figure.fillTable(); }
+    for (const details of document.querySelectorAll("details:not([open])")) {
+      details.open = true;
+      opened.push(details);
+    }
+    for (const figure of figures) {
+      figure.draw({ colors: LIGHT, width: Math.min(PAPER, figure.root.clientWidth || PAPER) });
+      figure.fillTable();
+    }
   });
-  window.addEventListener("afterprint", () => { for (const details of opened.splice(0)) details.open = false; redraw(); });
+  window.addEventListener("afterprint", () => {
+    for (const details of opened.splice(0)) details.open = false;
+    redraw();
+  });
 };
 
 // Links within the page leave the filters in the address alone.
-document.querySelectorAll("a[href^='#']").forEach((link) => link.addEventListener("click", (event) => {
-  const target = document.getElementById(link.hash.slice(1));
-  if (!target) return;
-  event.preventDefault();
-  target.setAttribute("tabindex", "-1");
-  target.scrollIntoView();
-  target.focus({ preventScroll: true });
-}));
+document.querySelectorAll("a[href^='#']").forEach((link) =>
+  link.addEventListener("click", (event) => {
+    const target = document.getElementById(link.hash.slice(1));
+    if (!target) return;
+    event.preventDefault();
+    target.setAttribute("tabindex", "-1");
+    target.scrollIntoView();
+    target.focus({ preventScroll: true });
+  }),
+);
 for (const button of document.querySelectorAll("[data-copies]")) {
   button.hidden = false;
   button.addEventListener("click", () => {
@@ -125,6 +156,7 @@ for (const button of document.querySelectorAll("[data-copies]")) {
   });
 }
 start().catch((error) => {
-  document.querySelector("#charts .status").textContent = `The charts cannot be drawn: ${error.message}. The tables above need no script; a newer browser draws the charts.`;
+  document.querySelector("#charts .status").textContent =
+    `The charts cannot be drawn: ${error.message}. The tables above need no script; a newer browser draws the charts.`;
   throw error;
 });

@@ -1,12 +1,42 @@
-// The filters: their choices, their controls, and the page's address that keeps them.
+// The filters: their choices, and the page's address that keeps them.
 const LISTS = ["method", "bits", "scheme", "observer"]; // several values at once; none chosen means all
-const CHOICES = ["dataset", "task", "network", "grouping", "runtime", "comparison", "seed", "metric", "configuration", "focus"];
+
+const CHOICES = [
+  "dataset",
+  "task",
+  "network",
+  "grouping",
+  "runtime",
+  "comparison",
+  "seed",
+  "metric",
+  "configuration",
+  "focus",
+];
+
 const LABELS = {
-  dataset: "Data set", task: "Task", network: "Network", grouping: "Grouping", comparison: "Compared with", runtime: "Runtime",
-  seed: "Seed", metric: "Metric", configuration: "Configuration in detail", focus: "Highlight",
-  method: "Method", bits: "Bits", scheme: "Scheme", observer: "Observer",
+  dataset: "Data set",
+  task: "Task",
+  network: "Network",
+  grouping: "Grouping",
+  comparison: "Compared with",
+  runtime: "Runtime",
+  seed: "Seed",
+  metric: "Metric",
+  configuration: "Configuration in detail",
+  focus: "Highlight",
+  method: "Method",
+  bits: "Bits",
+  scheme: "Scheme",
+  observer: "Observer",
 };
-const COMPARISONS = { usual: "reference; QAT: control", reference: "reference", control: "control", twin: "itself in torch" };
+
+const COMPARISONS = {
+  usual: "reference; QAT: control",
+  reference: "reference",
+  control: "control",
+  twin: "itself in torch",
+};
 
 class State {
   constructor(db) {
@@ -26,20 +56,33 @@ class State {
 
   get matching() {
     const fits = (key, value) => !this.values[key].length || value === null || this.values[key].includes(value);
-    return this.ofData.filter((config) =>
-      fits("method", config.variant) && fits("bits", config.bits) && fits("scheme", config.scheme) && fits("observer", config.act_observer));
+    return this.ofData.filter(
+      (config) =>
+        fits("method", config.variant) &&
+        fits("bits", config.bits) &&
+        fits("scheme", config.scheme) &&
+        fits("observer", config.act_observer),
+    );
   }
 
   // Each filter's choices, as [value, text]; those of one filter depend on the filters before it.
   options(key) {
     const { db, values } = this;
-    const same = (items) => [...new Set(items)].filter((item) => item !== null).map((item) => [String(item), String(item)]);
-    const data = db.data.findIndex((one) => one.name === values.dataset && one.task === values.task && one.network === values.network);
+    const same = (items) =>
+      [...new Set(items)].filter((item) => item !== null).map((item) => [String(item), String(item)]);
+    const data = db.data.findIndex(
+      (one) => one.name === values.dataset && one.task === values.task && one.network === values.network,
+    );
     const inData = (table) => (row) => db.allConfigs[table.get("config", row)]?.data === data;
     switch (key) {
-      case "dataset": return same(db.data.map((one) => one.name));
-      case "task": return same(db.data.filter((one) => one.name === values.dataset).map((one) => one.task));
-      case "network": return same(db.data.filter((one) => one.name === values.dataset && one.task === values.task).map((one) => one.network));
+      case "dataset":
+        return same(db.data.map((one) => one.name));
+      case "task":
+        return same(db.data.filter((one) => one.name === values.dataset).map((one) => one.task));
+      case "network":
+        return same(
+          db.data.filter((one) => one.name === values.dataset && one.task === values.task).map((one) => one.network),
+        );
       case "grouping": {
         const rows = db.groups.rows((row) => db.groups.get("data", row) === data);
         return [...new Map(rows.map((row) => [row.grouping, row.title]))];
@@ -49,8 +92,10 @@ class State {
         return same(["torch", ...found]);
       }
       case "comparison": {
-        const there = db.contrasts.distinct("comparison", (row) =>
-          inData(db.contrasts)(row) && db.contrasts.get("runtime", row) === values.runtime);
+        const there = db.contrasts.distinct(
+          "comparison",
+          (row) => inData(db.contrasts)(row) && db.contrasts.get("runtime", row) === values.runtime,
+        );
         return Object.entries(COMPARISONS).filter(([one]) => one === "usual" || there.includes(one));
       }
       case "seed": {
@@ -58,20 +103,29 @@ class State {
         return [["all", "all, the mean"], ...same(seeds.sort((a, b) => a - b))];
       }
       case "metric": {
-        const known = Object.keys(db.values.columns).filter((name) => !["runtime", "grouping", "group", "trial", "ci_low", "ci_high"].includes(name));
+        const known = Object.keys(db.values.columns).filter(
+          (name) => !["runtime", "grouping", "group", "trial", "ci_low", "ci_high"].includes(name),
+        );
         return (known.length ? known : ["accuracy"]).map((name) => [name, metricOf(name).name]);
       }
       case "configuration":
         return this.matching.filter(isQuantized).map((config) => [config.id, config.name]);
       case "focus": {
-        const rows = db.groups.rows((row) => db.groups.get("data", row) === data && db.groups.get("grouping", row) === values.grouping);
+        const rows = db.groups.rows(
+          (row) => db.groups.get("data", row) === data && db.groups.get("grouping", row) === values.grouping,
+        );
         return [["", "the worst"], ...rows.map((row) => [row.group, shorten(row.group, 40)])];
       }
-      case "method": return same(this.ofData.map((config) => config.variant));
-      case "bits": return same(this.ofData.map((config) => config.bits));
-      case "scheme": return same(this.ofData.map((config) => config.scheme));
-      case "observer": return same(this.ofData.map((config) => config.act_observer));
-      default: throw new Error(`no filter is called ${key}`);
+      case "method":
+        return same(this.ofData.map((config) => config.variant));
+      case "bits":
+        return same(this.ofData.map((config) => config.bits));
+      case "scheme":
+        return same(this.ofData.map((config) => config.scheme));
+      case "observer":
+        return same(this.ofData.map((config) => config.act_observer));
+      default:
+        throw new Error(`no filter is called ${key}`);
     }
   }
 
@@ -118,58 +172,3 @@ class State {
     for (const listener of this.listeners) listener(Object.keys(changes));
   }
 }
-
-const isQuantized = (config) => !["fp32", "fp32_ft"].includes(config.method);
-const bitsOf = (config) => (config.weight_bits ?? 32) * (config.act_bits ?? 32);
-
-// Builds the controls once, and their choices anew at every change.
-const buildControls = (form, state) => {
-  const fields = new Map();
-  const element = (tag, properties, ...children) => {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  };
-  for (const key of CHOICES) {
-    const select = element("select", { id: `filter-${key}`, name: key });
-    select.addEventListener("change", () => state.set({ [key]: select.value }));
-    fields.set(key, select);
-    form.append(element("label", { className: "filter" }, element("span", { textContent: LABELS[key] }), select));
-  }
-  for (const key of LISTS) {
-    const box = element("div", { className: "choices" });
-    fields.set(key, box);
-    form.append(element("fieldset", { className: "filter", name: key }, element("legend", { textContent: LABELS[key] }), box));
-  }
-  const reset = element("button", { type: "button", textContent: "Reset" });
-  reset.addEventListener("click", () =>
-    state.set({ ...Object.fromEntries(LISTS.map((key) => [key, []])), ...Object.fromEntries(CHOICES.map((key) => [key, null])) }));
-  form.append(reset);
-
-  const fillList = (key, box, options) => {
-    const chosen = state.values[key];
-    const same = [...box.querySelectorAll("input")].map((input) => input.value).join() === options.map(([value]) => value).join();
-    if (!same) {
-      box.replaceChildren(...options.map(([value, text]) => {
-        const input = element("input", { type: "checkbox", name: key, value });
-        input.addEventListener("change", () =>
-          state.set({ [key]: [...box.querySelectorAll("input:checked")].map((one) => one.value) }));
-        return element("label", {}, input, element("span", { textContent: text }));
-      }));
-    }
-    for (const input of box.querySelectorAll("input")) input.checked = chosen.includes(input.value);
-  };
-  const fill = () => {
-    for (const [key, field] of fields) {
-      const options = state.options(key);
-      if (LISTS.includes(key)) fillList(key, field, options);
-      else {
-        field.replaceChildren(...options.map(([value, text]) => element("option", { value, textContent: text })));
-        field.value = state.values[key];
-      }
-      field.closest(".filter").hidden = options.length < 2;
-    }
-  };
-  state.listeners.unshift(fill);
-  fill();
-};

@@ -1,13 +1,28 @@
 // The table of trials: what the filters leave, sortable, failed ones first.
 const FIRST_TRIALS = 200; // rows at once: a browser takes seconds to lay out thousands
-const TRIAL_HEAD = ["Trial", "Status", "Configuration", "Seed", "Accuracy", "Drop, pp", "95 % interval", "Against", "Worst group", "Its drop, pp", "Seconds"];
+const TRIAL_HEAD = [
+  "Trial",
+  "Status",
+  "Configuration",
+  "Seed",
+  "Accuracy",
+  "Drop, pp",
+  "95 % interval",
+  "Against",
+  "Worst group",
+  "Its drop, pp",
+  "Seconds",
+];
 
 class TrialTable {
   constructor(root) {
     this.root = root;
     this.sorted = { column: null, rising: true };
     this.most = FIRST_TRIALS;
-    root.querySelector("[data-more]").addEventListener("click", () => { this.most = Infinity; this.draw(); });
+    root.querySelector("[data-more]").addEventListener("click", () => {
+      this.most = Infinity;
+      this.draw();
+    });
     root.querySelector("[data-file]").addEventListener("click", () => {
       const url = URL.createObjectURL(new Blob([toCsv(this.table)], { type: "text/csv" }));
       download(url, "trials.csv");
@@ -26,27 +41,50 @@ class TrialTable {
     const places = ["trial", "runtime", "comparison", "grouping"];
     const allowed = new Set(view.configs.map((config) => config.index));
     const inData = db.allTrials.filter((trial) => db.allConfigs[trial.config].data === view.dataIndex);
-    const chosen = inData.filter((trial) => (trial.status !== "ok" || allowed.has(trial.config)) && (view.seedNumber === null || trial.seed === view.seedNumber));
-    return chosen.sort((a, b) => (a.status === "ok") - (b.status === "ok")).map((trial) => {
-      const config = db.allConfigs[trial.config];
-      const side = trial.status === "ok" && config.method !== "fp32" ? view.sideOf(config) : null;
-      const overall = side && db.pairs.first([...places, "group"], [trial.index, view.runtime, side, "overall", "all"]);
-      const rows = side ? db.pairs.find(places, [trial.index, view.runtime, side, view.grouping]).map((row) => db.pairs.row(row)) : [];
-      const worst = rows.filter(({ n, eag_pp }) => n >= db.minRanked && eag_pp > 0).sort((a, b) => b.eag_pp - a.eag_pp)[0];
-      return [
-        cell(trial.id.slice(0, 8)), cell(trial.status === "ok" ? "ok" : `${trial.status}: ${trial.error ?? "no reason was written down"}`), cell(config.name), cell(trial.seed ?? MISSING, trial.seed), cell(formatPercent(trial.accuracy, 2), trial.accuracy),
-        cell(overall ? formatPp(overall.drop_pp) : MISSING, overall?.drop_pp ?? null), cell(overall ? sayInterval(overall.drop_ci_low_pp, overall.drop_ci_high_pp).trim() : MISSING), cell(side ?? MISSING),
-        worst ? cell(shorten(worst.group, 30), null, worst.group) : cell(MISSING), cell(worst ? formatPp(worst.drop_pp) : MISSING, worst?.drop_pp ?? null), cell(isNumber(trial.total_s) ? trial.total_s.toFixed(1) : MISSING, trial.total_s),
-      ];
-    });
+    const chosen = inData.filter(
+      (trial) =>
+        (trial.status !== "ok" || allowed.has(trial.config)) &&
+        (view.seedNumber === null || trial.seed === view.seedNumber),
+    );
+    return chosen
+      .sort((a, b) => (a.status === "ok") - (b.status === "ok"))
+      .map((trial) => {
+        const config = db.allConfigs[trial.config];
+        const side = trial.status === "ok" && config.method !== "fp32" ? view.sideOf(config) : null;
+        const overall =
+          side && db.pairs.first([...places, "group"], [trial.index, view.runtime, side, "overall", "all"]);
+        const rows = side
+          ? db.pairs.find(places, [trial.index, view.runtime, side, view.grouping]).map((row) => db.pairs.row(row))
+          : [];
+        const worst = rows
+          .filter(({ n, eag_pp }) => n >= db.minRanked && eag_pp > 0)
+          .sort((a, b) => b.eag_pp - a.eag_pp)[0];
+        return [
+          cell(trial.id.slice(0, 8)),
+          cell(trial.status === "ok" ? "ok" : `${trial.status}: ${trial.error ?? "no reason was written down"}`),
+          cell(config.name),
+          cell(trial.seed ?? MISSING, trial.seed),
+          cell(formatPercent(trial.accuracy, 2), trial.accuracy),
+          cell(overall ? formatPp(overall.drop_pp) : MISSING, overall?.drop_pp ?? null),
+          cell(overall ? sayInterval(overall.drop_ci_low_pp, overall.drop_ci_high_pp).trim() : MISSING),
+          cell(side ?? MISSING),
+          worst ? cell(shorten(worst.group, 30), null, worst.group) : cell(MISSING),
+          cell(worst ? formatPp(worst.drop_pp) : MISSING, worst?.drop_pp ?? null),
+          cell(isNumber(trial.total_s) ? trial.total_s.toFixed(1) : MISSING, trial.total_s),
+        ];
+      });
   }
 
   draw() {
     const rows = this.rowsOf(this.view);
     const { column, rising } = this.sorted;
     if (column !== null) {
-      const key = (row) => (row[column].value ?? (row[column].text === MISSING ? null : row[column].text));
-      const order = (a, b) => (a === null || b === null ? (a === null) - (b === null) : (rising ? 1 : -1) * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en")));
+      const key = (row) => row[column].value ?? (row[column].text === MISSING ? null : row[column].text);
+      const order = (a, b) =>
+        a === null || b === null
+          ? (a === null) - (b === null)
+          : (rising ? 1 : -1) *
+            (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en"));
       rows.sort((a, b) => order(key(a), key(b)));
     }
     this.table = { head: TRIAL_HEAD, rows };
@@ -64,7 +102,8 @@ class TrialTable {
     });
     this.root.querySelector(".scroll").replaceChildren(made);
     const hidden = rows.length - this.most;
-    this.root.querySelector("[data-count]").textContent = `${count(rows.length, "trial")}${hidden > 0 ? `, the first ${this.most} shown` : ""}.`;
+    this.root.querySelector("[data-count]").textContent =
+      `${count(rows.length, "trial")}${hidden > 0 ? `, the first ${this.most} shown` : ""}.`;
     this.root.querySelector("[data-more]").hidden = hidden <= 0;
   }
 }

@@ -1,10 +1,17 @@
 // What the filters leave: groups, configurations, and their numbers. Charts ask here and nowhere else.
+const isQuantized = (config) => !["fp32", "fp32_ft"].includes(config.method);
+
+const bitsOf = (config) => (config.weight_bits ?? 32) * (config.act_bits ?? 32);
+
+// What the filters leave: groups, configurations, and their numbers. Charts ask here and nowhere else.
 class View {
   constructor(state) {
     const { db, values } = state;
     Object.assign(this, { db, ...values, metricKey: values.metric, metric: metricOf(values.metric) });
     this.seedNumber = values.seed === "all" ? null : Number(values.seed);
-    this.dataIndex = db.data.findIndex((one) => one.name === values.dataset && one.task === values.task && one.network === values.network);
+    this.dataIndex = db.data.findIndex(
+      (one) => one.name === values.dataset && one.task === values.task && one.network === values.network,
+    );
     this.groups = db.groups
       .find(["data", "grouping"], [this.dataIndex, values.grouping])
       .map((row, index) => ({ ...db.groups.row(row), index }))
@@ -13,7 +20,8 @@ class View {
     this.noun = this.byClass ? "class" : "group";
     this.title = this.groups[0]?.title ?? values.grouping;
     this.ofData = state.ofData;
-    const ofSeed = (config) => this.seedNumber === null || config.trials.some((trial) => trial.seed === this.seedNumber);
+    const ofSeed = (config) =>
+      this.seedNumber === null || config.trials.some((trial) => trial.seed === this.seedNumber);
     this.configs = state.matching.filter(ofSeed);
     this.quantized = this.configs.filter(isQuantized);
     this.detail = this.quantized.find((config) => config.id === values.configuration) ?? null;
@@ -60,7 +68,9 @@ class View {
   change(config, group, options = {}) {
     if (this.metricKey === "accuracy") {
       const drop = this.drop(config, group, options);
-      return drop && { mean: drop.drop_pp, low: drop.drop_ci_low_pp, high: drop.drop_ci_high_pp, isStarred: drop.isStarred };
+      return (
+        drop && { mean: drop.drop_pp, low: drop.drop_ci_low_pp, high: drop.drop_ci_high_pp, isStarred: drop.isStarred }
+      );
     }
     const { comparison = this.sideOf(config), grouping = this.grouping } = options;
     const differences = this.trialsOf(config).map((trial) => {
@@ -83,25 +93,44 @@ class View {
     if (this.seedNumber !== null) return this.trialDisparity(config, "drop_disparity_pp", place);
     const row = this.db.evenness.first(["config", ...names], [config.index, ...place]);
     if (!row || !isNumber(row.drop_disparity_pp)) return null;
-    return { value: row.drop_disparity_pp, mean: row.null_mean_pp, floor: row.null_q95_pp, p: row.perm_p, q: row.perm_q };
+    return {
+      value: row.drop_disparity_pp,
+      mean: row.null_mean_pp,
+      floor: row.null_q95_pp,
+      p: row.perm_p,
+      q: row.perm_q,
+    };
   }
 
   trialDisparity(config, metric, place) {
     const names = ["trial", "metric", "runtime", "comparison", "grouping"];
-    const rows = this.trialsOf(config).map((trial) => this.db.disparities.first(names, [trial.index, metric, ...place])).filter(Boolean);
+    const rows = this.trialsOf(config)
+      .map((trial) => this.db.disparities.first(names, [trial.index, metric, ...place]))
+      .filter(Boolean);
     if (!rows.length) return null;
     const mean = (name) => meanOf(rows.map((row) => row[name]));
-    return { value: mean("value"), mean: mean("null_mean"), floor: mean("null_q95"), p: rows.length === 1 ? rows[0].perm_p : null };
+    return {
+      value: mean("value"),
+      mean: mean("null_mean"),
+      floor: mean("null_q95"),
+      p: rows.length === 1 ? rows[0].perm_p : null,
+    };
   }
 
   spreadOfChanges(config) {
-    const means = this.groups.filter((group) => group.ranked).map((group) => this.change(config, group.name)?.mean).filter(isNumber);
-    return means.length > 1 ? { value: Math.max(...means) - Math.min(...means), mean: null, floor: null, p: null } : null;
+    const means = this.groups
+      .filter((group) => group.ranked)
+      .map((group) => this.change(config, group.name)?.mean)
+      .filter(isNumber);
+    return means.length > 1
+      ? { value: Math.max(...means) - Math.min(...means), mean: null, floor: null, p: null }
+      : null;
   }
 
   gap(config) {
     const names = ["trial", "metric", "runtime", "comparison", "grouping"];
-    const read = (trial) => this.db.disparities.first(names, [trial.index, "acc_gap_maxmin_pp", this.runtime, null, this.grouping])?.value;
+    const read = (trial) =>
+      this.db.disparities.first(names, [trial.index, "acc_gap_maxmin_pp", this.runtime, null, this.grouping])?.value;
     return meanOf(this.trialsOf(config).map(read));
   }
 
@@ -137,7 +166,8 @@ class View {
 
   // Why nothing is known of the configuration in detail: what it lacks is the other side.
   get lacksSide() {
-    if (this.metricKey !== "accuracy") return `${this.metric.name.toLowerCase()} of ${this.detail.name} is not known of these groups`;
+    if (this.metricKey !== "accuracy")
+      return `${this.metric.name.toLowerCase()} of ${this.detail.name} is not known of these groups`;
     return `${this.detail.name} is not compared with ${COMPARISONS[this.comparison]} in ${this.runtime}`;
   }
 
@@ -151,5 +181,21 @@ const meanOf = (values) => {
   const known = values.filter(isNumber);
   return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
 };
+
 const bitsName = (config) =>
-  config.method === "fp32" ? "FP32" : config.method === "fp32_ft" ? "FP32-FT" : /^\d+$/.test(config.bits) ? `${config.bits} bits` : config.bits;
+  config.method === "fp32"
+    ? "FP32"
+    : config.method === "fp32_ft"
+      ? "FP32-FT"
+      : /^\d+$/.test(config.bits)
+        ? `${config.bits} bits`
+        : config.bits;
+
+const nameOf = (view, group) => (view.byClass ? `class ${group.name}` : group.name);
+
+const sayChange = (view, found) => {
+  if (!found) return MISSING;
+  return view.metricKey === "accuracy"
+    ? `${formatPp(found.mean)}${sayInterval(found.low, found.high)}`
+    : formatNumber(found.mean);
+};

@@ -7,7 +7,12 @@ const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const escapeText = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const shorten = (name, length) => {
   const letters = [...String(name)];
-  return letters.length <= length ? String(name) : letters.slice(0, length - 1).join("").trimEnd() + "…";
+  return letters.length <= length
+    ? String(name)
+    : letters
+        .slice(0, length - 1)
+        .join("")
+        .trimEnd() + "…";
 };
 const label = (name, length = 18) => escapeText(shorten(name, length));
 // A name over two lines at the most, broken behind a comma where one is near.
@@ -21,7 +26,8 @@ const wrapLabel = (name, length) => {
 const count = (number, noun) =>
   `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
 
-const formatPercent = (fraction, digits = 1) => (isNumber(fraction) ? `${(100 * fraction).toFixed(digits)} %` : MISSING);
+const formatPercent = (fraction, digits = 1) =>
+  isNumber(fraction) ? `${(100 * fraction).toFixed(digits)} %` : MISSING;
 const signed = (text) => (Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−"));
 const formatPp = (value) => {
   if (!isNumber(value)) return MISSING;
@@ -30,8 +36,10 @@ const formatPp = (value) => {
 };
 const formatNumber = (value) => (isNumber(value) ? signed(String(Number(value.toPrecision(3)))) : MISSING);
 const formatP = (p) => (isNumber(p) ? (p < 0.001 ? "p < 0.001" : `p = ${Number(p.toPrecision(2))}`) : MISSING);
-const formatBytes = (bytes) => (isNumber(bytes) ? `${(bytes / 1000).toLocaleString("en-US", { maximumFractionDigits: 0 })} kB` : MISSING);
-const sayInterval = (low, high, format = formatPp) => (isNumber(low) && isNumber(high) ? ` [${format(low)},\u00a0${format(high)}]` : "");
+const formatBytes = (bytes) =>
+  isNumber(bytes) ? `${(bytes / 1000).toLocaleString("en-US", { maximumFractionDigits: 0 })} kB` : MISSING;
+const sayInterval = (low, high, format = formatPp) =>
+  isNumber(low) && isNumber(high) ? ` [${format(low)},\u00a0${format(high)}]` : "";
 const sayDrop = (drop, low, high) => {
   if (!isNumber(drop)) return MISSING;
   if (Number(drop.toFixed(2)) === 0) return `no change, 0.0 pp${sayInterval(low, high)}`;

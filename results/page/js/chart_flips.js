@@ -1,0 +1,51 @@
+// Answers that changed: bad flips to the right, good ones to the left.
+const drawFlips = (view, { colors, width }) => {
+  const { detail } = view;
+  if (!detail) return { empty: "no quantized configuration is left" };
+  const found = view.groups
+    .map((group) => ({ group, drop: view.drop(detail, group.name) }))
+    .filter(({ drop }) => drop && isNumber(drop.bad_flip_rate));
+  if (!found.length) return { empty: view.lacksSide };
+  const { left, axis: rows } = nameRows(
+    found.map(({ group }) => group.name),
+    width,
+    colors,
+  );
+  const bar = (name, sign, color) => ({
+    type: "bar",
+    orientation: "h",
+    x: found.map(({ drop }) => sign * 100 * drop[name]),
+    y: found.map((_, i) => i),
+    marker: { color },
+    width: 0.7,
+    meta: { groups: found.map(({ group }) => group.name) },
+    hovertemplate: "%{text}<extra></extra>",
+    textposition: "none",
+    text: found.map(
+      ({ group, drop }) =>
+        `<b>${label(group.name, 40)}</b><br>${formatPercent(drop[name], 2)} ${sign > 0 ? "were right before" : "are right now"}`,
+    ),
+  });
+  const most = [...found].sort((a, b) => b.drop.flip_rate - a.drop.flip_rate)[0];
+  return {
+    data: [bar("bad_flip_rate", 1, colors.hues[1]), bar("good_flip_rate", -1, colors.hues[0])],
+    layout: layoutOf(colors, 60 + ROW * found.length, {
+      barmode: "relative",
+      margin: { l: left, r: 16, t: 8, b: 42, pad: 4 },
+      shapes: [zeroLine(colors, "y")],
+      xaxis: axis(colors, { title: axisTitle("good flips ← % of images → bad flips", colors), automargin: false }),
+      yaxis: rows,
+    }),
+    summary: `${detail.name}: most answers change for ${nameOf(view, most.group)}, ${formatPercent(most.drop.flip_rate)}.`,
+    note: `Against ${view.sideOf(detail)}. What both bars of a ${view.noun} differ by is its drop; flips from one wrong answer to another are in the table only.`,
+    table: {
+      head: [view.byClass ? "Class" : "Group", "Changed", "Bad", "Good"],
+      rows: found.map(({ group, drop }) => [
+        cell(group.name, null, group.name),
+        ...["flip_rate", "bad_flip_rate", "good_flip_rate"].map((name) =>
+          cell(formatPercent(drop[name], 2), drop[name]),
+        ),
+      ]),
+    },
+  };
+};

@@ -1,0 +1,186 @@
+// Runtimes side by side: what they answer otherwise, how long they take, how large they are.
+const drawRuntimes = (view, { colors, width }) => {
+  const { db } = view;
+  const measured = view.configs
+    .map((config) => {
+      const rows = config.trials.flatMap((trial) =>
+        db.runtimes.find(["trial"], [trial.index]).map((row) => db.runtimes.row(row)),
+      );
+      return { config, rows };
+    })
+    .filter(({ rows }) => rows.length);
+  if (!measured.length) {
+    const alone = 'this sweep measured torch alone; runtimes = ["torch", "onnxruntime"] measures what ships';
+    return {
+      empty: db.runtimes.length
+        ? "no configuration that the filters leave was measured in another runtime than torch"
+        : alone,
+    };
+  }
+  const runtimes = [...new Set(measured.flatMap(({ rows }) => rows.map(({ runtime }) => runtime)))];
+  const lines = measured
+    .flatMap(({ config, rows }) =>
+      runtimes.map((runtime) => {
+        const own = rows.filter((row) => row.runtime === runtime);
+        const timed = own.filter((row) => row.batch === 1 && row.session !== "exact");
+        const twin = view.drop(config, "all", { comparison: "twin", runtime, grouping: "overall" });
+        const worst = view.groups
+          .filter(({ ranked }) => ranked)
+          .map((group) => ({ group, drop: view.drop(config, group.name, { comparison: "twin", runtime }) }))
+          .filter(({ drop }) => drop)
+          .sort((a, b) => b.drop.drop_pp - a.drop.drop_pp)[0];
+        return {
+          config,
+          runtime,
+          own,
+          p50: meanOf(timed.map((row) => row.p50_ms)),
+          p95: meanOf(timed.map((row) => row.p95_ms)),
+          bytes: meanOf(own.map((row) => row.file_bytes)),
+          twin,
+          worst,
+          reason: own.find((row) => row.reason)?.reason ?? null,
+        };
+      }),
+    )
+    .filter(({ own }) => own.length);
+  const drawn = lines.filter(({ twin }) => twin).slice(0, MOST_ROWS);
+  const table = {
+    head: [
+      "Configuration",
+      "Runtime",
+      "All images: drop against torch, pp",
+      `Largest drop of a ${view.noun}, pp`,
+      "Other answers",
+      "p50, ms",
+      "p95, ms",
+      "File",
+      "Status",
+    ],
+    rows: lines.map(({ config, runtime, twin, worst, p50, p95, bytes, reason, own }) => [
+      cell(config.name),
+      cell(runtime),
+      cell(
+        twin ? `${formatPp(twin.drop_pp)}${sayInterval(twin.drop_ci_low_pp, twin.drop_ci_high_pp)}` : MISSING,
+        twin?.drop_pp ?? null,
+      ),
+      worst
+        ? cell(
+            `${worst.group.name}: ${formatPp(worst.drop.drop_pp)}${sayInterval(worst.drop.drop_ci_low_pp, worst.drop.drop_ci_high_pp)}`,
+            worst.drop.drop_pp,
+            worst.group.name,
+          )
+        : cell(MISSING),
+      cell(twin ? formatPercent(twin.flip_rate, 2) : MISSING, twin?.flip_rate ?? null),
+      cell(formatNumber(p50), p50),
+      cell(formatNumber(p95), p95),
+      cell(formatBytes(bytes), bytes),
+      cell(reason ?? own[0].status),
+    ]),
+  };
+  if (!drawn.length)
+    return { empty: `no configuration here has a result: ${lines[0].reason ?? "see the table"}`, table };
+  const names = drawn.map(({ config, runtime }) => (runtimes.length > 1 ? `${config.name}, ${runtime}` : config.name));
+  const { left, axis: rowNames } = nameRows(names, width, colors);
+  const rows = drawn.map((_, i) => i);
+  const wide = width > 620;
+  const domains = wide
+    ? [
+        [0, 0.46],
+        [0.54, 0.74],
+        [0.82, 1],
+      ]
+    : [[0, 1]];
+  const error = {
+    type: "data",
+    symmetric: false,
+    thickness: 1.5,
+    width: 0,
+    color: colors.ink,
+    array: drawn.map(({ twin }) => twin.drop_ci_high_pp - twin.drop_pp),
+    arrayminus: drawn.map(({ twin }) => twin.drop_pp - twin.drop_ci_low_pp),
+  };
+  const bars = (suffix, values, texts) => ({
+    type: "bar",
+    orientation: "h",
+    xaxis: `x${suffix}`,
+    y: rows,
+    x: values,
+    text: texts,
+    textposition: "none",
+    hovertemplate: "%{text}<extra></extra>",
+    marker: { color: colors.hues[5] },
+    width: 0.6,
+  });
+  const data = [
+    {
+      type: "scatter",
+      mode: "markers",
+      y: rows,
+      x: drawn.map(({ twin }) => twin.drop_pp),
+      error_x: error,
+      marker: { size: 8, color: colors.ink },
+      text: drawn.map(
+        ({ twin }, i) =>
+          `<b>${escapeText(names[i])}</b><br>on all images it ${sayDrop(twin.drop_pp, twin.drop_ci_low_pp, twin.drop_ci_high_pp)}<br>${formatPercent(twin.flip_rate, 2)} other answers`,
+      ),
+      hovertemplate: "%{text}<extra></extra>",
+    },
+    {
+      type: "scatter",
+      mode: "markers",
+      y: rows.filter((i) => drawn[i].worst),
+      x: drawn.filter(({ worst }) => worst).map(({ worst }) => worst.drop.drop_pp),
+      marker: { size: 9, symbol: "diamond", color: colors.focus },
+      meta: { groups: drawn.filter(({ worst }) => worst).map(({ worst }) => worst.group.name) },
+      text: drawn
+        .filter(({ worst }) => worst)
+        .map(
+          ({ worst }) =>
+            `<b>${label(worst.group.name, 40)}</b> ${sayDrop(worst.drop.drop_pp, worst.drop.drop_ci_low_pp, worst.drop.drop_ci_high_pp)}`,
+        ),
+      hovertemplate: "%{text}<extra></extra>",
+    },
+    ...(wide
+      ? [
+          bars(
+            "2",
+            drawn.map(({ p50 }) => p50),
+            drawn.map(({ p50, p95 }) => `${formatNumber(p50)} ms, 95 % under ${formatNumber(p95)} ms`),
+          ),
+          bars(
+            "3",
+            drawn.map(({ bytes }) => (isNumber(bytes) ? bytes / 1000 : null)),
+            drawn.map(({ bytes }) => formatBytes(bytes)),
+          ),
+        ]
+      : []),
+  ];
+  const titles = ["drop against torch, pp", "ms for one image", "file, kB"];
+  const axes = Object.fromEntries(
+    domains.map((domain, i) => [
+      `xaxis${i ? i + 1 : ""}`,
+      axis(colors, {
+        domain,
+        title: axisTitle(titles[i], colors),
+        automargin: false,
+        nticks: 4,
+        ...(i ? { rangemode: "tozero" } : {}),
+      }),
+    ]),
+  );
+  const most = [...drawn].sort(
+    (a, b) => Math.abs(b.worst?.drop.drop_pp ?? b.twin.drop_pp) - Math.abs(a.worst?.drop.drop_pp ?? a.twin.drop_pp),
+  )[0];
+  return {
+    data,
+    layout: layoutOf(colors, 60 + ROW * drawn.length, {
+      margin: { l: left, r: 16, t: 8, b: 46, pad: 4 },
+      ...axes,
+      yaxis: rowNames,
+      shapes: [zeroLine(colors, "y")],
+    }),
+    summary: `Most changes ${most.config.name} in ${most.runtime}: ${formatPercent(most.twin.flip_rate, 2)} of the answers${most.worst ? `; ${nameOf(view, most.worst.group)} ${sayDrop(most.worst.drop.drop_pp, most.worst.drop.drop_ci_low_pp, most.worst.drop.drop_ci_high_pp)} against torch` : ""}.`,
+    note: `Dots: all images, with the 95 % interval; diamonds: the ${view.noun} that loses most. Latencies were taken beside whatever else the machine did.${wide ? "" : " Latency and size are in the table."}`,
+    table,
+  };
+};

@@ -1,0 +1,48 @@
+// How much more or less often groups are predicted as each class.
+const drawShifts = (view, { colors, width }) => {
+  const { detail, db } = view;
+  if (!detail) return { empty: "no quantized configuration is left" };
+  const rows = db.shifts
+    .find(
+      ["config", "runtime", "comparison", "grouping"],
+      [detail.index, view.runtime, view.sideOf(detail), view.grouping],
+    )
+    .map((row) => db.shifts.row(row));
+  if (!rows.length) return { empty: db.leftOut.shifts ? `shifts: ${db.leftOut.shifts}` : view.lacksSide };
+  const classes = [...new Set(rows.map((row) => row.class))];
+  const groups = view.groups.filter(({ ranked, name }) => ranked && rows.some((row) => row.group === name));
+  const at = new Map(rows.map((row) => [`${row.group}\u0001${row.class}`, row.shift_pp]));
+  const z = groups.map(({ name }) => classes.map((one) => at.get(`${name}\u0001${one}`) ?? null));
+  const largest = rows
+    .filter((row) => groups.some(({ name }) => name === row.group))
+    .sort((a, b) => b.shift_pp - a.shift_pp)[0];
+  return {
+    ...drawHeat(
+      {
+        rows: groups.map(({ name }) => name),
+        columns: classes,
+        z,
+        text: z.map((line) => line.map(formatPp)),
+        hover: groups.map(({ name }, i) =>
+          classes.map(
+            (one, j) => `${label(name, 40)} predicted as <b>${label(one, 40)}</b><br>${formatPp(z[i][j])} pp`,
+          ),
+        ),
+        ticks: { y: groups.map(({ name }) => name) },
+        limit: limitOf(z.flat(), 1),
+      },
+      { colors, width },
+    ),
+    summary: largest
+      ? `${detail.name}: most drawn to ${largest.class} are images of ${view.byClass ? "class " : ""}${largest.group}, ${formatPp(largest.shift_pp)} pp more often.`
+      : "",
+    note: `Columns: the class that is predicted. How much more often (orange) or less often (purple) images of a ${view.noun} are predicted as a class than by ${COMPARISONS[view.comparison]}, in pp of the ${view.noun}; means over seeds.${view.byClass ? " Rows are true classes: this is the change of the confusion matrix." : ""}`,
+    table: {
+      head: [view.byClass ? "Class" : "Group", ...classes.map((one) => `as ${one}, pp`)],
+      rows: groups.map(({ name }, i) => [
+        cell(name, null, name),
+        ...classes.map((_, j) => cell(formatPp(z[i][j]), z[i][j], name)),
+      ]),
+    },
+  };
+};
