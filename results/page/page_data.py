@@ -22,20 +22,11 @@ METRICS: Final = ("accuracy", "loss_nats", "confidence", "margin", "entropy_nats
 SIDES: Final = (*COMPARISONS, "twin")
 MOST_ROWS: Final = 100_000  # of one table; 1,000 trials of 45 groups have 60,000 pairs
 _KEYS: Final = ("runtime", "comparison", "grouping", "group")
-_PAIRS: Final = (
-    *("n", "n_rw", "n_wr", "n_flip", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp"),
-    *("eag_ci_high_pp", "eag_p", "eag_q", "excess_loss_nats", "refit_drop_pp", "prior_shift_pp", "mde_pp"),
-)
-_CONTRASTS: Final = (
-    *("kind", "n", "n_seeds", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp"),
-    *("eag_ci_high_pp", "mde_pp", "flip_rate", "bad_flip_rate", "good_flip_rate", "cie_share"),
-)
-_EVENNESS: Final = (
-    *("kind", "n_seeds", "n_groups", "drop_disparity_pp", "corrected_sd_pp", "null_mean_pp", "null_q95_pp"),
-    *("perm_p", "perm_q", "worst_group", "best_group", "reason"),
-)
-_VERDICTS: Final = ("word", "rule", "mde_pp", "harmless_margin_pp", "worst_group", "provisional", "reason")
-_DISPARITIES: Final = ("drop_disparity_pp", "acc_gap_maxmin_pp", "phi_loss_nats", "dp_difference", "eo_difference")
+_DROP: Final = ("n", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp")
+_PAIRS: Final = (*_DROP, "n_rw", "n_wr", "n_flip", "eag_q")
+_CONTRASTS: Final = (*_DROP, "n_seeds", "flip_rate", "bad_flip_rate", "good_flip_rate")
+_EVENNESS: Final = ("drop_disparity_pp", "null_mean_pp", "null_q95_pp", "perm_p", "perm_q")
+_DISPARITIES: Final = ("drop_disparity_pp", "acc_gap_maxmin_pp", "phi_loss_nats")
 
 Columns = dict[str, Any]
 
@@ -71,16 +62,11 @@ class PageData:
         }
 
     def _configs(self) -> Columns:
-        configs, settings = (
-            self.catalog.configs,
-            ("scheme", "granularity", "weight_observer", "act_observer", "bn_fold"),
-        )
+        configs, settings = self.catalog.configs, ("weight_bits", "act_bits", "scheme", "act_observer")
         columns = {
             "id": [config.config_id for config in configs],
             "data": [self.catalog.data.index(config.data) for config in configs],
             **{name: [getattr(config, name) for config in configs] for name in ("method", "variant", "bits", "name")},
-            "weight_bits": [config.trials[0]["weight_bits"] for config in configs],
-            "act_bits": [config.trials[0]["act_bits"] for config in configs],
             **{name: [config.trials[0][name] for config in configs] for name in settings},
             "primary": [config.is_primary for config in configs],
         }
@@ -89,7 +75,7 @@ class PageData:
     def _trials(self) -> Columns:
         place = {id_: number for number, config in enumerate(self.catalog.configs) for id_ in _ids_of(config.trials)}
         trials = self.catalog.trials
-        names = ("seed", "status", "accuracy", "macro_accuracy", "loss_nats", "n_test", "total_s", "device", "error")
+        names = ("seed", "status", "accuracy", "n_test", "total_s", "error")
         columns = {name: [_shorten(trial[name]) for trial in trials] for name in names}
         columns |= {"id": list(self.trial_ids), "config": [place[trial["trial_id"]] for trial in trials]}
         at = {trial["trial_id"]: number for number, trial in enumerate(trials)}
@@ -141,14 +127,14 @@ class PageData:
 
     def _verdicts(self) -> Columns:
         table = self._thin("verdicts", take(self.tables, "verdicts").filter(pc.field("grouping") != OVERALL))
-        return self._keys(table, _KEYS[:-1]) | _pack_all(table, _VERDICTS)
+        return self._keys(table, _KEYS[:-1]) | _pack_all(table, ("worst_group",))
 
     def _disparities(self) -> Columns:
         table = take(self.tables, "disparity")
         wanted = pc.field("metric").isin(_DISPARITIES) & pc.field("value").is_valid()
         table = self._thin("disparities", table.filter(wanted))
         return self._keys(table, ("runtime", "comparison", "grouping", "metric")) | _pack_all(
-            table, ("value", "null_mean", "null_q95", "perm_p", "worst_group")
+            table, ("value", "null_mean", "null_q95", "perm_p")
         )
 
     def _shifts(self) -> Columns:
@@ -172,8 +158,8 @@ class PageData:
 
     def _runtimes(self) -> Columns:
         table = self._thin("runtimes", take(self.tables, "runtimes").filter(pc.field("runtime").isin(DEPLOYED)))
-        numbers = ("batch", "file_bytes", "p50_ms", "p95_ms", "threads", "n_test", "n_flip", "max_difference")
-        return self._keys(table, ("runtime", "session", "status")) | _pack_all(table, (*numbers, "reason", "kernels"))
+        numbers = ("batch", "file_bytes", "p50_ms", "p95_ms")
+        return self._keys(table, ("runtime", "session", "status")) | _pack_all(table, (*numbers, "reason"))
 
     def _sensitivity(self) -> Columns:
         table = take(self.tables, "sensitivity").filter(pc.field("drop_pp").is_valid())
