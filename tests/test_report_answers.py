@@ -1,5 +1,6 @@
 """Every number of the first screen and of the tables behind it is one of the store's tables, read by other code."""
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -250,3 +251,32 @@ def test_methods_say_what_was_done(page: Page) -> None:
     )
     assert "Quantized were: PTQ at 8, 4 bits" in said
     assert "the same fine-tuning with all quantizers bypassed" in said
+
+
+def test_sentences_count_verdicts_and_quote_the_tables(page: Page, expected: Expected) -> None:
+    verdicts = expected.frames["verdicts"].merge(expected.configs, left_on="config_id", right_index=True)
+    verdicts = verdicts[verdicts.config_id.isin(expected.chosen) | (verdicts.method == "fp32_ft")]
+    verdicts = verdicts[(verdicts.method == "qat") == (verdicts.comparison == "control")].query("runtime == 'torch'")
+    said = [lead.text for lead in page.by_id("losers").find("p", "lead")]
+    assert len(said) == 3
+    for text, table in zip(said, page.by_id("losers").find("table", "matrix"), strict=True):
+        mine = verdicts[verdicts.dataset_id == data_of(expected, table.find("caption")[0].text)]
+        titles = [th.text.removeprefix("by ") for th in table.find("thead")[0].find("th")][1:]
+        counts = mine[mine.grouping == grouping_of(titles[0])].word.value_counts()
+        assert all(f"{number} {word}" in text for word, number in counts.items())
+        for title in titles[1:]:
+            rows = mine[mine.grouping == grouping_of(title)]
+            number = int((rows.word == "uneven").sum())
+            assert f"by {title} {number} of {len(rows)}" in text or "Uneven" not in text
+    for text, table in zip(
+        [lead.words for lead in page.by_id("causes").find("p", "lead")],
+        page.by_id("causes").find("table", "matrix"),
+        strict=True,
+    ):
+        fewest = rows_of(table)[0][-1]
+        assert "At 4 bits: PTQ against FP32 " in text
+        assert fewest.find("span")[0].words in text
+    for text in [lead.words for lead in page.by_id("deployed").find("p", "lead")]:
+        assert re.search(
+            r"onnxruntime: \d+ of \d+ configurations harmless against torch\. Most answers change for ", text
+        )

@@ -94,7 +94,13 @@ def _tell_others(loss: Loss) -> list[str]:
         return []
     words = ", ".join(f"{n} {word}" for word, n in loss.words_of_others.most_common())
     ends = loss.range_of_others
-    return [escape(f"others: {words}" + (f", {format_pp(ends[0])} to {format_pp(ends[1])} pp" if ends else ""))]
+    return [escape(f"others: {words}{f', {say_range(*ends)}' if ends else ''}")]
+
+
+def say_range(low: float, high: float) -> str:
+    """Return "0.9 to 1.4 pp", or one number where both ends read alike."""
+    ends = dict.fromkeys((format_pp(low), format_pp(high)))
+    return f"{' to '.join(ends)} pp"
 
 
 def render_drop(drop: Drop | None) -> str:

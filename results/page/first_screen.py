@@ -15,12 +15,11 @@ from results.page.markup import MISSING, count, escape, format_percent, format_p
 REACH_HEAD: Final = ("Data", "FP32 is right on", "Grouping", "Smallest group", "Could go unseen")
 
 CELLS: Final = (
-    '<p class="note">In a cell: the verdict on the configuration that validation images chose, and the group '
-    "that loses "
-    "most beyond what all images lose, with the 95 % interval of that excess: one that holds 0 may be noise. "
-    "Below: the p "
-    "of a permutation test of even drops, and what the other configurations of the row are called, with the range of "
-    "their largest excess.</p>"
+    '<p class="note">In a cell: the verdict on the configuration that validation images chose, and the group that '
+    "loses most beyond what all images lose, with the 95 % interval of that excess: one that holds 0 may be noise. "
+    "Below: the p of a permutation test of even drops, and what the other configurations of the row are called, with "
+    "the range of their largest excess. The p is of these models on other images, the interval of other seeds too: "
+    "they may disagree.</p>"
 )
 
 

@@ -26,22 +26,30 @@ def lead_reach(reach: Reach) -> str:
 
 
 def lead_losers(losses: Mapping[str, Sequence[Loss]]) -> str:
-    """Return how many rows have which verdict by the first grouping, and the clearest excess of all groupings."""
-    first, rows = next(iter(losses.items()))
-    words = Counter(loss.word for loss in rows)
-    told = ", ".join(f"{number} {word}" for word, number in words.most_common())
-    title = rows[0].grouping.title if rows else first
+    """Return the verdicts by the first grouping, how many are uneven by the others, and the clearest excess."""
+    first, *others = losses.values()
+    words = Counter(loss.word for loss in first)
+    told = [f"By {first[0].grouping.title}: {', '.join(f'{n} {word}' for word, n in words.most_common())}."]
+    uneven = [
+        (some[0].grouping.title, sum(loss.word == "uneven" for loss in some), len(some)) for some in others if some
+    ]
+    if any(number for _, number, _ in uneven):
+        told.append(f"Uneven {', '.join(f'by {title} {number} of {n}' for title, number, n in uneven)}.")
     excess = [loss for some in losses.values() for loss in some if loss.worst and (loss.worst[1].eag_low_pp or 0) > 0]
+    return " ".join([*told, _tell_clearest(excess)])
+
+
+def _tell_clearest(excess: Sequence[Loss]) -> str:
+    """Return the group whose excess is farthest from 0 by the lower end of its interval."""
     if not excess:
-        return f"By {title}: {told}. No group's excess is told from 0 by its interval."
+        return "No single group's excess is told from 0 by its interval over seeds."
     clearest = max(excess, key=lambda loss: (loss.worst[1].eag_low_pp or 0) if loss.worst else 0)
     assert clearest.worst is not None
     group, drop = clearest.worst
-    name = _name(clearest.grouping, group.name)
-    where = name_bits(clearest.config.variant, clearest.config.bits)
     return (
-        f"By {title}: {told}. Clearest: {name} {say_drop(drop.drop_pp, drop.low_pp, drop.high_pp)} at {where}, "
-        f"{format_pp(drop.eag_pp)} pp{say_interval(drop.eag_low_pp, drop.eag_high_pp)} more than all."
+        f"Clearest: {_name(clearest.grouping, group.name)} {say_drop(drop.drop_pp, drop.low_pp, drop.high_pp)} at "
+        f"{name_bits(clearest.config.variant, clearest.config.bits)}, {format_pp(drop.eag_pp)} pp"
+        f"{say_interval(drop.eag_low_pp, drop.eag_high_pp)} more than all."
     )
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from results.page.answers import Loss, compare_loss, list_losses
 from results.page.catalog import Data, Grouping
-from results.page.cells import join_cells, name_bits, name_group, render_disparity, render_drop, render_word
+from results.page.cells import join_cells, name_bits, name_group, render_disparity, render_drop, render_word, say_range
 from results.page.facts import Facts
 from results.page.markup import (
     MISSING,
@@ -92,4 +92,4 @@ def _say_others(loss: Loss) -> str:
         return "none"
     words = ", ".join(f"{number} {word}" for word, number in loss.words_of_others.most_common())
     ends = loss.range_of_others
-    return f"{words}; excess {format_pp(ends[0])} to {format_pp(ends[1])} pp" if ends else words
+    return f"{words}; excess {say_range(*ends)}" if ends else words
