@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from axe import find_violations
+from page_numbers import check_page
 from simulated_sweep import GROUP_NAMES, make_tables
 
 from results.page.report import render_report
@@ -156,6 +157,10 @@ def test_the_map_is_contrasts_over_seeds_and_pairs_of_one_seed(visit: Visit, tab
     pairs = pairs[is_usual(pairs)]
     rows = visit.read()["drops"]["rows"]
     check_map(rows, only(pairs, grouping="ethnicity"), only(pairs, grouping="overall"), groups)
+
+
+def test_every_data_set_and_grouping_equals_the_tables(visit: Visit, tables: dict[str, pa.Table]) -> None:
+    assert check_page(visit.page, tables) > 500
 
 
 def test_other_sides_and_runtimes_are_their_rows(visit: Visit, tables: dict[str, pa.Table]) -> None:
