@@ -194,9 +194,14 @@ def list_deployed(facts: Facts) -> list[str]:
     return [runtime for runtime in DEPLOYED if runtime in there]
 
 
-def find_shippable(losses: Iterable[Loss]) -> Loss | None:
-    """Return the primary configuration of the fewest bits whose verdict is *harmless*; of equal bits the first."""
-    harmless = [loss for loss in losses if loss.config.is_quantized and loss.word == "harmless"]
+def find_shippable(facts: Facts, data: Data, grouping: Grouping) -> Loss | None:
+    """Return the named configuration of the fewest bits that is *harmless* against its reference; of equals the first.
+
+    QAT too is beside the float model that it started from: who ships it gives up that one, not the control.
+    """
+    methods = ("ptq", "qat")
+    losses = [loss for method in methods for loss in compare_loss(facts, data, grouping, method, "reference").values()]
+    harmless = [loss for loss in losses if loss.word == "harmless"]
     return min(harmless, key=lambda loss: _count_bits(loss.config), default=None)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from results.page.answers import Loss, Reach, find_shippable, list_losses, measure_reach
+from results.page.answers import Reach, find_shippable, list_losses, measure_reach
 from results.page.catalog import Data, Grouping
 from results.page.causes_screen import render_causes, render_mixtures
 from results.page.cells import SIDES, cell, head, join_cells, lead, name_bits, name_group, nothing, render_loss, small
@@ -106,10 +106,13 @@ def _render_losers(facts: Facts, data: Data) -> str:
         first = head(name_bits(config.variant, config.bits), "; ".join(filter(None, (settings, f"against {side}"))))
         rows.append(first + join_cells(map(render_loss, alike), titles))
     table = render_table(["Method, bits", *titles], rows, caption=data.title, kind="matrix")
-    return lead(facts, data, lead_losers(losses)) + table + _render_shippable(data, losses)
+    return lead(facts, data, lead_losers(losses)) + table + _render_shippable(facts, data)
 
 
-def _render_shippable(data: Data, losses: dict[str, list[Loss]]) -> str:
-    found = {grouping.title: find_shippable(losses[grouping.name]) for grouping in data.groupings}
+def _render_shippable(facts: Facts, data: Data) -> str:
+    found = {grouping.title: find_shippable(facts, data, grouping) for grouping in data.groupings}
     texts = [f"by {title}: <b>{escape(loss.config.name if loss else 'none')}</b>" for title, loss in found.items()]
-    return f'<p class="ship">Fewest bits with every ranked group within ±1 pp on this test set: {"; ".join(texts)}.</p>'
+    return (
+        '<p class="ship">Fewest bits with every group in play within ±1 pp of the float model that it started from, on '
+        f"this test set: {'; '.join(texts)}.</p>"
+    )
