@@ -19,7 +19,7 @@ const drawCalibration = (view, { colors, width }) => {
         "bins of confidence are on the page for the configurations that val chose; those of all are in tables/reliability",
     };
   if (!groups.length) return { empty: "no reliability is known of these groups" };
-  const { places, total } = placePanels(shown.length, width, 320, { gapX: width < 2 * PANEL ? 0 : 0.08 });
+  const { places, total } = placePanels(shown.length, width, 320, { gap: 60 });
   const layout = layoutOf(colors, total, { margin: { l: 52, r: 16, t: 8, b: 8, pad: 4 }, annotations: [], shapes: [] });
   const data = shown.flatMap((config, i) => {
     const { x, y, suffix, titleAt } = places[i];

@@ -35,7 +35,7 @@ const drawMechanism = (view, { colors, width }) => {
       empty:
         'the sweep measured nothing of the reference for these groups; analysis = ["curvature"] adds gradients and the Hessian',
     };
-  const { places, total } = placePanels(statistics.length, width, 260, { gapX: width < 2 * PANEL ? 0 : 0.08 });
+  const { places, total } = placePanels(statistics.length, width, 260, { gap: 60 });
   const layout = layoutOf(colors, total, { margin: { l: 48, r: 16, t: 8, b: 8, pad: 4 }, annotations: [] });
   const correlation = (statistic) =>
     view.db.correlations.first(

@@ -6,17 +6,18 @@ const LINE_HEIGHT = 330;
 const LABEL_STEP = 14;
 
 // Where panels stand: as many beside each other as fit, the others below. Returns axes and places for subplots.
-const placePanels = (n, width, height, { gapX = 0.06, titleHeight = 46, lastMargin = 0 } = {}) => {
+const placePanels = (n, width, height, { gap, titleHeight = 46 }) => {
   const columns = Math.max(1, Math.min(n, Math.floor(width / PANEL)));
   const rows = Math.ceil(n / columns);
   const total = rows * height;
+  const gapX = gap / width; // px between panels: names at the ends of lines, and the next axis
   const share = (1 - gapX * (columns - 1)) / columns;
   const places = Array.from({ length: n }, (_, i) => {
     const [row, column] = [Math.floor(i / columns), i % columns];
     const left = column * (share + gapX);
     const top = 1 - row / rows;
     return {
-      x: [left, left + share - lastMargin / columns],
+      x: [left, left + share],
       y: [top - 1 / rows + titleHeight / height / rows, top - 0.09 / rows],
       suffix: i === 0 ? "" : String(i + 1),
       titleAt: [left, top - 0.02 / rows],
@@ -48,7 +49,7 @@ const drawPanels = (view, panels, read, { colors, width, format, bands, reversed
   const ends = known.flatMap(({ mean, low, high }) => (bands ? [mean, low, high].filter(isNumber) : [mean]));
   const pad = Math.max(0.06 * (Math.max(...ends) - Math.min(...ends)), 1e-6);
   const range = [Math.min(...ends) - pad, Math.max(...ends) + pad];
-  const { places, total } = placePanels(panels.length, width, LINE_HEIGHT, { gapX: width < 2 * PANEL ? 0 : 0.08 });
+  const { places, total } = placePanels(panels.length, width, LINE_HEIGHT, { gap: 110 });
   const layout = layoutOf(colors, total, { margin: { l: 52, r: 96, t: 8, b: 8, pad: 4 }, annotations: [], shapes: [] });
   const data = [];
   panels.forEach(({ variant, configs }, number) => {
@@ -176,20 +177,17 @@ const labelEnds = (view, layout, configs, read, { colors, range, place, x, y, re
   });
 };
 
-const tableOfPanels = (view, panels, read, say) => ({
-  head: [
-    view.byClass ? "Class" : "Group",
-    "n",
-    ...panels.flatMap(({ variant, configs }) => configs.map((config) => `${variant}: ${config.name}`)),
-  ],
-  rows: view.groups.map((group) => [
-    cell(group.name, null, group.name),
-    cell(group.n, group.n),
-    ...panels.flatMap(({ configs }) =>
-      configs.map((config) => {
+const tableOfPanels = (view, panels, read, say) => {
+  const configs = [...new Set(panels.flatMap((panel) => panel.configs))]; // float models stand in several panels
+  return {
+    head: [view.byClass ? "Class" : "Group", "n", ...configs.map((config) => config.name)],
+    rows: view.groups.map((group) => [
+      cell(group.name, null, group.name),
+      cell(group.n, group.n),
+      ...configs.map((config) => {
         const found = read(config, group);
         return found ? cell(say(found), found.mean, group.name) : cell(MISSING);
       }),
-    ),
-  ]),
-});
+    ]),
+  };
+};
