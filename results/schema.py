@@ -100,7 +100,8 @@ FAMILIES = _schema(
 )  # fmt: skip
 # A contrast is between two configurations, over the seeds that both have. `comparison` is null where the other one is
 # neither the reference nor the control. Rates are fractions of the images, means over the seeds. `mde_pp` is the
-# smallest drop that the interval of one seed would tell from 0; `churn_rate` is of `scratch_vs_churn` alone.
+# smallest drop that the interval of one seed would tell from 0; `churn_rate` is the flip rate of the float models on the
+# other side from seed to seed.
 CONTRASTS = _schema(
     contrast_id=_STR, kind=_STR, runtime=_STR, dataset_id=_STR, comparison=_STR, config_id=_STR, other_config_id=_STR,
     level=_STR, other_level=_STR, grouping=_STR, group=_STR, n=_I32, n_seeds=_I32, seeds=pa.list_(_I32),

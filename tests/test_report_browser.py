@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +31,7 @@ SETTINGS: dict[str, Any] = {
 FACES = "dataset=faces%2C+as+it+comes&grouping=ethnicity"
 READ = """() => Object.fromEntries([...document.querySelectorAll("figure")].map(figure => [figure.id, {
     says: figure.querySelector(".says").textContent,
+    note: figure.querySelector(".note").textContent,
     drawn: figure.querySelectorAll(".main-svg").length > 0,
     rows: [...figure.querySelectorAll(".twin tr")].map(row => [...row.cells].map(cell =>
         [cell.textContent, cell.dataset.value === undefined ? null : Number(cell.dataset.value)]))}]))"""
@@ -237,16 +239,10 @@ def test_charts_of_one_configuration_are_its_rows(visit: Visit, tables: dict[str
     found, drops = visit.read(), contrasts.set_index("group")
     for name, _, drop in found["groups"]["rows"][1:]:
         assert drop[1] == pytest.approx(drops.drop_pp[name[0]], rel=1e-4, abs=1e-9)
-    for name, changed, bad, good in found["flips"]["rows"][1:]:
+    for name, *rates in found["flips"]["rows"][1:]:
         row = drops.loc[name[0]]
-        wanted = [row.flip_rate, row.bad_flip_rate, row.good_flip_rate]
-        assert [changed[1], bad[1], good[1]] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
-    shifts = only(frame_of(tables, "shifts"), runtime="torch", grouping="ethnicity", config_id=config_id)
-    means = only(shifts, comparison="control").groupby(["group", "class"]).shift_pp.mean()
-    assert [text for text, _ in found["shifts"]["rows"][0][1:]] == ["as male, pp", "as female, pp"]
-    for name, male, female in found["shifts"]["rows"][1:]:
-        wanted = [means[name[0], "male"], means[name[0], "female"]]
-        assert [male[1], female[1]] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+        wanted = [row.flip_rate, row.bad_flip_rate, row.good_flip_rate, row.churn_rate]
+        assert [value for _, value in rates] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
     pairs = only(frame_of(tables, "paired_metrics"), runtime="torch", grouping="overall", config_id=config_id)
     wanted = {row.seed: row.drop_pp for row in only(pairs, comparison="control").itertuples()}
     seeds = [row for row in found["seeds"]["rows"][1:] if row[0][0] == "QAT 4, percentile"]
@@ -266,25 +262,73 @@ def test_runtimes_are_the_twins_and_the_times(visit: Visit, tables: dict[str, pa
         assert [p50[1], p95[1], size[1]] == pytest.approx([0.1, 0.2, 34_000])
 
 
+@pytest.mark.parametrize("seed", ["all", "1"])
+def test_means_are_of_the_seeds_that_the_filter_leaves(visit: Visit, tables: dict[str, pa.Table], seed: str) -> None:
+    visit.choose(seed=seed)
+    found = visit.read()
+    config_id = visit.page.input_value("#filter-configuration")
+
+    def average(name: str, keys: list[str], value: str, **equals: str) -> Any:
+        rows = only(frame_of(tables, name), grouping="ethnicity", **equals)
+        return rows[rows.seed == int(seed) if seed != "all" else rows.seed >= 0].groupby(keys)[value].mean()
+
+    trials = only(tables["trials"].to_pandas(), config_id=config_id)
+    side = "control" if trials.method.iloc[0] == "qat" else "reference"
+    shifts = average("shifts", ["group", "class"], "shift_pp", config_id=config_id, runtime="torch", comparison=side)
+    assert [text for text, _ in found["shifts"]["rows"][0][1:]] == ["as male, pp", "as female, pp"]
+    assert len(found["shifts"]["rows"]) == 1 + 5
+    for name, male, female in found["shifts"]["rows"][1:]:
+        wanted = [shifts[name[0], "male"], shifts[name[0], "female"]]
+        assert [male[1], female[1]] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+    layers = average("sensitivity", ["layer", "group"], "drop_pp", config_id=config_id)
+    groups = [text for text, _ in found["sensitivity"]["rows"][0][1:]]
+    assert len(found["sensitivity"]["rows"]) > 2
+    for name, *drops in found["sensitivity"]["rows"][1:]:
+        wanted = [layers.get((name[0], group), np.nan) for group in groups]
+        assert [np.nan if one[1] is None else one[1] for one in drops] == pytest.approx(wanted, rel=1e-4, nan_ok=True)
+    facts = average("mechanism", ["group", "statistic"], "value", method={"control": "fp32_ft"}.get(side, "fp32"))
+    names = {
+        "training images": "n_train",
+        "margin of the float model": "margin",
+        "accuracy of the float model": "accuracy",
+    }
+    heads = [text for text, _ in found["mechanism"]["rows"][0][2:]]
+    assert set(names) <= set(heads)
+    for name, _, *values in found["mechanism"]["rows"][1:]:
+        for head, (_, value) in zip(heads, values, strict=True):
+            if head in names:
+                assert value == pytest.approx(facts[name[0], names[head]], rel=1e-4)
+    rho = "computed of the drops over all seeds alone"
+    assert (rho in found["mechanism"]["says"]) == (seed != "all")
+
+
 # Filters
 
 
 def test_every_filter_changes_the_charts_and_the_address_keeps_it(browser: "Browser", visit: Visit, file: Path) -> None:
     usual = visit.read()
-    changes: dict[str, tuple[str, set[str]]] = {
-        "dataset": ("digits", set(usual) - {"intersections"}),
-        "grouping": ("ethnicity*gender", set(usual) - {"intersections", "sensitivity"}),
-        "comparison": ("control", {"drops", "chance", "slopes", "tradeoff"}),
-        "runtime": ("onnxruntime", {"accuracy", "drops", "chance", "groups", "flips", "shifts", "seeds", "tradeoff"}),
-        "seed": ("2", {"accuracy", "slopes", "drops", "chance", "groups", "flips", "seeds", "tradeoff"}),
-        "metric": ("loss_nats", {"accuracy", "slopes", "drops", "chance", "groups", "intersections", "tradeoff"}),
+    qat = next(one for one in visit.page.locator("#filter-configuration option").all() if "QAT 8" in one.inner_text())
+    changes = {
+        "dataset": "digits",
+        "grouping": "ethnicity*gender",
+        "comparison": "control",
+        "runtime": "onnxruntime",
+        "seed": "2",
+        "metric": "loss_nats",
+        "configuration": qat.get_attribute("value") or "",
     }
-    for name, (value, charts) in changes.items():
+    of_configuration = {"groups", "intersections", "flips", "shifts", "calibration", "mechanism", "sensitivity"}
+    for name, value in changes.items():
         before = visit.page.input_value(f"#filter-{name}")
         visit.choose(**{name: value})
         found = visit.read()
-        same = {key for key in charts if found[key] == usual[key]}
-        assert same <= {"sensitivity"}, (name, same)
+        label = visit.page.locator(f"label:has(#filter-{name}) span").inner_text()
+        for key in found:
+            if name == "configuration" and key not in of_configuration:
+                continue
+            is_changed = (found[key]["says"], found[key]["rows"]) != (usual[key]["says"], usual[key]["rows"])
+            is_named = bool(re.search(rf"Without effect on this chart: [^.]*{label}", found[key]["note"]))
+            assert is_changed != is_named, (name, key)
         address = visit.page.evaluate("location.hash").removeprefix("#")
         again = Visit(browser, file, filters=address)
         assert again.read() == found, name

@@ -1,5 +1,6 @@
 """Tables of contrasts: planted damage is found where it was planted, and null data show no more than chance."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,19 @@ def test_scratch_flips_against_other_seeds_stand_beside_the_churn_of_the_float_m
     flips = [np.mean(scratch[s] != study.floats[t]) for s in range(3) for t in range(3) if s != t]
     churn = [np.mean(study.floats[s] != study.floats[t]) for s, t in ((0, 1), (0, 2), (1, 2))]
     assert (row["flip_rate"], row["churn_rate"]) == pytest.approx((np.mean(flips), np.mean(churn)))
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_churn_stands_beside_the_flips_against_a_float_model(n_seeds: int) -> None:
+    study = Study(n_seeds)
+    for seed in range(n_seeds):
+        study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"a": 9}))
+    rows = study.tables()["contrasts"].query("grouping == 'group' and n > 0").to_dict("records")
+    for row in rows:
+        here = list(SIZES).index(row["group"]) == CODES
+        pairs = itertools.combinations([answers[here] for answers in study.floats], 2)
+        churn = [float(np.mean(one != other)) for one, other in pairs]
+        assert row["churn_rate"] == pytest.approx(np.mean(churn) if churn else np.nan, nan_ok=True)
 
 
 def test_spreads_are_standard_deviations_over_seeds_with_chi_squared_intervals() -> None:

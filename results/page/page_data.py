@@ -24,7 +24,7 @@ MOST_ROWS: Final = 100_000  # of one table; 1,000 trials of 45 groups have 60,00
 _KEYS: Final = ("runtime", "comparison", "grouping", "group")
 _DROP: Final = ("n", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp")
 _PAIRS: Final = (*_DROP, "n_rw", "n_wr", "n_flip", "eag_q")
-_CONTRASTS: Final = (*_DROP, "n_seeds", "flip_rate", "bad_flip_rate", "good_flip_rate")
+_CONTRASTS: Final = (*_DROP, "n_seeds", "flip_rate", "bad_flip_rate", "good_flip_rate", "churn_rate")
 _EVENNESS: Final = ("drop_disparity_pp", "null_mean_pp", "null_q95_pp", "perm_p", "perm_q")
 _DISPARITIES: Final = ("drop_disparity_pp", "acc_gap_maxmin_pp", "phi_loss_nats")
 
@@ -138,16 +138,14 @@ class PageData:
         )
 
     def _shifts(self) -> Columns:
-        """Return shifts of predictions, the mean over the seeds of each configuration."""
         table = take(self.tables, "shifts")
         table = table.filter(pc.field("comparison").isin(SIDES) & pc.field("shift_pp").is_valid())
-        table = self._thin("shifts", table, self.n_seeds)
-        return self._average(table, (*_KEYS, "class"), ("shift_pp",))
+        return self._by_seed("shifts", table, (*_KEYS, "class"), "shift_pp")
 
     def _mechanism(self) -> Columns:
-        """Return what the references say of their groups, the mean over the seeds of each."""
-        table = self._thin("mechanism", take(self.tables, "mechanism").filter(pc.field("value").is_valid()))
-        return self._average(table, ("grouping", "group", "statistic"), ("value",))
+        """Return what the float models say of their groups."""
+        table = take(self.tables, "mechanism").filter(pc.field("value").is_valid())
+        return self._by_seed("mechanism", table, ("grouping", "group", "statistic"), "value")
 
     def _correlations(self) -> Columns:
         table = take(self.tables, "correlations")
@@ -163,8 +161,7 @@ class PageData:
 
     def _sensitivity(self) -> Columns:
         table = take(self.tables, "sensitivity").filter(pc.field("drop_pp").is_valid())
-        table = self._thin("sensitivity", table, self.n_seeds)
-        return self._average(table, ("layer", "grouping", "group"), ("drop_pp",))
+        return self._by_seed("sensitivity", table, ("layer", "grouping", "group"), "drop_pp")
 
     def _reliability(self) -> Columns:
         """Return the bins of the named configurations: those of all would be a fifth of the page."""
@@ -197,20 +194,21 @@ class PageData:
                 columns[name] = ids.get_indexer(table[f"{name}_id"].to_numpy()).tolist()
         return columns
 
-    def _average(self, table: pa.Table, keys: Sequence[str], values: Sequence[str]) -> Columns:
-        """Return the means over the trials of each configuration."""
+    def _by_seed(self, name: str, table: pa.Table, keys: Sequence[str], value: str) -> Columns:
+        """Return the rows of each trial, or where those are too many, means over the trials of each configuration."""
+        if len(table) <= MOST_ROWS:
+            return self._keys(table, keys) | _pack_all(table, (value,))
+        self.left_out[f"{name} of single seeds"] = f"{len(table):,} rows are too many for a page, which has their means"
+        table = self._thin(name, table, self.n_seeds)
         place = {id_: number for number, config in enumerate(self.catalog.configs) for id_ in _ids_of(config.trials)}
-        of_trial = np.array([place[id_] for id_ in self.trial_ids] or [0])
+        of_trial = np.array([place[id_] for id_ in self.trial_ids])
         trials = self.trial_ids.get_indexer(table["trial_id"].to_numpy())
         table = table.append_column("config_number", pa.array(of_trial[trials], pa.int64()))
         rows, first = _number_rows(table, ("config_number", *keys))
-        counts = np.bincount(rows, minlength=len(first))
+        sums = np.bincount(rows, weights=table[value].to_numpy(), minlength=len(first))
         columns = {name: pack(table[name].take(first).combine_chunks()) for name in keys}
         columns["config"] = pack(table["config_number"].take(first).combine_chunks())
-        for name in values:
-            sums = np.bincount(rows, weights=table[name].to_numpy(), minlength=len(first))
-            columns[name] = pack(pa.array(sums / np.maximum(counts, 1)))
-        return columns
+        return columns | {value: pack(pa.array(sums / np.bincount(rows, minlength=len(first))))}
 
 
 _KNOWN_METRICS: Final = (*METRICS, "recall", "precision", "fpr", "prediction_share")

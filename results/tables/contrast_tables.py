@@ -170,7 +170,7 @@ def _name_method(contrast: Contrast) -> str:
 
 
 def _explain(contrast: Contrast, estimate: Estimate | None, grouping: Grouping) -> list[str | None]:
-    """Return for each group why some columns are null; `churn_rate` is of `scratch_vs_churn` alone."""
+    """Return for each group why some columns are null; `churn_rate` needs float models of two seeds."""
     n_G, n_seeds = grouping.sizes("test"), len(contrast.seeds)
     if estimate is None:
         return [join_reasons(contrast.reason, None if n else NO_IMAGES) for n in n_G]

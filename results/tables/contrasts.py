@@ -11,9 +11,11 @@ The kinds:
 - `data`: the drop under imbalanced training data minus that under balanced data of equal size, per comparison. Balanced
   are equal shares, or without them the data as they come.
 - `runtime`: a configuration in a deployed runtime against itself in torch (`comparison` is `twin`): the deployment gap.
-- `scratch_vs_churn`: the flips of QAT from scratch against the float models of *other* seeds; `churn` is what those
-  change among themselves, with no quantizer anywhere. The drop of a seed is against its own float model: over all seeds
-  the mean is that against the others too.
+- `scratch_vs_churn`: the flips of QAT from scratch against the float models of *other* seeds. The drop of a seed is
+  against its own float model: over all seeds the mean is that against the others too.
+
+Beside the flips of every kind that has float models on the other side stands `churn`: what those change among
+themselves from seed to seed, with no quantizer anywhere.
 """
 
 import json
@@ -126,7 +128,8 @@ def _deploy(contrast: Contrast, by_seed: Mapping[int, Match], runtime: str) -> I
     """Yield the contrast over matches, by seed, whose trials answer in a deployed runtime, if there is one."""
     matches = tuple(Match(name_deployed(runtime, match.trial_id), match.other_id) for match in by_seed.values())
     if matches:
-        yield contrast._replace(runtime=runtime, seeds=tuple(by_seed), matches=matches, flips=matches)
+        churn = _pair_others(matches) if contrast.churn else ()
+        yield contrast._replace(runtime=runtime, seeds=tuple(by_seed), matches=matches, flips=matches, churn=churn)
 
 
 def _contrast(kind: str, config: Config, other: Config, *, level: str, other_level: str) -> Contrast:
@@ -170,6 +173,7 @@ def _against_float(configs: Sequence[Config], config_of: Mapping[str, Config]) -
                 seeds=tuple(matches),
                 matches=pairs,
                 flips=pairs,
+                churn=_pair_others(pairs),
             )
 
 
@@ -177,6 +181,11 @@ def _matches(config: Config, comparison: str, config_of: Mapping[str, Config]) -
     """The trials of a configuration with the finished trials that they are compared with, by seed."""
     others = {seed: row[COMPARISONS[comparison]] for seed, row in config.rows.items()}
     return {seed: Match(config.rows[seed]["trial_id"], other) for seed, other in others.items() if other in config_of}
+
+
+def _pair_others(matches: Iterable[Match]) -> tuple[Match, ...]:
+    """Return the other sides of the seeds, each beside each."""
+    return tuple(Match(a, b) for a, b in combinations(dict.fromkeys(match.other_id for match in matches), 2))
 
 
 def _qat_against_ptq(configs: Sequence[Config]) -> Iterator[Contrast]:
@@ -290,6 +299,6 @@ def _against_churn(configs: Sequence[Config], config_of: Mapping[str, Config]) -
             seeds=tuple(matches),
             matches=tuple(matches.values()),
             flips=tuple(Match(matches[a].trial_id, others[b]) for a, b in permutations(matches, 2)),
-            churn=tuple(Match(others[a], others[b]) for a, b in combinations(matches, 2)),
+            churn=_pair_others(tuple(matches.values())),
         )
         yield contrast if len(matches) > 1 else contrast.without_trials(ONE_SEED)

@@ -1,8 +1,8 @@
-// What of the reference goes with the drop: group sizes, margins, curvature.
+// What of the float model goes with the drop: group sizes, margins, curvature.
 const STATISTICS = {
   n_train: "training images",
-  margin: "margin of the reference",
-  accuracy: "accuracy of the reference",
+  margin: "margin of the float model",
+  accuracy: "accuracy of the float model",
   grad_norm: "norm of the loss's gradient",
   hessian_trace: "trace of the Hessian",
   lambda_max: "largest eigenvalue of the Hessian",
@@ -13,23 +13,22 @@ const nameOfStatistic = (name) => STATISTICS[name] ?? name.replaceAll("_", " ");
 const drawMechanism = (view, { colors, width }) => {
   const { detail } = view;
   if (!detail) return { empty: "no quantized configuration is left" };
-  const reference = view.db.allTrials[detail.trials[0]?.reference]?.config;
-  const drops = new Map(
+  const side = view.sideOf(detail) === "twin" ? "reference" : view.sideOf(detail);
+  const floats = view
+    .trialsOf(detail)
+    .map((trial) => view.db.allTrials[trial[side]])
+    .filter(Boolean);
+  const changes = new Map(
     view.groups
       .filter(({ ranked }) => ranked)
-      .map((group) => [group.name, view.drop(detail, group.name)])
-      .filter(([, drop]) => drop),
+      .map((group) => [group.name, view.change(detail, group.name)])
+      .filter(([, change]) => change),
   );
-  const rows =
-    reference === undefined
-      ? []
-      : view.db.mechanism
-          .find(["config", "grouping"], [reference, view.grouping])
-          .map((row) => view.db.mechanism.row(row));
+  const rows = view.meansOf("mechanism", floats, { grouping: view.grouping }, ["group", "statistic"], "value");
   const statistics = [...new Set(rows.map(({ statistic }) => statistic))].filter((one) =>
-    rows.some(({ statistic, group }) => statistic === one && drops.has(group)),
+    rows.some(({ statistic, group }) => statistic === one && changes.has(group)),
   );
-  if (!drops.size) return { empty: view.lacksSide };
+  if (!changes.size) return { empty: view.lacksSide };
   if (!statistics.length)
     return {
       empty:
@@ -37,18 +36,21 @@ const drawMechanism = (view, { colors, width }) => {
     };
   const { places, total } = placePanels(statistics.length, width, 260, { gap: 60 });
   const layout = layoutOf(colors, total, { margin: { l: 48, r: 16, t: 8, b: 8, pad: 4 }, annotations: [] });
+  const isOfTable = view.metricKey === "accuracy" && view.seedNumber === null; // `correlations` is of drops over all seeds
   const correlation = (statistic) =>
+    isOfTable &&
     view.db.correlations.first(
       ["config", "runtime", "comparison", "grouping", "statistic", "outcome"],
       [detail.index, view.runtime, view.sideOf(detail), view.grouping, statistic, "drop_pp"],
     );
   const data = statistics.map((statistic, i) => {
     const { x: domain, y: high, suffix, titleAt } = places[i];
-    const some = rows.filter((row) => row.statistic === statistic && drops.has(row.group));
+    const some = rows.filter((row) => row.statistic === statistic && changes.has(row.group));
     layout[`xaxis${suffix}`] = axis(colors, { domain, anchor: `y${suffix}`, automargin: false, nticks: 4 });
     layout[`yaxis${suffix}`] = axis(colors, { domain: high, anchor: `x${suffix}`, automargin: false });
     const rho = correlation(statistic);
-    const told = rho ? `ρ = ${formatNumber(rho.rho)}, ${formatP(rho.p)}` : "no ρ under 5 groups";
+    const why = isOfTable ? "no ρ under 5 groups" : "";
+    const told = rho ? `ρ = ${formatNumber(rho.rho)}, ${formatP(rho.p)}` : why;
     layout.annotations.push(
       note(`<b>${nameOfStatistic(statistic)}</b>  ${told}`, colors, {
         x: titleAt[0],
@@ -63,7 +65,7 @@ const drawMechanism = (view, { colors, width }) => {
       xaxis: `x${suffix}`,
       yaxis: `y${suffix}`,
       x: some.map(({ value }) => value),
-      y: some.map(({ group }) => drops.get(group).drop_pp),
+      y: some.map(({ group }) => changes.get(group).mean),
       marker: {
         size: 9,
         color: some.map(({ group }) =>
@@ -77,7 +79,7 @@ const drawMechanism = (view, { colors, width }) => {
       meta: { groups: some.map(({ group }) => group) },
       text: some.map(
         ({ group, value }) =>
-          `<b>${label(group, 40)}</b><br>${nameOfStatistic(statistic)} ${formatNumber(value)}<br>drop ${formatPp(drops.get(group).drop_pp)} pp`,
+          `<b>${label(group, 40)}</b><br>${nameOfStatistic(statistic)} ${formatNumber(value)}<br>${view.metric.change}: ${sayChange(view, changes.get(group))}`,
       ),
       hovertemplate: "%{text}<extra></extra>",
     };
@@ -91,13 +93,13 @@ const drawMechanism = (view, { colors, width }) => {
     layout,
     summary: strongest
       ? `${detail.name}: the drop goes most with ${nameOfStatistic(strongest.statistic)} (Spearman's ρ = ${formatNumber(strongest.rho.rho)}, ${formatP(strongest.rho.p)}, uncorrected).`
-      : `${detail.name}: fewer than five ranked groups, so no correlation is computed.`,
-    note: "Upwards: drop in pp. Each point is a group. A correlation over a handful of groups explains nothing by itself.",
+      : `${detail.name}: ${isOfTable ? "fewer than five ranked groups, so no correlation is computed" : "correlations are computed of the drops over all seeds alone"}.`,
+    note: `Upwards: ${view.metric.change}; across: what the ${side} says, ${view.saySeeds("mechanism")}. Each point is a group. A correlation over a handful of groups explains nothing by itself.`,
     table: {
-      head: ["Group", "Drop, pp", ...statistics.map(nameOfStatistic)],
-      rows: [...drops].map(([group, drop]) => [
+      head: [view.byClass ? "Class" : "Group", sentence(view.metric.change), ...statistics.map(nameOfStatistic)],
+      rows: [...changes].map(([group, change]) => [
         cell(group, null, group),
-        cell(formatPp(drop.drop_pp), drop.drop_pp),
+        cell(sayChange(view, change), change.mean),
         ...statistics
           .map((statistic) => rows.find((row) => row.statistic === statistic && row.group === group)?.value ?? null)
           .map((value) => cell(formatNumber(value), value)),

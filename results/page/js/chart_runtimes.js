@@ -3,9 +3,9 @@ const drawRuntimes = (view, { colors, width }) => {
   const { db } = view;
   const measured = view.configs
     .map((config) => {
-      const rows = config.trials.flatMap((trial) =>
-        db.runtimes.find(["trial"], [trial.index]).map((row) => db.runtimes.row(row)),
-      );
+      const rows = view
+        .trialsOf(config)
+        .flatMap((trial) => db.runtimes.find(["trial"], [trial.index]).map((row) => db.runtimes.row(row)));
       return { config, rows };
     })
     .filter(({ rows }) => rows.length);

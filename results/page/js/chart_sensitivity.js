@@ -2,7 +2,7 @@
 const drawSensitivity = (view, { colors, width }) => {
   const { detail, db } = view;
   const rows = detail
-    ? db.sensitivity.find(["config", "grouping"], [detail.index, view.grouping]).map((row) => db.sensitivity.row(row))
+    ? view.meansOf("sensitivity", view.trialsOf(detail), { grouping: view.grouping }, ["layer", "group"], "drop_pp")
     : [];
   if (!rows.length) return { empty: 'no sensitivity of layers is known; analysis = ["sensitivity"] measures it' };
   const layers = [...new Set(rows.map(({ layer }) => layer))];
@@ -26,7 +26,7 @@ const drawSensitivity = (view, { colors, width }) => {
       { colors, width },
     ),
     summary: `${detail.name}: ${largest.layer} alone costs ${view.byClass ? "class " : ""}${largest.group} most: ${sayDrop(largest.drop_pp)}.`,
-    note: "Drop on validation images with this layer alone quantized, in pp; means over seeds.",
+    note: `Drop on validation images with this layer alone quantized, in pp; ${view.saySeeds("sensitivity")}.`,
     table: {
       head: ["Layer", ...groups.map(({ name }) => name)],
       rows: layers.map((layer, i) => [

@@ -2,12 +2,8 @@
 const drawShifts = (view, { colors, width }) => {
   const { detail, db } = view;
   if (!detail) return { empty: "no quantized configuration is left" };
-  const rows = db.shifts
-    .find(
-      ["config", "runtime", "comparison", "grouping"],
-      [detail.index, view.runtime, view.sideOf(detail), view.grouping],
-    )
-    .map((row) => db.shifts.row(row));
+  const place = { runtime: view.runtime, comparison: view.sideOf(detail), grouping: view.grouping };
+  const rows = view.meansOf("shifts", view.trialsOf(detail), place, ["group", "class"], "shift_pp");
   if (!rows.length) return { empty: db.leftOut.shifts ? `shifts: ${db.leftOut.shifts}` : view.lacksSide };
   const classes = [...new Set(rows.map((row) => row.class))];
   const groups = view.groups.filter(({ ranked, name }) => ranked && rows.some((row) => row.group === name));
@@ -36,7 +32,7 @@ const drawShifts = (view, { colors, width }) => {
     summary: largest
       ? `${detail.name}: most drawn to ${largest.class} are images of ${view.byClass ? "class " : ""}${largest.group}, ${formatPp(largest.shift_pp)} pp more often.`
       : "",
-    note: `Columns: the class that is predicted. How much more often (orange) or less often (purple) images of a ${view.noun} are predicted as a class than by ${COMPARISONS[view.comparison]}, in pp of the ${view.noun}; means over seeds.${view.byClass ? " Rows are true classes: this is the change of the confusion matrix." : ""}`,
+    note: `Columns: the class that is predicted. How much more often (orange) or less often (purple) images of a ${view.noun} are predicted as a class than by ${COMPARISONS[view.sideOf(detail)]}, in pp of the ${view.noun}; ${view.saySeeds("shifts")}.${view.byClass ? " Rows are true classes: this is the change of the confusion matrix." : ""}`,
     table: {
       head: [view.byClass ? "Class" : "Group", ...classes.map((one) => `as ${one}, pp`)],
       rows: groups.map(({ name }, i) => [

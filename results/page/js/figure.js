@@ -4,8 +4,8 @@ const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: false, do
 const PNG_SCALE = 3;
 
 class Figure {
-  constructor({ key, title, draw, about }) {
-    Object.assign(this, { key, title, make: draw, about, dirty: true });
+  constructor({ key, title, draw, ignores = [] }) {
+    Object.assign(this, { key, title, make: draw, ignores, dirty: true });
     this.root = document.createElement("figure");
     this.root.id = key;
     this.root.setAttribute("aria-labelledby", `${key}-title ${key}-says`);
@@ -40,7 +40,7 @@ class Figure {
     const { made } = this;
     this.root.classList.toggle("empty", Boolean(made.empty));
     this.root.querySelector(".says").textContent = made.empty ? `Nothing to draw: ${made.empty}.` : made.summary;
-    this.root.querySelector(".note").textContent = made.note ?? this.about ?? "";
+    this.root.querySelector(".note").textContent = [made.note, this.sayIgnored()].filter(Boolean).join(" ");
     if (made.empty) {
       if (this.drawn) Plotly.purge(this.plot);
       this.drawn = false;
@@ -57,6 +57,12 @@ class Figure {
     this.table = null;
     if (this.details.open) this.fillTable();
     this.mark(null);
+  }
+
+  // A filter that somebody has set and that this chart cannot follow is named.
+  sayIgnored() {
+    const names = this.ignores.filter((key) => this.view.unusual.includes(key)).map((key) => LABELS[key]);
+    return names.length ? `Without effect on this chart: ${names.join(", ")}.` : "";
   }
 
   // A chart that is wider than its place scrolls, by keyboard too.

@@ -137,6 +137,11 @@ class State {
     return few?.id ?? options[0]?.[0] ?? "";
   }
 
+  // The choices that are not those the page starts with.
+  get unusual() {
+    return CHOICES.filter((key) => this.values[key] !== this.initial(key, this.options(key)));
+  }
+
   read() {
     const asked = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
     for (const key of LISTS) this.values[key] = asked.getAll(key);
@@ -157,10 +162,7 @@ class State {
   write() {
     const address = new URLSearchParams();
     for (const key of LISTS) for (const value of this.values[key]) address.append(key, value);
-    for (const key of CHOICES) {
-      const usual = this.initial(key, this.options(key));
-      if (this.values[key] !== usual) address.set(key, this.values[key]);
-    }
+    for (const key of this.unusual) address.set(key, this.values[key]);
     const text = String(address);
     history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
   }

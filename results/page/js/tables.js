@@ -13,6 +13,10 @@ class Table {
     this.indexes = new Map();
   }
 
+  has(name) {
+    return name in this.columns;
+  }
+
   get(name, row) {
     const column = this.columns[name];
     if (column === undefined) return null;

@@ -1,4 +1,3 @@
-// What the filters leave: groups, configurations, and their numbers. Charts ask here and nowhere else.
 const isQuantized = (config) => !["fp32", "fp32_ft"].includes(config.method);
 
 const bitsOf = (config) => (config.weight_bits ?? 32) * (config.act_bits ?? 32);
@@ -7,7 +6,13 @@ const bitsOf = (config) => (config.weight_bits ?? 32) * (config.act_bits ?? 32);
 class View {
   constructor(state) {
     const { db, values } = state;
-    Object.assign(this, { db, ...values, metricKey: values.metric, metric: metricOf(values.metric) });
+    Object.assign(this, {
+      db,
+      ...values,
+      metricKey: values.metric,
+      metric: metricOf(values.metric),
+      unusual: state.unusual,
+    });
     this.seedNumber = values.seed === "all" ? null : Number(values.seed);
     this.dataIndex = db.data.findIndex(
       (one) => one.name === values.dataset && one.task === values.task && one.network === values.network,
@@ -53,6 +58,12 @@ class View {
     return { ...row, ...rates, n_seeds: 1, isStarred: isNumber(row.eag_q) && row.eag_q < 0.05 };
   }
 
+  // The share of answers that the float models on the other side change from seed to seed, whatever seed is chosen.
+  churn(config, group) {
+    const place = [config.index, this.runtime, this.sideOf(config), this.grouping, group];
+    return this.db.contrasts.first(["config", "runtime", "comparison", "grouping", "group"], place)?.churn_rate ?? null;
+  }
+
   value(config, group, { metric = this.metricKey, runtime = this.runtime, grouping = this.grouping } = {}) {
     const read = (trial) => this.valueOf(trial, group, metric, runtime, grouping);
     return meanOf(this.trialsOf(config).map(read));
@@ -62,6 +73,27 @@ class View {
     const names = ["trial", "runtime", "grouping", "group"];
     const [row] = this.db.values.find(names, [trial.index, runtime, grouping, group]);
     return row === undefined ? null : this.db.values.get(metric, row);
+  }
+
+  // Means over these trials: of a table that has rows of each, or else, since those were too many, the means of all seeds.
+  meansOf(name, trials, place, keys, value) {
+    const table = this.db[name];
+    const [owner, owners] = table.has("trial")
+      ? ["trial", trials.map((trial) => trial.index)]
+      : ["config", [...new Set(trials.map((trial) => trial.config))]];
+    const rows = owners
+      .flatMap((one) => table.find([owner, ...Object.keys(place)], [one, ...Object.values(place)]))
+      .map((row) => table.row(row));
+    const alike = groupBy(rows, (row) => keys.map((key) => row[key]).join("\u0001"));
+    return [...alike.values()].map((some) => ({ ...some[0], [value]: meanOf(some.map((row) => row[value])) }));
+  }
+
+  // Of what seeds such means are.
+  saySeeds(name) {
+    if (this.seedNumber === null) return "means over seeds";
+    return this.db[name].has("trial")
+      ? `seed ${this.seedNumber}`
+      : "means over all seeds, since the page has no others";
   }
 
   // The change of the chosen metric: of accuracy the paired drop, of others the mean difference to the other side.
@@ -176,6 +208,16 @@ class View {
     return this.focus || (this.detail && this.verdict(this.detail)?.worst_group) || null;
   }
 }
+
+const groupBy = (items, keyOf) => {
+  const found = new Map();
+  for (const item of items) {
+    const key = keyOf(item);
+    if (found.has(key)) found.get(key).push(item);
+    else found.set(key, [item]);
+  }
+  return found;
+};
 
 const meanOf = (values) => {
   const known = values.filter(isNumber);
