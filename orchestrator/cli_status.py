@@ -178,10 +178,15 @@ def _foresee(
 def write_comparison(comparison: "Comparison") -> list[str]:
     """Return lines that say what differs from another store, and where the page and the tables are."""
     summary, largest = comparison.summary, comparison.summary["largest"]
-    where = "" if largest["grouping"] == "overall" else f" by {largest['grouping']}"
+    told = [f"not compared: {reason}" for reason in summary["reasons"]]
+    if largest:
+        where = "" if largest["grouping"] == "overall" else f" by {largest['grouping']}"
+        told = [
+            f"largest: {largest['configuration']}, {largest['group']}{where} {largest['in_words']} against the other."
+        ]
     return [
         f"compared: {summary['n_compared']} configurations of both stores, {summary['n_alone']} of one left out; "
-        f"what all images lose or gain is beyond its 95 % interval in {summary['n_changed']}.",
-        f"largest: {largest['configuration']}, {largest['group']}{where} {largest['in_words']} against the other.",
+        f"the 95 % interval of what all images lose or gain leaves out 0 in {summary['n_changed']}.",
+        *told,
         *(f"comparison: {place}" for place in comparison.files),
     ]

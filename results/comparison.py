@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from results.page.catalog import OVERALL, make_catalog
+from results.page.difference_section import is_ranked
 from results.page.markup import say_drop
 from results.page.report import render_report
 from results.schema import TABLES
@@ -34,14 +35,20 @@ def _summarize(rows: list[dict[str, Any]], names: dict[str, str]) -> dict[str, A
     known = [row for row in rows if row["kind"] == "store" and row["drop_pp"] is not None]
     whole = [row for row in known if row["grouping"] == OVERALL]
     changed = [row for row in whole if row["drop_ci_low_pp"] > 0 or row["drop_ci_high_pp"] < 0]
-    largest = max(known, key=lambda row: abs(row["drop_pp"]))
+    ranked = [row for row in known if is_ranked(row)]
+    largest = max(ranked, key=lambda row: abs(row["drop_pp"]), default=None)
     return {
         "n_compared": len(whole),
         "n_changed": len(changed),
         "n_alone": sum(row["grouping"] is None for row in rows),
-        "largest": {
-            **{name: largest[name] for name in ("grouping", "group", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp")},
-            "configuration": names[largest["config_id"]],
-            "in_words": say_drop(largest["drop_pp"], largest["drop_ci_low_pp"], largest["drop_ci_high_pp"]),
-        },
+        "reasons": sorted({row["reason"] for row in rows if row["drop_pp"] is None and row["reason"]}),
+        "largest": largest and _describe(largest, names),
+    }
+
+
+def _describe(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {
+        **{name: row[name] for name in ("grouping", "group", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp")},
+        "configuration": names[row["config_id"]],
+        "in_words": say_drop(row["drop_pp"], row["drop_ci_low_pp"], row["drop_ci_high_pp"]),
     }

@@ -19,7 +19,7 @@ SETTINGS: Final = {
     "scheme": "",
     "granularity": "",
     "bn_fold": "BN ",
-    "act_signed": "sign ",
+    "act_signed": "signed ",
     "preset": "preset ",
     "base": "base ",
     "init": "init ",
@@ -108,6 +108,10 @@ def _order_of(trial: Trial) -> tuple[Any, ...]:
     return (*names, method, name_variant(trial), *bits, *settings, trial["config_id"] or "")
 
 
+def _is_told(column: str, value: Any) -> bool:
+    return value != "auto" and (column in SETTINGS or value is not None)
+
+
 def _say_setting(column: str, value: Any) -> str:
     if column in SETTINGS:
         return SETTINGS[column] + str(value or "none")
@@ -117,7 +121,7 @@ def _say_setting(column: str, value: Any) -> str:
 def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
     """Return for each config_id a short unique name: method, bits and the settings that vary within the method.
 
-    A setting without a column of its own is left out where it is at its default.
+    A setting is left out where it is "auto", or has no column of its own and is at its default.
     """
     varying: dict[str, list[str]] = {}
     for variant in {name_variant(trial) for trial in trials}:
@@ -128,7 +132,7 @@ def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
     for trial in trials:
         variant, bits = name_variant(trial), name_bits(trial)
         start = variant if bits in ("FP32", IMPORTED) else f"{variant} {bits}"
-        told = [column for column in varying[variant] if column in SETTINGS or trial.get(column) is not None]
+        told = [column for column in varying[variant] if _is_told(column, trial.get(column))]
         settings = [_say_setting(column, trial.get(column)) for column in told]
         names[trial["config_id"]] = ", ".join([start, *settings]).replace("_", " ")
     uses = defaultdict(set)

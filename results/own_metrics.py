@@ -21,6 +21,15 @@ TAKEN: Final = (
     *("accuracy", "loss_nats", "confidence", "margin", "entropy_nats", "ece"),
     *("recall", "precision", "f1", "fpr", "prediction_share"),
 )
+BESIDE: Final = (
+    "trial",
+    "runtime",
+    "grouping",
+    "group",
+    "value",
+    "ci_low",
+    "ci_high",
+)  # columns beside them on the page
 
 
 class OwnMetric(NamedTuple):
@@ -36,10 +45,8 @@ def load_metrics(paths: Sequence[str]) -> list[OwnMetric]:
     metrics: list[OwnMetric] = []
     for path in dict.fromkeys(paths):
         metric = _load(path)
-        if metric.name in TAKEN or metric.name in {other.name for other in metrics}:
-            raise StoreError(
-                f"--metric {path}: a metric is called {metric.name} already; give the function another name."
-            )
+        if metric.name in (*TAKEN, *BESIDE) or metric.name in {other.name for other in metrics}:
+            raise StoreError(f"--metric {path}: the name {metric.name} is taken; give the function another one.")
         metrics.append(metric)
     return metrics
 

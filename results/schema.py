@@ -100,8 +100,8 @@ FAMILIES = _schema(
 )  # fmt: skip
 # A contrast is between two configurations, over the seeds that both have. `comparison` is null where the other one is
 # neither the reference nor the control. Rates are fractions of the images, means over the seeds. `mde_pp` is the
-# smallest drop that the interval of one seed would tell from 0; `churn_rate` is the flip rate of the float models on the
-# other side from seed to seed.
+# smallest drop that the interval of one seed would tell from 0; `churn_rate` is the flip rate of the float models on
+# the other side from seed to seed.
 CONTRASTS = _schema(
     contrast_id=_STR, kind=_STR, runtime=_STR, dataset_id=_STR, comparison=_STR, config_id=_STR, other_config_id=_STR,
     level=_STR, other_level=_STR, grouping=_STR, group=_STR, n=_I32, n_seeds=_I32, seeds=pa.list_(_I32),
@@ -126,9 +126,11 @@ VERDICTS = _schema(
     mde_pp=_F64, harmless_margin_pp=_F64, worst_group=_STR, out_of_play=pa.list_(_STR), provisional=pa.bool_(),
     reason=_STR,
 )  # fmt: skip
-CHOICES = _schema(  # of the configurations that answer one question, the best on val, and what it does on test
-    dataset_id=_STR, model=_STR, method=_STR, base=_STR, init=_STR, weight_bits=_I8, act_bits=_I8, criterion=_STR,
-    grouping=_STR,
+# Of the configurations that answer one question, the best on val, and what it does on test. `training` is what the
+# sweep file says of network and training, as JSON.
+CHOICES = _schema(
+    dataset_id=_STR, model=_STR, training=_STR, method=_STR, base=_STR, init=_STR, weight_bits=_I8, act_bits=_I8,
+    criterion=_STR, grouping=_STR,
     config_id=_STR, n_configs=_I32, n_seeds=_I32, val_value=_F64, test_value=_F64, best_test_value=_F64, reason=_STR,
 )  # fmt: skip
 CORRELATIONS = _schema(  # over the groups of a grouping, of what the reference says and what the groups then lose

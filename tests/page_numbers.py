@@ -11,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from html_page import Page
+from screen_numbers import check_screen
 
 from results import Store, derive
 from results.page.catalog import Config, make_catalog
@@ -114,9 +116,10 @@ def check_store(location: str) -> str:
         page = browser.new_page()
         page.goto(Path(location, "report.html").absolute().as_uri())
         page.wait_for_selector("html[data-drawn=all]", state="attached", timeout=60_000)
-        n_checked = check_page(page, tables)
+        n_drawn = check_page(page, tables)
         browser.close()
-    return f"{location}: {n_checked:,} numbers of the page equal the tables"
+    n_written = check_screen(Page(Path(location, "report.html").read_text(encoding="utf-8")), tables)
+    return f"{location}: {n_written:,} numbers of the answers and {n_drawn:,} of the charts equal the tables"
 
 
 if __name__ == "__main__":

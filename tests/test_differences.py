@@ -19,7 +19,7 @@ from results.schema import PREDICTIONS
 from results.statistics.intervals import drop_interval
 from results.tables.alignment import ONLY_HERE, ONLY_THERE, SEVERAL, align_configs, list_setting_differences
 from results.tables.configs import find_configs
-from results.tables.differences import INDEPENDENT, OTHER_IMAGES, find_differences, newcombe_interval
+from results.tables.differences import NO_SEED, OTHER_IMAGES, WITH_SEEDS, find_differences, independent_interval
 
 SMALL: dict[str, Any] = {"bits": (8, 4), "observers": ("minmax",), "datasets": ("faces",), "n_failed": 0}
 HURT, N_HURT = GROUP_NAMES[4], 20  # of 90 images of that group
@@ -113,7 +113,7 @@ def test_other_images_give_intervals_of_independent_samples(before: Store, tmp_p
     other = make_store(tmp_path / "store", **SMALL, sizes=sizes)
     rows = frames(before, other)["differences"].query("grouping == 'ethnicity'")
     assert set(rows.kind) == {"store"}
-    assert set(rows.ci_method) == {INDEPENDENT}
+    assert set(rows.ci_method) == {WITH_SEEDS}
     assert set(rows.reason) == {OTHER_IMAGES}
     first = rows[rows.group == GROUP_NAMES[0]]
     assert set(first.n) == {420}
@@ -126,8 +126,19 @@ def test_other_images_give_intervals_of_independent_samples(before: Store, tmp_p
 )
 def test_independent_intervals_are_those_of_statsmodels(k1: int, n1: int, k2: int, n2: int) -> None:
     low, high = confint_proportions_2indep(k1, n1, k2, n2, method="newcomb", compare="diff")
-    found = newcombe_interval(*(np.array([value]) for value in (k1 / n1, n1, k2 / n2, n2)))
+    p1, p2 = np.array([[k1 / n1]]), np.array([[k2 / n2]])
+    found = independent_interval(p1, np.array([n1]), p2, np.array([n2]))
     assert (found.low[0], found.high[0]) == pytest.approx((low, high), abs=1e-9)
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+@pytest.mark.parametrize("sd", [0.0, 0.01, 0.02])
+def test_independent_intervals_hold_0_where_only_seeds_and_images_differ(n_seeds: int, sd: float) -> None:
+    rng, n, n_draws = np.random.default_rng(n_seeds), 2000, 2000
+    accuracies = rng.normal(0.85, sd, (2, n_seeds, n_draws))
+    one, two = rng.binomial(n, accuracies) / n
+    found = independent_interval(one, np.full(n_draws, n), two, np.full(n_draws, n))
+    assert np.mean((found.low <= 0) & (found.high >= 0)) > 0.93
 
 
 # Alignment
@@ -178,6 +189,16 @@ def test_several_that_say_the_same_are_never_guessed() -> None:
     assert {p.reason for p in aligned(here, [config("ptq", weight_bits=8, engine=3)])} == {SEVERAL}
 
 
+def test_what_varies_between_data_sets_is_no_obstacle_within_one() -> None:
+    def on(name: str, epochs: int) -> list[dict[str, Any]]:
+        (row,) = config("fp32", epochs=epochs)
+        whole = json.dumps({**json.loads(row["config"]), "dataset": {"name": name}})
+        return [{**row, "config": whole, "config_id": whole}]
+
+    pairs = aligned([on("digits", 5), on("faces", 15)], [on("faces", 20)])
+    assert [pair.reason for pair in pairs] == [ONLY_HERE, None]
+
+
 @pytest.mark.parametrize(("settings", "reasons"), [({"lr": 2}, [None]), ({"weight_bits": 4}, [ONLY_HERE, ONLY_THERE])])
 def test_bits_are_never_what_two_stores_merely_differ_by(settings: dict[str, Any], reasons: list[str | None]) -> None:
     base: dict[str, Any] = {"weight_bits": 8, "lr": 1}
@@ -209,6 +230,25 @@ def test_the_command_says_what_changed_and_where_the_files_are(before: Store, af
     code, said = run(after.location, "--diff", before.location, "--json")
     told = json.loads(said)["comparison"]
     assert (told["n_compared"], told["n_alone"], told["largest"]["group"]) == (8, 0, HURT)
+
+
+def test_stores_without_a_common_seed_say_so(tmp_path: Path) -> None:
+    settings = {**SMALL, "bits": (8,)}
+    here, there = (make_store(tmp_path / str(seed), **settings, seeds=(seed,)) for seed in (0, 1))
+    code, said = run(here.location, "--diff", there.location)
+    assert code == 0
+    assert f"not compared: {NO_SEED}" in said
+    page = Page(Path(here.location, "exports", "differences.html").read_text(encoding="utf-8"))
+    assert f"configurations: {NO_SEED}" in page.by_id("differences").words
+
+
+def test_small_groups_of_either_store_are_never_the_largest_change(before: Store, tmp_path: Path) -> None:
+    few = make_store(tmp_path / "few", **SMALL, sizes=(*GROUP_SIZES[:4], 4, 36))
+    derive(few)
+    tables = find_differences(before, few)
+    assert abs(tables["differences"].to_pandas().query("other_n == 4").drop_pp).max() > 5
+    for comparison in (compare_stores(before, few), compare_stores(few, before)):
+        assert not comparison.summary["largest"]["group"].startswith((HURT, "Few"))
 
 
 def test_the_other_store_is_left_as_it_was(before: Store, after: Store) -> None:

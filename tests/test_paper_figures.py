@@ -54,12 +54,29 @@ def test_filters_of_the_address_choose_what_is_drawn(store: str, tmp_path: Path)
         (("nope",), "No chart is called 'nope': there are accuracy, slopes, drops"),
         (("runtimes",), 'nothing to draw: this sweep measured torch alone; runtimes = ["torch", "onnxruntime"]'),
         (("drops", "--output", "drops.pdf"), "`--output` must end in .svg or .png, got drops.pdf"),
+        (("drops", "--output", "no/such/drops.svg"), "`--output` is in a folder that does not exist: /"),
+        (("drops", "--filters", "bits=99&nonsense=1"), "--filters: the dashboard does not know bits=99, nonsense=1."),
     ],
 )
 def test_what_cannot_be_drawn_says_why(store: str, words: tuple[str, ...], said: str) -> None:
     code, output = run(store, *words)
     assert code == 2
     assert said in " ".join(output.split())
+
+
+def test_a_program_that_is_no_browser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "/bin/true")
+    with pytest.raises(FigureError, match=r"The browser /bin/true did not draw it: "):
+        draw_figure("<p>", "drops", "svg", width_mm=85)
+
+
+def test_a_figure_leaves_tables_and_page_as_they_are(store: str, tmp_path: Path) -> None:
+    run(store, "drops", "--output", str(tmp_path / "drops.svg"))
+    page = Path(store, "report.html")
+    page.write_text(page.read_text(encoding="utf-8").replace("</main>", "<p>by hand</p></main>"), encoding="utf-8")
+    was = {path: path.stat().st_mtime_ns for path in Path(store).rglob("*")}
+    run(store, "drops", "--output", str(tmp_path / "drops.svg"))
+    assert {path: path.stat().st_mtime_ns for path in Path(store).rglob("*")} == was
 
 
 def test_without_a_browser_the_remedy_is_told(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

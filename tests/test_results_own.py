@@ -161,7 +161,8 @@ def test_too_few_ranked_groups_have_no_spread(tmp_path: Path) -> None:
         ("sorted_otherwise", r"in their order; it returned a Series with another index\."),
         ("missing", r"user_metrics:missing cannot be imported \(AttributeError: .*Start in the folder that holds it"),
         ("not_a_function", r"--metric user_metrics:not_a_function must be a function, got int\."),
-        ("accuracy", r"a metric is called accuracy already; give the function another name"),
+        ("accuracy", r"the name accuracy is taken; give the function another one"),
+        ("trial", r"the name trial is taken; give the function another one"),
     ],
 )
 def test_a_metric_that_is_none_is_refused(sweep: Sweep, name: str, message: str) -> None:

@@ -26,8 +26,8 @@ CASE = Case(
         ({"margin": 0.0099, "p": 0.001, "disparity": 0.04, "low": 0.001}, "harmless", "(all within 0.99 pp)"),
         ({"p": 0.049, "disparity": 0.031}, "uneven", "(p = 0.049; largest minus smallest drop 3.10 pp, by chance"),
         ({"p": 0.049, "disparity": 0.029, "low": 0.001}, "uneven", "by chance at most 3.00 pp in 95 %)"),
-        ({"p": 0.05, "disparity": 0.031, "low": 0.001}, "degraded evenly", "(0.10 to 2.00 pp)"),
-        ({"p": np.nan, "disparity": np.nan, "low": 0.001}, "degraded evenly", "(0.10 to 2.00 pp)"),
+        ({"p": 0.05, "disparity": 0.031, "low": 0.001}, "degraded", "(0.10 to 2.00 pp)"),
+        ({"p": np.nan, "disparity": np.nan, "low": 0.001}, "degraded", "(0.10 to 2.00 pp)"),
         ({}, "inconclusive", "(a drop below 2.00 pp could have gone unseen in a group; "),
         ({"margin": np.nan, "mde": np.nan}, "inconclusive", "harmless would need a margin of ? pp)"),
     ],
@@ -44,7 +44,7 @@ def test_the_first_rule_that_holds_gives_the_word_and_its_text_has_the_numbers(
 
 def test_the_rules_stand_in_the_order_of_the_words() -> None:
     words = list(dict.fromkeys(rule.word for rule in RULES))
-    assert words == ["no verdict", "collapsed", "harmless", "uneven", "degraded evenly", "inconclusive"]
+    assert words == ["no verdict", "collapsed", "harmless", "uneven", "degraded", "inconclusive"]
 
 
 def verdict(study: Study, *, grouping: str = "group", config_id: str = "ptq", comparison: str = "reference") -> dict:
@@ -76,7 +76,7 @@ def test_an_even_damage_has_degraded_evenly_and_a_small_one_is_inconclusive_with
     for seed in range(3):
         study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"a": 30, "b": 15, "c": 10, "few": 2}))
         study.add(make_row("ptq", "same", seed), study.floats[seed])
-    assert verdict(study)["word"] == "degraded evenly"
+    assert verdict(study)["word"] == "degraded"
     same, contrasts = verdict(study, config_id="same"), study.tables()["contrasts"]
     assert same["word"] == "inconclusive"
     assert same["harmless_margin_pp"] > 1

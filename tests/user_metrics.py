@@ -22,6 +22,10 @@ def look(images: Any) -> list[float]:
     return [0.0] * len(images)
 
 
+def trial(images: Any) -> Any:
+    return is_right(images)
+
+
 def accuracy(images: Any) -> Any:
     return is_right(images)
 

@@ -5,15 +5,16 @@ val), and the range over the others stands beside it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from results.page.catalog import Config, Data, Group, Grouping
+from results.page.catalog import QUANTIZED, Config, Data, Group, Grouping
 from results.page.facts import TORCH, Drop, Facts, Row
 from results.schema import DEPLOYED, IMPORTED
 
 SIDE_OF: Final = {"ptq": "reference", "qat": "control", "fp32_ft": "reference", IMPORTED: "reference"}
+RUNNABLE: Final = ("fp32", "fp32_ft", "ptq", "qat")  # what a runtime can be given
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Loss:
 
     config: Config
     comparison: str
+    other: Config | None
     runtime: str
     grouping: Grouping
     verdict: Row
@@ -29,12 +31,25 @@ class Loss:
     worst: tuple[Group, Drop] | None
     evenness: Row
     gap_pp: float | None
+    in_play: tuple[tuple[Group, Drop], ...] = ()
     others: tuple["Loss", ...] = ()
 
     @property
     def word(self) -> str:
         """The verdict."""
         return self.verdict.get("word") or "no verdict"
+
+    @property
+    def side(self) -> str:
+        """What the other side is called."""
+        if self.comparison == "twin":
+            return "itself in torch"
+        return self.other.variant if self.other else f"its {self.comparison}"
+
+    @property
+    def unevenness(self) -> Row:
+        """Disparity, floor and p of the groups that the verdict is on; without a verdict of all that are ranked."""
+        return self.verdict if self.verdict.get("word") else self.evenness
 
     @property
     def words_of_others(self) -> Counter[str]:
@@ -57,8 +72,8 @@ class Reach:
     n_test: int | None
     accuracy: float | None  # of the reference, the mean over its seeds
     mde: dict[str, tuple[float, float] | None]  # by grouping: smallest and largest over primary configurations, pp
+    reasons: dict[str, str]  # by grouping: why there is none
     n_failed: int
-    n_missing: int
 
 
 @dataclass(frozen=True)
@@ -81,36 +96,46 @@ def measure_reach(facts: Facts) -> list[Reach]:
         accuracies = [trial["accuracy"] for trial in float_ok if trial["accuracy"] is not None]
         trials = [trial for config in configs for trial in config.trials]
         sizes = [trial["n_test"] for config in configs for trial in config.ok if trial["n_test"]]
+        verdicts = {grouping.name: _list_verdicts(facts, data, grouping) for grouping in data.groupings}
         reaches.append(
             Reach(
                 data=data,
                 n_seeds=len({trial["seed"] for config in configs for trial in config.ok}),
                 n_test=max(sizes, default=None),
                 accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
-                mde={grouping.name: _find_mde(facts, data, grouping) for grouping in data.groupings},
+                mde={name: _find_mde(found) for name, found in verdicts.items()},
+                reasons={name: _explain_mde(found) for name, found in verdicts.items()},
                 n_failed=sum(trial["status"] == "failed" for trial in trials),
-                n_missing=sum(trial["status"] not in ("ok", "failed") for trial in trials),
             )
         )
     return reaches
 
 
-def _find_mde(facts: Facts, data: Data, grouping: Grouping) -> tuple[float, float] | None:
-    found = [loss.verdict.get("mde_pp") for loss in list_losses(facts, data, grouping) if loss.config.is_quantized]
-    known = [value for value in found if value is not None]
+def _list_verdicts(facts: Facts, data: Data, grouping: Grouping) -> list[Row]:
+    return [loss.verdict for loss in list_losses(facts, data, grouping) if loss.config.method != "fp32_ft"]
+
+
+def _find_mde(verdicts: Sequence[Row]) -> tuple[float, float] | None:
+    known = [verdict["mde_pp"] for verdict in verdicts if verdict.get("mde_pp") is not None]
     return (min(known), max(known)) if known else None
 
 
-def list_losses(facts: Facts, data: Data, grouping: Grouping, *, runtime: str = TORCH) -> list[Loss]:
+def _explain_mde(verdicts: Sequence[Row]) -> str:
+    reasons = [verdict["reason"] for verdict in verdicts if verdict.get("reason")]
+    return reasons[0] if reasons else "no finished configuration is compared with another one"
+
+
+def list_losses(facts: Facts, data: Data, grouping: Grouping) -> list[Loss]:
     """Return a row for each method and bits: PTQ and fine-tuning against the reference, QAT against its control.
 
     QAT without a control, such as one from scratch with other steps, is beside its reference.
     """
     rows = []
     for same in _split_by_bits(facts, data):
-        side = _choose_side(facts, same, runtime)
-        if side:
-            rows.append(_make_loss(facts, same, grouping, side, runtime))
+        if same[0].method not in SIDE_OF:
+            continue
+        if side := choose_side(facts, same):
+            rows.append(_make_loss(facts, same, grouping, side, TORCH))
     return rows
 
 
@@ -130,16 +155,15 @@ def _split_by_bits(facts: Facts, data: Data) -> Iterator[list[Config]]:
     """Yield the finished configurations of each variant and bits."""
     found: dict[tuple[str, str], list[Config]] = {}
     for config in facts.catalog.configs:
-        if config.data == data and config.method in SIDE_OF and config.ok:
+        if config.data == data and config.ok:
             found.setdefault((config.variant, config.bits), []).append(config)
     yield from found.values()
 
 
-def _choose_side(facts: Facts, configs: Iterable[Config], runtime: str) -> str | None:
-    configs = list(configs)
-    wanted = SIDE_OF[configs[0].method]
-    for side in dict.fromkeys((wanted, "reference")):
-        if any(facts.overall(config, side, runtime) for config in configs):
+def choose_side(facts: Facts, configs: Sequence[Config]) -> str | None:
+    """Return the other side that configurations of one method are compared with: of QAT the control, if it has one."""
+    for side in dict.fromkeys((SIDE_OF.get(configs[0].method), "reference")):
+        if side and any(facts.overall(config, side) for config in configs):
             return side
     return None
 
@@ -155,56 +179,69 @@ def _make_loss(facts: Facts, configs: list[Config], grouping: Grouping, comparis
 def _read_loss(facts: Facts, config: Config, grouping: Grouping, comparison: str, runtime: str) -> Loss:
     key = (config.config_id, runtime, comparison, grouping.name)
     verdict, drops = facts.verdicts.get(key, {}), facts.drops.get(key, {})
-    name = verdict.get("worst_group")
-    group = next((group for group in grouping.groups if group.name == name), None)
+    out = verdict.get("out_of_play") or ()
+    overall = facts.overall(config, comparison, runtime)
+    in_play = tuple(
+        (g, drops[g.name]) for g in grouping.groups if g.is_ranked and g.name not in out and g.name in drops
+    )
     return Loss(
         config=config,
         comparison=comparison,
+        other=facts.catalog.find(overall.other_config_id) if overall else None,
         runtime=runtime,
         grouping=grouping,
         verdict=verdict,
-        overall=facts.overall(config, comparison, runtime),
-        worst=(group, drops[group.name]) if group and group.name in drops else None,
+        overall=overall,
+        worst=next((found for found in in_play if found[0].name == verdict.get("worst_group")), None),
         evenness=facts.evenness.get(key, {}),
         gap_pp=facts.gaps.get((config.config_id, runtime, grouping.name)),
+        in_play=in_play,
     )
 
 
 def list_questions(facts: Facts, data: Data, grouping: Grouping, kind: str) -> list[Question]:
-    """Return the contrasts of a kind for the primary configurations, or where none of those has one, for the first."""
-    by_id = {config.config_id: config for config in facts.catalog.configs}
-    found: dict[tuple[str, str, str | None], Question] = {}
+    """Return one contrast of a kind for each method and bits, of named configurations on both sides if there is one."""
+    found: dict[tuple[str, str, str | None], list[Question]] = {}
     for config in facts.catalog.configs:
         if config.data != data:
             continue
+        side = choose_side(facts, [config])
         for row in facts.contrasts.get((kind, config.config_id), []):
-            if row["comparison"] not in (None, SIDE_OF.get(config.method)):
+            if row["comparison"] not in (None, side):
                 continue
             key = (config.variant, config.bits, row["other_level"] if kind == "data" else None)
             evenness = facts.contrast_evenness.get((row["contrast_id"], grouping.name), {})
-            question = Question(config, by_id.get(row["other_config_id"] or ""), row, evenness, grouping)
-            if config.is_primary or key not in found:
-                found[key] = question
-    return list(found.values())
+            question = Question(config, facts.catalog.find(row["other_config_id"]), row, evenness, grouping)
+            found.setdefault(key, []).append(question)
+    return [max(alike, key=_count_named) for alike in found.values()]
+
+
+def _count_named(question: Question) -> int:
+    return 2 * question.config.is_primary + bool(question.other and question.other.is_primary)
 
 
 def list_deployed(facts: Facts) -> list[str]:
     """Return the runtimes beside torch of which there is any row."""
-    there = {runtime for _, runtime in facts.latencies}
+    there = {runtime for _, runtime in facts.deployed}
     return [runtime for runtime in DEPLOYED if runtime in there]
 
 
-def find_shippable(facts: Facts, data: Data, grouping: Grouping) -> Loss | None:
+def find_shippable(facts: Facts, data: Data, grouping: Grouping, runtime: str) -> Loss | None:
     """Return the named configuration of the fewest bits that is *harmless* against its reference; of equals the first.
 
-    QAT too is beside the float model that it started from: who ships it gives up that one, not the control.
+    QAT too is beside the float model that it started from: who ships it gives up that one, not the control. That model
+    answers in torch, whatever the runtime.
     """
-    methods = ("ptq", "qat")
-    losses = [loss for method in methods for loss in compare_loss(facts, data, grouping, method, "reference").values()]
+    losses = [
+        loss
+        for method in QUANTIZED
+        for loss in compare_loss(facts, data, grouping, method, "reference", runtime).values()
+    ]
     harmless = [loss for loss in losses if loss.word == "harmless"]
-    return min(harmless, key=lambda loss: _count_bits(loss.config), default=None)
+    return min(harmless, key=lambda loss: count_bits(loss.config), default=None)
 
 
-def _count_bits(config: Config) -> int:
+def count_bits(config: Config) -> int:
+    """Return bits of a weight times bits of an activation: what the cost of a multiplication goes with."""
     trial = config.trials[0]
     return (trial["weight_bits"] or 32) * (trial["act_bits"] or 32)

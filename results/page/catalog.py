@@ -2,13 +2,14 @@
 
 *Data* is a data set with its task, told from its other mixtures by what differs ("utkface, imbalance longtail:20"). A
 configuration is *primary* if it is the one that val chose among those of its method, start and bits (`choices`), or
-where val chose none, the first of the plan. So the page names one configuration without a look at the test images.
+where val chose none, the first by name. So the page names one configuration without a look at the test images.
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -67,6 +68,7 @@ class Config:
     name: str
     trials: tuple[Trial, ...]
     is_primary: bool
+    is_chosen: bool  # val chose it, or it is the only one
 
     @property
     def ok(self) -> list[Trial]:
@@ -103,6 +105,18 @@ class Catalog:
     configs: list[Config]
     data: list[Data]
 
+    @cached_property
+    def _by_id(self) -> dict[str, Config]:
+        return {config.config_id: config for config in self.configs}
+
+    def find(self, config_id: str | None) -> Config | None:
+        """Return a configuration by its id."""
+        return self._by_id.get(config_id or "")
+
+    def call(self, data: Data) -> str:
+        """Return the name of the data, with task and network where others have the same name."""
+        return data.name if sum(one.name == data.name for one in self.data) == 1 else data.title
+
 
 def make_catalog(tables: Tables) -> Catalog:
     """Read the three tables; one that is missing is empty."""
@@ -114,7 +128,7 @@ def make_catalog(tables: Tables) -> Catalog:
         key = _key(trial)
         data.setdefault(key, Data(key[0], names[key[0]], key[1], key[2], groupings.get(key[0], ())))
         of_config[trial["config_id"] or trial["trial_id"]].append(trial)
-    primary = _find_primary(take(tables, "choices"), of_config)
+    primary, unchosen = _find_primary(take(tables, "choices"), of_config)
     called = {
         config_id: name
         for one in data
@@ -130,6 +144,7 @@ def make_catalog(tables: Tables) -> Catalog:
             name=called.get(config_id, config_id),
             trials=tuple(same),
             is_primary=config_id in primary,
+            is_chosen=config_id in primary - unchosen,
         )
         for config_id, same in of_config.items()
     ]
@@ -176,21 +191,26 @@ def _name_data(trials: Sequence[Trial]) -> dict[str, str]:
         settings[trial["dataset"] or "", trial["task"] or ""][trial["dataset_id"] or ""] = of_data
     names = {}
     for (name, _), alike in settings.items():
-        keys = sorted({key for one in alike.values() for key in one} - {"name", "imbalance_by"})
-        varying = [key for key in keys if len({json.dumps(one.get(key)) for one in alike.values()}) > 1]
-        texts = {id_: ", ".join([name, *(_say(key, one) for key in varying)]) for id_, one in alike.items()}
+        keys = sorted({key for one in alike.values() for key in one} - {"name", "imbalance", "imbalance_by"})
+        told = {id_: {key: _say(key, one.get(key)) for key in keys} for id_, one in alike.items()}
+        mixtures = {id_: _say_mixture(one) for id_, one in alike.items()}
+        told = {id_: {**texts, "mixture": mixtures[id_]} for id_, texts in told.items()}
+        varying = [key for key in (*keys, "mixture") if len({texts[key] for texts in told.values()}) > 1]
+        texts = {id_: ", ".join([name, *(one[key] for key in varying)]) for id_, one in told.items()}
         unique = len(set(texts.values())) == len(texts)
         names |= texts if unique else {id_: f"{text} ({id_[:6]})" for id_, text in texts.items()}
     return names
 
 
-def _say(key: str, settings: Mapping[str, Any]) -> str:
-    """Return a setting of the data in words, a mixture as people call it."""
-    value = settings.get(key)
-    if key != "imbalance":
-        text = ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
-        return f"{key.replace('_', ' ')} {text}"
-    kind, _, numbers = str(value or "none").partition(":")
+def _say(key: str, value: Any) -> str:
+    """Return a setting of the data in words."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+    return f"{key.replace('_', ' ')} {text}"
+
+
+def _say_mixture(settings: Mapping[str, Any]) -> str:
+    """Return how even the training data are, as people call it."""
+    kind, _, numbers = str(settings.get("imbalance") or "none").partition(":")
     by = f" by {settings['imbalance_by']}" if settings.get("imbalance_by") else ""
     if kind == "shares":
         shares = [f"{100 * float(share):g}" for share in numbers.split(",")]
@@ -201,15 +221,17 @@ def _say(key: str, settings: Mapping[str, Any]) -> str:
     return "as it comes"
 
 
-def _find_primary(choices: pa.Table, of_config: Mapping[str, Sequence[Trial]]) -> set[str]:
-    """Return the config_ids that val chose; where it chose none among a method and bits, the first of the plan."""
+def _find_primary(choices: pa.Table, of_config: Mapping[str, Sequence[Trial]]) -> tuple[set[str], set[str]]:
+    """Return the config_ids that val chose, where it chose none of a method and bits the first by name; and these."""
     by_accuracy = choices.filter((pc.field("criterion") == "accuracy") & pc.field("config_id").is_valid())
     chosen = set(by_accuracy["config_id"].to_pylist())
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for config_id, trials in of_config.items():
         alike[(*_key(trials[0]), name_variant(trials[0]), name_bits(trials[0]))].append(config_id)
-    found = set[str]()
+    found, unchosen = set[str](), set[str]()
     for config_ids in alike.values():
         finished = [id_ for id_ in config_ids if any(trial["status"] == "ok" for trial in of_config[id_])]
-        found.update([id_ for id_ in finished if id_ in chosen][:1] or finished[:1])
-    return found
+        best = [id_ for id_ in finished if id_ in chosen][:1]
+        found.update(best or finished[:1])
+        unchosen.update(finished[:1] if not best and len(finished) > 1 else [])
+    return found, unchosen

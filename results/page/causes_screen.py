@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from results.page.answers import Loss, Question, compare_loss, list_questions
+from results.page.answers import Loss, Question, compare_loss, count_bits, list_questions
 from results.page.catalog import Data
 from results.page.cells import (
     cell,
@@ -21,21 +21,20 @@ from results.page.facts import TORCH, Drop, Facts, Row
 from results.page.leads import lead_causes, lead_mixtures
 from results.page.markup import MISSING, escape, format_pp, render_number, render_table, say_interval
 
-PLAIN: Final = ("PTQ", "QAT", "FP32-FT")  # not of another base or start
-AGAINST: Final = {
-    "PTQ against FP32": ("ptq", "reference"),
-    "QAT against FP32": ("qat", "reference"),
-    "QAT against its control": ("qat", "control"),
-    "Fine-tuning alone": ("fp32_ft", "reference"),
+AGAINST: Final = {  # -> variant, method, comparison
+    "PTQ against FP32": ("PTQ", "ptq", "reference"),
+    "QAT against FP32": ("QAT", "qat", "reference"),
+    "QAT against FP32-FT": ("QAT", "qat", "control"),
+    "QAT from scratch against FP32": ("QAT from scratch", "qat", "reference"),
+    "Fine-tuning alone": ("FP32-FT", "fp32_ft", "reference"),
 }
 
 UNEVEN: Final = (
-    '<p class="note">Uneven by: the largest drop of a group minus the smallest; in brackets what chance alone stays '
-    "under in 95 of 100 cases, and the p of a permutation test. Gap: the best minus the worst accuracy of a "
-    "group, which "
-    "may move the other way.</p>"
+    '<p class="note">Drops apart: the largest drop of a group minus the smallest, beside what chance stays under in 95 '
+    "of 100 cases. The p is of a sharper test, which weighs every group by its noise, so it may be small where the "
+    "distance is within chance. Accuracies apart: best minus worst group, which may move the other way.</p>"
 )
-LIKE_FOR_LIKE: Final = "QAT against PTQ of its control"
+LIKE_FOR_LIKE: Final = "QAT against PTQ on FP32-FT"
 
 
 def render_causes(facts: Facts, data: Sequence[Data]) -> str:
@@ -50,9 +49,9 @@ def _render_data(facts: Facts, data: Data) -> str:
         title: {
             bits: loss
             for (variant, bits), loss in compare_loss(facts, data, grouping, method, comparison).items()
-            if variant in PLAIN
+            if variant == wanted
         }
-        for title, (method, comparison) in AGAINST.items()
+        for title, (wanted, method, comparison) in AGAINST.items()
     }
     effects = {title: {bits: _say(loss) for bits, loss in found.items()} for title, found in losses.items()}
     effects[LIKE_FOR_LIKE] = {
@@ -60,7 +59,9 @@ def _render_data(facts: Facts, data: Data) -> str:
         + small(render_disparity(question.evenness, _find_gap(facts, question)))
         for question in list_questions(facts, data, grouping, "qat_vs_ptq")
     }
-    bits = list(dict.fromkeys(bits for found in effects.values() for bits in found if bits != "FP32"))
+    sizes = {config.bits: count_bits(config) for config in facts.catalog.configs}
+    known = dict.fromkeys(bits for found in effects.values() for bits in found if bits != "FP32")
+    bits = sorted(known, key=lambda one: -sizes[one])
     if not bits:
         return ""
     titles = [say_bits(one) for one in bits]
@@ -71,8 +72,8 @@ def _render_data(facts: Facts, data: Data) -> str:
         elif found:
             rows.append(head(title) + join_cells((found.get(one, MISSING) for one in bits), titles))
         elif title == LIKE_FOR_LIKE:
-            rows.append(head(title) + _across(len(bits), "no PTQ of the control has the settings of the QAT"))
-    caption = f"{data.name}: what all images lose, and how unevenly by {grouping.title}"
+            rows.append(head(title) + _across(len(bits), "no PTQ of FP32-FT has the observers and BN folding of a QAT"))
+    caption = f"{data.title}: what all images lose, and how unevenly by {grouping.title}"
     table = render_table(["", *titles], rows, caption=caption, kind="matrix")
     return lead(facts, data, lead_causes(losses, bits[-1])) + table
 
@@ -82,7 +83,7 @@ def _find_gap(facts: Facts, question: Question) -> float | None:
 
 
 def _say(loss: Loss) -> str:
-    return render_drop(loss.overall) + small(render_disparity(loss.evenness, loss.gap_pp))
+    return render_drop(loss.overall) + small(render_disparity(loss.unevenness, loss.gap_pp))
 
 
 def _across(n_columns: int, text: str) -> str:
@@ -91,7 +92,7 @@ def _across(n_columns: int, text: str) -> str:
 
 def read_drop(row: Row) -> Drop:
     """Return what all images lose in a row of `contrasts`."""
-    names = ("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "mde_pp", "flip_rate", "n_seeds", "other_config_id")
+    names = ("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "flip_rate", "n_seeds", "other_config_id")
     drop_pp, low_pp, high_pp, *rest = (row[name] for name in names)
     return Drop(drop_pp, low_pp, high_pp, None, None, None, *rest)
 
@@ -104,26 +105,33 @@ def render_mixtures(facts: Facts, data: Sequence[Data]) -> str:
     found = {one: list_questions(facts, one, one.groupings[0], "data") for one in data}
     rows = [_render_mixture(facts, one, question) for one, questions in found.items() for question in questions]
     if not rows:
-        return nothing("this sweep has one mixture of training data; `imbalance` in a sweep file makes several")
-    caption = "What quantization costs more under the less even data"
-    leads = "".join(lead(facts, one, lead_mixtures(questions)) for one, questions in found.items() if questions)
+        return nothing("this sweep has one mixture of training data; imbalance in a sweep file makes several")
+    caption = "What is lost more under one mixture than under another"
+    leads = "".join(
+        lead(facts, one, lead_mixtures(quantized, _name_other(facts, quantized[0])))
+        for one, questions in found.items()
+        if (quantized := [question for question in questions if question.config.is_quantized])
+    )
     return (
         leads
         + render_table(MIXTURE_HEAD, rows, caption=caption, kind="matrix")
         + (
             '<p class="note">The drop under the first data minus the drop under the second, on equal test '
             "images: a positive "
-            "number says that quantization costs more where the data are less even.</p>"
+            "number says that more is lost under the first. FP32-FT: fine-tuning alone.</p>"
         )
     )
 
 
+def _name_other(facts: Facts, question: Question) -> str:
+    return facts.catalog.call(question.other.data) if question.other else str(question.row["other_level"])
+
+
 def _render_mixture(facts: Facts, data: Data, question: Question) -> str:
-    against = question.other.data.name if question.other else str(question.row["other_level"])
     drop = read_drop(question.row)
     more = render_number(f"{format_pp(drop.drop_pp)} pp{say_interval(drop.low_pp, drop.high_pp)}", drop.drop_pp)
     return (
-        head(data.name, f"against {against}")
+        head(facts.catalog.call(data), f"against {_name_other(facts, question)}")
         + cell(escape(name_bits(question.config.variant, question.config.bits)), label=MIXTURE_HEAD[1])
         + cell(more, label=MIXTURE_HEAD[2])
         + cell(render_disparity(question.evenness, _find_gap(facts, question)), label=MIXTURE_HEAD[3])

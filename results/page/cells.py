@@ -1,6 +1,6 @@
 """What cells of the first screen and of the tables behind it are made of: verdicts, drops, disparities as HTML."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from results.page.answers import Loss
@@ -16,18 +16,19 @@ from results.page.markup import (
     say_interval,
     shorten,
 )
+from results.schema import MIN_RANKED
 
 # Words never stand alone on a colour; the shapes tell them apart in black and white too.
 SHAPES: Final = {
-    "harmless": "○", "degraded evenly": "◐", "uneven": "▲", "collapsed": "■", "inconclusive": "?", "no verdict": "–",
+    "harmless": "○", "degraded": "▼", "uneven": "▲", "collapsed": "■", "inconclusive": "?", "no verdict": "–",
 }  # fmt: skip
-SIDES: Final = {"reference": "its reference", "control": "its control", "twin": "itself in torch"}
 NAME: Final = 24  # characters of a group's name in a cell
+MOST_OUT: Final = 3  # groups out of play that a cell names
 
 
 def lead(facts: Facts, data: Data, text: str) -> str:
     """Return the sentence that answers a question in short; of several data sets it names the one."""
-    name = f"{data.name}: " if len(facts.catalog.data) > 1 else ""
+    name = f"{facts.catalog.call(data)}: " if len(facts.catalog.data) > 1 else ""
     return f'<p class="lead">{escape(name + text)}</p>'
 
 
@@ -79,22 +80,47 @@ def render_word(loss: Loss) -> str:
 
 def render_loss(loss: Loss) -> str:
     """Return the verdict, the worst group with its excess, whether it is chance, and what others are called."""
-    told = small(f"no {loss.grouping.noun} loses more than all")
+    told = escape(explain_no_worst(loss))
     if loss.worst:
         group, drop = loss.worst
-        beyond = f"+{format_pp(drop.eag_pp)} pp{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
-        told = small(name_group(group.name), " ", render_number(beyond, drop.eag_pp))
-    p = loss.evenness.get("perm_p")
-    rest = [render_number(format_p(p), p)] if p is not None else []
-    return render_word(loss) + told + small("; ".join([*rest, *_tell_others(loss)]), kind="more")
+        beyond = f"{format_pp(drop.eag_pp)} more than all{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
+        lost = render_number(f"{say_drop(drop.drop_pp)},", drop.drop_pp)
+        told = f"{name_group(group.name)} {lost} {render_number(beyond, drop.eag_pp)}"
+    others = f"other settings: {escape(say_others(loss))}" if loss.others else ""
+    lines = [told, "; ".join(_tell_evidence(loss)), others]
+    return render_word(loss) + "".join(small(line, kind="more") for line in lines if line)
 
 
-def _tell_others(loss: Loss) -> list[str]:
+def _tell_evidence(loss: Loss) -> Iterator[str]:
+    """Yield the p, how near to no change every group is, and which groups had little to lose."""
+    p, margin = loss.unevenness.get("perm_p"), loss.verdict.get("harmless_margin_pp")
+    if p is not None:
+        yield render_number(format_p(p), p)
+    if margin is not None:
+        yield render_number(f"every {loss.grouping.noun} within ±{format_pp(margin)}", margin)
+    if out := loss.verdict.get("out_of_play"):
+        more = f" and {len(out) - MOST_OUT} more" if len(out) > MOST_OUT else ""
+        yield f"out of play: {', '.join(map(name_group, out[:MOST_OUT]))}{more}"
+
+
+def explain_no_worst(loss: Loss) -> str:
+    """Return why no group is named as the worst."""
+    if not loss.verdict.get("word"):
+        return loss.verdict.get("reason") or "the tables have no verdict"
+    if loss.overall and loss.overall.flip_rate == 0:
+        return "no answer changes"
+    if not loss.in_play:
+        return f"no {loss.grouping.noun} of {MIN_RANKED} test images is in play"
+    return f"no {loss.grouping.noun} in play loses more than all images"
+
+
+def say_others(loss: Loss) -> str:
+    """Return the verdicts on other settings of this method and bits, and what their worst groups lose more than all."""
     if not loss.others:
-        return []
+        return ""
     words = ", ".join(f"{n} {word}" for word, n in loss.words_of_others.most_common())
     ends = loss.range_of_others
-    return [escape(f"others: {words}{f', {say_range(*ends)}' if ends else ''}")]
+    return f"{words}; excess {say_range(*ends)}" if ends else words
 
 
 def say_range(low: float, high: float) -> str:
@@ -111,13 +137,13 @@ def render_drop(drop: Drop | None) -> str:
 
 
 def render_disparity(evenness: Row, gap_pp: float | None = None) -> str:
-    """Return "uneven by 3.1 pp (chance 2.0; p = 0.01), gap 7.0 pp": they may move in opposite ways."""
-    value = evenness.get("drop_disparity_pp")
+    """Return "drops 3.1 pp apart (chance 2.0), p = 0.01; accuracies 7.0 apart": they may move in opposite ways."""
+    value, p = evenness.get("drop_disparity_pp"), evenness.get("perm_p")
     if value is None:
         return escape(evenness.get("reason") or "no disparity is known")
-    floor = f" (chance {format_pp(evenness.get('null_q95_pp'))}; {format_p(evenness.get('perm_p'))})"
-    gap = f", {render_number(f'gap {format_pp(gap_pp)} pp', gap_pp)}" if gap_pp is not None else ""
-    return render_number(f"uneven by {format_pp(value)} pp{floor}", value) + gap
+    apart = f"drops {format_pp(value)} pp apart (chance {format_pp(evenness.get('null_q95_pp'))})"
+    gap = f"; {render_number(f'accuracies {format_pp(gap_pp)} apart', gap_pp)}" if gap_pp is not None else ""
+    return f"{render_number(apart, value)}, {render_number(format_p(p), p)}{gap}"
 
 
 def join_cells(cells: Iterable[str], labels: Iterable[str]) -> str:

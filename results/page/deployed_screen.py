@@ -1,15 +1,30 @@
 """Facts in, the fourth question out: does the model that ships answer as its simulation in torch does?"""
 
+from collections import Counter
 from collections.abc import Sequence
 
-from results.page.answers import Loss, compare_loss, list_deployed
+from results.page.answers import RUNNABLE, Loss, compare_loss, list_deployed
 from results.page.catalog import Data
-from results.page.cells import head, join_cells, lead, name_bits, nothing, render_drop, render_loss
-from results.page.facts import Facts
+from results.page.cells import (
+    head,
+    join_cells,
+    lead,
+    name_bits,
+    nothing,
+    render_drop,
+    render_loss,
+    render_word,
+    small,
+)
+from results.page.facts import Deployed, Facts
 from results.page.leads import lead_deployed
-from results.page.markup import MISSING, escape, format_percent, render_number, render_table
+from results.page.markup import MISSING, count, escape, format_percent, render_number, render_table
 
 MOST_REASONS = 3
+NOTE = (
+    '<p class="note">Against torch: the same trained model, simulated. Harmless here means: it answers as simulated, '
+    "within ±1 pp for every group. Times were taken beside whatever else the machine did.</p>"
+)
 
 
 def render_deployed(facts: Facts, data: Sequence[Data]) -> str:
@@ -18,41 +33,78 @@ def render_deployed(facts: Facts, data: Sequence[Data]) -> str:
     if not runtimes:
         return nothing('this sweep measured torch alone; runtimes = ["torch", "onnxruntime"] measures what ships')
     tables = "".join(_render_runtime(facts, one, runtime) for one in data for runtime in runtimes)
-    return tables + "".join(_render_reasons(facts, runtime) for runtime in runtimes)
+    return tables + NOTE + "".join(_render_reasons(facts, runtime) for runtime in runtimes)
 
 
 def _render_reasons(facts: Facts, runtime: str) -> str:
-    reasons = sorted({row["reason"] for (_, name), row in facts.latencies.items() if name == runtime and row["reason"]})
-    more = f" And {len(reasons) - MOST_REASONS} more, in the table of runtimes." if len(reasons) > MOST_REASONS else ""
-    text = "; ".join(reasons[:MOST_REASONS])
-    return f'<p class="reason">No result in {escape(runtime)}: {escape(text)}.{more}</p>' if reasons else ""
+    reasons = Counter(
+        reason for (_, name), found in facts.deployed.items() if name == runtime for reason in found.reasons
+    ).most_common()
+    texts = [f"{count(number, 'trial')}, {reason}" for reason, number in reasons[:MOST_REASONS]]
+    more = f" And {len(reasons) - MOST_REASONS} more reasons, in the table of runtimes."
+    end = more if len(reasons) > MOST_REASONS else ""
+    text = escape("; ".join(texts))
+    return f'<p class="reason">Without a result in {escape(runtime)}: {text}.{end}</p>' if reasons else ""
 
 
 def _render_runtime(facts: Facts, data: Data, runtime: str) -> str:
     grouping = data.groupings[0]
-    titles = (f"by {grouping.title}", "All images", "Other answers", "Time of one image")
-    losses = [
-        loss
-        for method in ("fp32", "ptq", "qat")
-        for loss in compare_loss(facts, data, grouping, method, "twin", runtime).values()
-    ]
+    titles = (
+        "All images, against torch",
+        f"Against torch, by {grouping.title}",
+        "Answers unlike torch's",
+        "Of other settings, most",
+        "Against its float model in torch",
+        "One image; file",
+    )
+    losses, against_float = (
+        [
+            loss
+            for method in RUNNABLE
+            for loss in compare_loss(facts, data, grouping, method, comparison, runtime).values()
+        ]
+        for comparison in ("twin", "reference")
+    )
+    if not losses:
+        return ""
+    verdicts = {loss.config.config_id: loss for loss in against_float}
     rows = [
-        head(name_bits(loss.config.variant, loss.config.bits)) + join_cells(_tell_twin(facts, loss), titles)
+        head(name_bits(loss.config.variant, loss.config.bits))
+        + join_cells(_tell_twin(facts, loss, verdicts.get(loss.config.config_id)), titles)
         for loss in losses
     ]
-    caption = f"{data.name}: {runtime} against torch"
-    if not rows:
-        return ""
     told = lead(facts, data, lead_deployed(runtime, losses))
+    caption = f"{data.title}: {runtime} against torch"
     return told + render_table(["Method, bits", *titles], rows, caption=caption, kind="matrix")
 
 
-def _tell_twin(facts: Facts, loss: Loss) -> list[str]:
-    drop = loss.overall
-    latency = facts.latencies.get((loss.config.config_id, loss.runtime), {}).get("p50_ms")
+def _tell_twin(facts: Facts, loss: Loss, against_float: Loss | None) -> list[str]:
+    drop, found = loss.overall, facts.deployed.get((loss.config.config_id, loss.runtime))
     return [
-        render_loss(loss),
         render_drop(drop),
+        render_loss(loss),
         render_number(format_percent(drop.flip_rate, 2), drop.flip_rate) if drop else MISSING,
-        render_number(f"{latency:.2f} ms", latency) if latency is not None else MISSING,
+        _tell_most_changed(loss.others),
+        render_word(against_float) + small(render_drop(against_float.overall), kind="more")
+        if against_float
+        else MISSING,
+        _tell_cost(found),
     ]
+
+
+def _tell_most_changed(others: Sequence[Loss]) -> str:
+    """Return in which of the other settings most answers change, and what they lose: a broken one must not hide."""
+    known = [(loss, loss.overall) for loss in others if loss.overall and loss.overall.flip_rate is not None]
+    if not known:
+        return MISSING
+    loss, drop = max(known, key=lambda one: one[1].flip_rate or 0.0)
+    settings = loss.config.name.partition(", ")[2] or loss.config.name
+    changed = render_number(format_percent(drop.flip_rate, 2), drop.flip_rate)
+    return f"{escape(settings)}: {changed}{small(render_drop(drop), kind='more')}"
+
+
+def _tell_cost(found: Deployed | None) -> str:
+    if found is None or found.p50_ms is None:
+        return MISSING
+    size = "" if found.file_bytes is None else f"; {found.file_bytes / 1000:,.0f} kB"
+    return render_number(f"{found.p50_ms:.2f} ms", found.p50_ms) + escape(size)

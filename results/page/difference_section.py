@@ -18,13 +18,14 @@ from results.page.markup import (
     say_drop,
     say_interval,
 )
+from results.schema import MIN_RANKED
 
 Row = dict[str, Any]
 HEAD: Final = (
     "Configuration",
     "There, here",
     "All images",
-    "Largest drop of a group",
+    "Who lost most",
     "How unevenly",
     "Drop by quantization",
 )
@@ -50,6 +51,12 @@ def render_differences(facts: Facts, tables: Tables, other: str) -> str:
         "</section>",
     ]
     return "\n".join(parts)
+
+
+def is_ranked(row: Row) -> bool:
+    """Whether a group is large enough in both stores to be called the worst."""
+    sizes = row["n"], row["n"] if row["other_n"] is None else row["other_n"]  # null where the images are the same
+    return min(sizes) >= MIN_RANKED
 
 
 def _find_ids(facts: Facts, data: Data) -> set[str]:
@@ -84,7 +91,8 @@ class _Changes:
         sizes: dict[str, float] = {}
         for (config_id, kind, _, _), rows in self.rows.items():
             if kind == "store":
-                sizes[config_id] = max(sizes.get(config_id, 0.0), *(abs(row["drop_pp"]) for row in rows))
+                changes = [abs(row["drop_pp"]) for row in rows if is_ranked(row)]
+                sizes[config_id] = max([sizes.get(config_id, 0.0), *changes])
         return sorted(sizes, key=lambda config_id: -sizes[config_id])
 
     def overall(self, config_id: str) -> Row:
@@ -92,11 +100,9 @@ class _Changes:
         return self.rows[config_id, "store", OVERALL, None][0]
 
     def worst(self, config_id: str, grouping: Grouping) -> Row | None:
-        """The ranked group that loses most, if one loses or gains anything."""
-        ranked = {group.name for group in grouping.groups if group.is_ranked}
-        rows = [row for row in self.rows[config_id, "store", grouping.name, None] if row["group"] in ranked]
-        changed = any(row["drop_pp"] for row in rows)
-        return max(rows, key=lambda row: row["drop_pp"]) if changed else None
+        """The ranked group that loses most, if one loses anything."""
+        rows = [row for row in self.rows[config_id, "store", grouping.name, None] if is_ranked(row)]
+        return max((row for row in rows if row["drop_pp"] > 0), key=lambda row: row["drop_pp"], default=None)
 
     def damage(self, config_id: str) -> Row | None:
         """What quantization costs more here: of QAT against its control, else against the reference."""
@@ -126,8 +132,8 @@ def _tell(changes: _Changes, config_id: str, grouping: Grouping) -> list[str]:
     return [
         f"{format_percent(whole['other_accuracy'])}, {format_percent(whole['accuracy'])}",
         _say(whole),
-        f"{name_group(worst['group'])} {_say(worst)}" if worst else f"no {grouping.noun} changes",
-        render_disparity(spread) if spread.get("drop_disparity_pp") is not None else escape(whole["reason"] or MISSING),
+        f"{name_group(worst['group'])} {_say(worst)}" if worst else f"no {grouping.noun} loses",
+        render_disparity(spread or {"reason": whole["reason"]}),
         _more(quantized) if quantized else MISSING,
     ]
 
@@ -158,13 +164,17 @@ def _render_settings(rows: Sequence[Row]) -> str:
 
 
 def _render_alone(rows: Sequence[Row], names: dict[str, str]) -> str:
-    alone = [row for row in rows if row["grouping"] is None]
+    alone = [row for row in rows if row["grouping"] is None or _has_no_seed(row)]
     reasons = Counter(row["reason"] for row in alone)
     items = "".join(
         f"<li>{count(number, 'configuration')}: {escape(reason)}{_list_names(alone, reason, names)}</li>"
         for reason, number in reasons.items()
     )
     return f"<h3>Not compared</h3><ul>{items}</ul>" if items else ""
+
+
+def _has_no_seed(row: Row) -> bool:
+    return row["kind"] == "store" and row["grouping"] == OVERALL and row["drop_pp"] is None
 
 
 def _list_names(alone: Sequence[Row], reason: str, names: dict[str, str]) -> str:

@@ -25,10 +25,17 @@ class Drop(NamedTuple):
     eag_pp: float | None
     eag_low_pp: float | None
     eag_high_pp: float | None
-    mde_pp: float | None
     flip_rate: float | None
     n_seeds: int
     other_config_id: str | None
+
+
+class Deployed(NamedTuple):
+    """Trials of a configuration in a runtime: the time of one image, and why some have no result."""
+
+    p50_ms: float | None
+    file_bytes: float | None
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Facts:
     gaps: dict[tuple[str, str, str], float]  # of config_id, runtime, grouping
     contrasts: dict[tuple[str, str], list[Row]]  # of all images: other questions, by kind and config_id
     contrast_evenness: dict[tuple[str, str], Row]  # of those, by contrast_id and grouping
-    latencies: dict[tuple[str, str], Row]  # of config_id, runtime: batch 1 of the session that ships
+    deployed: dict[tuple[str, str], "Deployed"]  # of config_id, runtime
     provenance: dict[str, str]
 
     def overall(self, config: Config, comparison: str, runtime: str = TORCH) -> Drop | None:
@@ -51,7 +58,7 @@ class Facts:
 
 
 _DROP: Final = (
-    *("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp", "mde_pp"),
+    *("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp"),
     *("flip_rate", "n_seeds", "other_config_id"),
 )
 _KEY: Final = ("config_id", "runtime", "comparison", "grouping")
@@ -70,7 +77,7 @@ def read_facts(tables: Tables) -> Facts:
         gaps=_read_gaps(take(tables, "disparity"), of_config),
         contrasts=_read_questions(take(tables, "contrasts")),
         contrast_evenness=_read_question_evenness(take(tables, "contrast_disparity")),
-        latencies=_read_latencies(take(tables, "runtimes"), of_config),
+        deployed=_read_deployed(take(tables, "runtimes"), of_config),
         provenance=dict(_values(take(tables, "provenance"), ("key", "value"))),
     )
 
@@ -117,11 +124,22 @@ def _read_question_evenness(table: pa.Table) -> dict[tuple[str, str], Row]:
     return {(row["contrast_id"], row["grouping"]): row for row in rows}
 
 
-def _read_latencies(table: pa.Table, of_config: dict[str, str]) -> dict[tuple[str, str], Row]:
-    """Return for each configuration and runtime its first trial's row of batch 1, or the row that says why not."""
-    found: dict[tuple[str, str], Row] = {}
-    for row in table.filter(pc.field("runtime") != TORCH).to_pylist():
-        config_id = of_config.get(row["trial_id"])
-        if config_id and row["session"] != "exact" and row["batch"] in (1, None):
-            found.setdefault((config_id, row["runtime"]), row)
-    return found
+def _read_deployed(table: pa.Table, of_config: dict[str, str]) -> dict[tuple[str, str], Deployed]:
+    """Return the mean time over the trials, of batch 1 in the session that ships, and the reasons of all others."""
+    times, sizes = defaultdict[tuple[str, str], list[float]](list), defaultdict[tuple[str, str], list[float]](list)
+    reasons = defaultdict[tuple[str, str], list[str]](list)
+    is_shipped = (pc.field("runtime") != TORCH) & (pc.field("session").is_null() | (pc.field("session") != "exact"))
+    of_runtimes = table.filter(is_shipped & pc.field("trial_id").isin(pa.array(of_config, pa.string())))
+    for row in of_runtimes.to_pylist():
+        key = of_config[row["trial_id"]], row["runtime"]
+        if row["batch"] is None:
+            reasons[key].append(row["reason"] or row["status"])
+        elif row["batch"] == 1 and row["p50_ms"] is not None:
+            times[key].append(row["p50_ms"])
+            sizes[key] += [row["file_bytes"]] if row["file_bytes"] is not None else []
+    keys = dict.fromkeys((*times, *reasons))
+    return {key: Deployed(_mean(times[key]), _mean(sizes[key]), tuple(reasons[key])) for key in keys}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None

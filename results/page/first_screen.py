@@ -3,23 +3,32 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from results.page.answers import Reach, find_shippable, list_losses, measure_reach
+from results.page.answers import Reach, find_shippable, list_deployed, list_losses, measure_reach
 from results.page.catalog import Data, Grouping
 from results.page.causes_screen import render_causes, render_mixtures
-from results.page.cells import SIDES, cell, head, join_cells, lead, name_bits, name_group, nothing, render_loss, small
+from results.page.cells import cell, head, join_cells, lead, name_bits, name_group, nothing, render_loss, small
 from results.page.deployed_screen import render_deployed
-from results.page.facts import Facts
+from results.page.facts import TORCH, Facts
 from results.page.leads import lead_losers, lead_reach
 from results.page.markup import MISSING, count, escape, format_percent, format_pp, render_number, render_table
 
-REACH_HEAD: Final = ("Data", "FP32 is right on", "Grouping", "Smallest group", "Could go unseen")
+REACH_HEAD: Final = (
+    "Data",
+    "FP32 accuracy",
+    "Grouping",
+    "Smallest group",
+    "Drop that could go unseen in a ranked group",
+)
 
 CELLS: Final = (
-    '<p class="note">In a cell: the verdict on the configuration that validation images chose, and the group that '
-    "loses most beyond what all images lose, with the 95 % interval of that excess: one that holds 0 may be noise. "
-    "Below: the p of a permutation test of even drops, and what the other configurations of the row are called, with "
-    "the range of their largest excess. The p is of these models on other images, the interval of other seeds too: "
-    "they may disagree.</p>"
+    '<p class="note">Each row: the settings that validation images chose. '
+    "<b>Harmless</b>: every group within ±1 pp. <b>Uneven</b>: groups drop differently, p &lt; .05. "
+    "<b>Degraded</b>: all images lose; that groups differ is not shown, nor that they do not. "
+    "<b>Inconclusive</b>: none of these. "
+    "The group named loses most <em>beyond</em> what all images lose. p asks: would these same models look uneven on "
+    "other test images? An interval asks that of newly trained models, too, so they may disagree. p values are not "
+    "corrected: of twenty, one is below .05 by chance. FP32-FT is the control: fine-tuned like QAT, without "
+    "quantizers.</p>"
 )
 
 
@@ -29,11 +38,11 @@ def render_first_screen(facts: Facts) -> str:
     data = [reach.data for reach in reaches if reach.data.groupings]
     losers = "".join(_render_losers(facts, one) for one in data)
     questions = {
-        "reach": ("Can this sweep answer?", _render_reach(facts, reaches)),
-        "losers": ("Who loses?", losers + CELLS if losers else nothing("no trial has groups to compare")),
+        "reach": ("What can this sweep show?", _render_reach(facts, reaches)),
+        "losers": ("Who loses?", CELLS + losers if losers else nothing("no trial has groups to compare")),
         "causes": ("Quantization or training? QAT or PTQ?", render_causes(facts, data)),
         "deployed": ("Does the deployed model do the same?", render_deployed(facts, data)),
-        "fairer": ("Do more even training data help?", render_mixtures(facts, data)),
+        "mixtures": ("Does more balanced training data help?", render_mixtures(facts, data)),
     }
     sections = (
         f'<section class="answer" id="{key}"><h2>{escape(question)}</h2>{body}</section>'
@@ -84,6 +93,7 @@ def _tell_grouping(reach: Reach, grouping: Grouping) -> list[str]:
     name = (
         f"{name_group(smallest.name)}{small(render_number(f'n = {smallest.n:,}', smallest.n))}" if smallest else MISSING
     )
+    name += small("too small to rank") if smallest and not smallest.is_ranked else ""
     return [escape(grouping.title) + small(escape(groups)), name, _render_mde(mde)]
 
 
@@ -101,8 +111,8 @@ def _render_losers(facts: Facts, data: Data) -> str:
     titles = [f"by {grouping.title}" for grouping in data.groupings]
     rows = []
     for alike in zip(*losses.values(), strict=True):
-        config, side = alike[0].config, SIDES[alike[0].comparison]
-        settings = config.name.partition(", ")[2]
+        config, side = alike[0].config, alike[0].side
+        settings = config.name.partition(", ")[2] + ("" if config.is_chosen else " (val chose none)")
         first = head(name_bits(config.variant, config.bits), "; ".join(filter(None, (settings, f"against {side}"))))
         rows.append(first + join_cells(map(render_loss, alike), titles))
     table = render_table(["Method, bits", *titles], rows, caption=data.title, kind="matrix")
@@ -110,9 +120,17 @@ def _render_losers(facts: Facts, data: Data) -> str:
 
 
 def _render_shippable(facts: Facts, data: Data) -> str:
-    found = {grouping.title: find_shippable(facts, data, grouping) for grouping in data.groupings}
-    texts = [f"by {title}: <b>{escape(loss.config.name if loss else 'none')}</b>" for title, loss in found.items()]
+    runtimes = [TORCH, *list_deployed(facts)]
+    texts = [f"in {runtime}: {_name_shippable(facts, data, runtime)}" for runtime in runtimes]
     return (
-        '<p class="ship">Fewest bits with every group in play within ±1 pp of the float model that it started from, on '
-        f"this test set: {'; '.join(texts)}.</p>"
+        '<p class="ship">Of these settings, the fewest bits with every group within ±1 pp, on this test set, of the '
+        "float "
+        f"model that they replace (of QAT the one before fine-tuning): {'. '.join(texts)}.</p>"
+    )
+
+
+def _name_shippable(facts: Facts, data: Data, runtime: str) -> str:
+    found = {grouping.title: find_shippable(facts, data, grouping, runtime) for grouping in data.groupings}
+    return "; ".join(
+        f"by {title} <b>{escape(loss.config.name if loss else 'none')}</b>" for title, loss in found.items()
     )

@@ -9,47 +9,54 @@ from collections.abc import Mapping, Sequence
 from results.page.answers import Loss, Question, Reach
 from results.page.catalog import Grouping
 from results.page.cells import name_bits, say_bits
-from results.page.markup import count, format_percent, format_pp, say_drop, say_interval, shorten
+from results.page.markup import NO_BREAK, count, format_percent, format_pp, say_drop, say_interval, shorten
 
 NAME = 40  # characters of a group's name
+TAIL = 0.025  # of 95 % intervals around nothing, so many lie above it
 
 
 def lead_reach(reach: Reach) -> str:
-    """Return which drops by the first grouping could have gone unseen."""
+    """Return how much a group of the first grouping must lose before it shows."""
     grouping = reach.data.groupings[0]
     mde = reach.mde.get(grouping.name)
     if mde is None:
-        return f"By {grouping.title} nothing can be told: no quantized configuration has a verdict."
+        return f"By {grouping.title} no detectable drop is known: {reach.reasons[grouping.name]}."
     low, high = (format_pp(value) for value in mde)
-    size = f"{low} pp" if low == high else f"{low} pp (fewest flips) to {high} pp (most)"
-    return f"By {grouping.title}, drops of a {grouping.noun} under {size} could have gone unseen."
+    size = f"{low} pp" if low == high else f"{low} to {high} pp, by configuration,"
+    return f"By {grouping.title} a {grouping.noun} must lose {size} before this sweep would notice (80 % power)."
 
 
 def lead_losers(losses: Mapping[str, Sequence[Loss]]) -> str:
-    """Return the verdicts by the first grouping, how many are uneven by the others, and the clearest excess."""
-    first, *others = losses.values()
-    words = Counter(loss.word for loss in first)
-    told = [f"By {first[0].grouping.title}: {', '.join(f'{n} {word}' for word, n in words.most_common())}."]
-    uneven = [
-        (some[0].grouping.title, sum(loss.word == "uneven" for loss in some), len(some)) for some in others if some
-    ]
-    if any(number for _, number, _ in uneven):
-        told.append(f"Uneven {', '.join(f'by {title} {number} of {n}' for title, number, n in uneven)}.")
-    excess = [loss for some in losses.values() for loss in some if loss.worst and (loss.worst[1].eag_low_pp or 0) > 0]
-    return " ".join([*told, _tell_clearest(excess)])
+    """Return the verdicts on quantized models by every grouping, and who loses beyond chance."""
+    shown = {title: [loss for loss in some if loss.config.method != "fp32_ft"] for title, some in losses.items()}
+    told = [_count_verdicts(some) for some in shown.values()]
+    return " ".join(
+        [*(text for text in told if text), _tell_clearest([one for some in shown.values() for one in some])]
+    )
 
 
-def _tell_clearest(excess: Sequence[Loss]) -> str:
-    """Return the group whose excess is farthest from 0 by the lower end of its interval."""
-    if not excess:
-        return "No single group's excess is told from 0 by its interval over seeds."
-    clearest = max(excess, key=lambda loss: (loss.worst[1].eag_low_pp or 0) if loss.worst else 0)
-    assert clearest.worst is not None
-    group, drop = clearest.worst
+def _count_verdicts(losses: Sequence[Loss]) -> str:
+    if not losses:
+        return ""
+    words = Counter(loss.word for loss in losses)
+    return f"By {losses[0].grouping.title}: {', '.join(f'{n} {word}' for word, n in words.most_common())}."
+
+
+def _tell_clearest(losses: Sequence[Loss]) -> str:
+    """Return in how many places a group's excess is above 0 by its interval, and the one that is farthest from it."""
+    found = [(loss, group, drop) for loss in losses for group, drop in loss.in_play if drop.eag_low_pp is not None]
+    above = [one for one in found if (one[2].eag_low_pp or 0) > 0]
+    if not found:
+        return "Of no single group is an excess known."
+    if not above:
+        return f"Which group loses is not established: of {len(found)} intervals of an excess none is above 0."
+    loss, group, drop = max(above, key=lambda one: one[2].eag_low_pp or 0)
+    are = "is" if len(above) == 1 else "are"
     return (
-        f"Clearest: {_name(clearest.grouping, group.name)} {say_drop(drop.drop_pp, drop.low_pp, drop.high_pp)} at "
-        f"{name_bits(clearest.config.variant, clearest.config.bits)}, {format_pp(drop.eag_pp)} pp"
-        f"{say_interval(drop.eag_low_pp, drop.eag_high_pp)} more than all."
+        f"Of {len(found)} intervals of an excess {len(above)} {are} above 0 (by chance some {TAIL * len(found):.0f}). "
+        f"Clearest: {_name(loss.grouping, group.name)} at "
+        f"{name_bits(loss.config.variant, loss.config.bits)}, {format_pp(drop.eag_pp)} pp"
+        f"{say_interval(drop.eag_low_pp, drop.eag_high_pp)} worse than all images: it {say_drop(drop.drop_pp)}."
     )
 
 
@@ -65,29 +72,31 @@ def lead_causes(effects: Mapping[str, Mapping[str, Loss]], bits: str) -> str:
         if loss and loss.overall:
             overall = loss.overall
             texts.append(f"{title} {say_drop(overall.drop_pp, overall.low_pp, overall.high_pp)}")
-    return f"At {say_bits(bits)}: {'; '.join(texts)}."
+    return f"At {say_bits(bits)}, of all images: {'; '.join(texts)}."
 
 
 def lead_deployed(runtime: str, losses: Sequence[Loss]) -> str:
-    """Return how many configurations are harmless against themselves in torch, and which answers otherwise most."""
+    """Return how many configurations answer as in torch, within 1 pp for every group, and which does least."""
     every = [one for loss in losses for one in (loss, *loss.others) if one.overall]
-    harmless = sum(loss.word == "harmless" for loss in every)
+    same = sum(loss.word == "harmless" for loss in every)
     most = max(every, key=lambda loss: (loss.overall.flip_rate or 0.0) if loss.overall else 0.0)
     assert most.overall is not None
-    return (
-        f"{runtime}: {harmless} of {count(len(every), 'configuration')} harmless against torch. Most answers "
-        "change for "
-        f"{most.config.name}: {format_percent(most.overall.flip_rate, 2)}; on all images it "
-        f"{say_drop(most.overall.drop_pp, most.overall.low_pp, most.overall.high_pp)}."
+    told = (
+        f"In {runtime} {same} of {count(len(every), 'configuration')} {'is' if same == 1 else 'are'} within ±1 pp of "
+        f"torch for every {most.grouping.noun} by {most.grouping.title}."
     )
+    if not most.overall.flip_rate:
+        return f"{told} No answer changes."
+    changed = format_percent(most.overall.flip_rate, 2).replace(" ", NO_BREAK)
+    drop = say_drop(most.overall.drop_pp, most.overall.low_pp, most.overall.high_pp)
+    return f"{told} Most answers change for {most.config.name}: {changed}; all images: {drop}."
 
 
-def lead_mixtures(questions: Sequence[Question]) -> str:
-    """Return in how many comparisons quantization costs more, or less, under the less even data."""
+def lead_mixtures(questions: Sequence[Question], other: str) -> str:
+    """Return in how many comparisons quantization costs more, or less, than under the other mixture."""
     more = sum(question.row["drop_ci_low_pp"] > 0 for question in questions)
     less = sum(question.row["drop_ci_high_pp"] < 0 for question in questions)
     return (
-        f"Of {count(len(questions), 'comparison')} quantization costs all images more under the less even "
-        f"data in {more}, "
-        f"less in {less}; in the others the interval holds 0."
+        f"Of {count(len(questions), 'comparison')} with {other}, quantization costs all images more in {more}, less in "
+        f"{less}; in the others the interval holds 0."
     )

@@ -5,7 +5,16 @@ from typing import Final
 
 from results.page.answers import Loss, compare_loss, list_losses
 from results.page.catalog import Data, Grouping
-from results.page.cells import join_cells, name_bits, name_group, render_disparity, render_drop, render_word, say_range
+from results.page.cells import (
+    explain_no_worst,
+    join_cells,
+    name_bits,
+    name_group,
+    render_disparity,
+    render_drop,
+    render_word,
+    say_others,
+)
 from results.page.facts import Facts
 from results.page.markup import (
     MISSING,
@@ -20,8 +29,8 @@ from results.page.markup import (
 NAME: Final = 40  # characters of a group's name
 NOTE: Final = (
     '<p class="note">Over all seeds, in torch. Each row shows one configuration, named in it: the one that validation '
-    "images chose, where they could. Others: verdicts and the range of the worst group's excess over the other "
-    "configurations of the row. Excess: a group's drop minus the drop of all images (EAG). Intervals are of 95 %. "
+    "images chose, where they could. Other settings of the same method and bits: verdicts and the range of the worst "
+    "group's excess. Excess: a group's drop minus the drop of all images (EAG). Intervals are of 95 %. "
     "* seeds of the plan are missing.</p>"
 )
 
@@ -44,7 +53,7 @@ def _render_grouping(facts: Facts, data: Data, grouping: Grouping) -> str:
     noun = grouping.noun
     head = (
         "Method, bits", "Against", "Verdict", "All images", f"Worst {noun}", "Its excess", "How unevenly", "Gap",
-        "Configuration", "Others",
+        "Configuration", "Other settings",
     )  # fmt: skip
     losses = list_losses(facts, data, grouping)
     against_fp32 = compare_loss(facts, data, grouping, "qat", "reference")
@@ -66,30 +75,17 @@ def _render_row(loss: Loss, head: Sequence[str]) -> str:
         excess = render_number(text, drop.eag_pp)
         lost = f"{name_group(group.name, NAME)} <small>n = {group.n:,}</small><br>{render_drop(drop)}"
     cells = [
-        escape(loss.comparison),
+        escape(loss.side),
         render_word(loss),
         render_drop(overall),
-        lost or _explain(loss),
+        lost or f'<span class="reason">{escape(explain_no_worst(loss))}</span>',
         excess or MISSING,
-        render_disparity(loss.evenness),
+        render_disparity(loss.unevenness),
         render_number(f"{format_pp(gap)} pp", gap) if gap is not None else MISSING,
         escape(loss.config.name) + f" <small>{count(overall.n_seeds, 'seed') if overall else ''}</small>",
-        escape(_say_others(loss)),
+        escape(say_others(loss) or "none"),
     ]
     variant, bits = loss.config.variant, loss.config.bits
     first = f'<th scope="row" data-variant="{escape(variant)}" data-bits="{escape(bits)}">'
     first += f"{escape(name_bits(variant, bits))}</th>"
     return first + join_cells(cells, head[1:])
-
-
-def _explain(loss: Loss) -> str:
-    reason = loss.verdict.get("reason") or f"no {loss.grouping.noun} loses more than all images"
-    return f'<span class="reason">{escape(reason)}</span>'
-
-
-def _say_others(loss: Loss) -> str:
-    if not loss.others:
-        return "none"
-    words = ", ".join(f"{number} {word}" for word, number in loss.words_of_others.most_common())
-    ends = loss.range_of_others
-    return f"{words}; excess {say_range(*ends)}" if ends else words

@@ -25,7 +25,7 @@ _KEYS: Final = ("runtime", "comparison", "grouping", "group")
 _DROP: Final = ("n", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp")
 _PAIRS: Final = (*_DROP, "n_rw", "n_wr", "n_flip", "eag_q")
 _CONTRASTS: Final = (*_DROP, "n_seeds", "flip_rate", "bad_flip_rate", "good_flip_rate", "churn_rate")
-_EVENNESS: Final = ("drop_disparity_pp", "null_mean_pp", "null_q95_pp", "perm_p", "perm_q")
+_EVENNESS: Final = ("drop_disparity_pp", "corrected_sd_pp", "null_mean_pp", "null_q95_pp", "perm_p", "perm_q")
 _DISPARITIES: Final = ("drop_disparity_pp", "acc_gap_maxmin_pp", "phi_loss_nats")
 
 Columns = dict[str, Any]

@@ -62,20 +62,20 @@ def _draw(address: str, key: str, suffix: str, options: dict[str, Any]) -> str:
         from playwright.sync_api import Error, sync_playwright
     except ImportError as error:
         raise FigureError("Figures need the package playwright: pip install -e '.[figures]'.") from error
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.goto(address)
-        page.wait_for_selector("html[data-drawn=all]", state="attached", timeout=TIMEOUT_MS)
-        keys = page.evaluate("window.quantfair?.keys ?? []")
-        if key not in keys:
-            charts = f"there are {', '.join(keys)}" if keys else "no trial has finished, so there are none"
-            raise FigureError(f"No chart is called '{key}': {charts}.")
-        try:
-            return page.evaluate(
-                "([key, format, options]) => quantfair.image(key, format, options)", [key, suffix, options]
-            )
-        except Error as error:
-            raise FigureError(error.message.splitlines()[0].removeprefix("Page.evaluate: Error: ") + ".") from error
-        finally:
-            browser.close()
+    try:
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page()
+            page.goto(address)
+            page.wait_for_selector("html[data-drawn=all]", state="attached", timeout=TIMEOUT_MS)
+            keys, unknown = page.evaluate("[window.quantfair?.keys ?? [], window.quantfair?.unknown ?? []]")
+            if key not in keys:
+                charts = f"there are {', '.join(keys)}" if keys else "no trial has finished, so there are none"
+                raise FigureError(f"No chart is called '{key}': {charts}.")
+            if unknown:
+                raise FigureError(f"--filters: the dashboard does not know {', '.join(unknown)}.")
+            draw = "([key, format, options]) => quantfair.image(key, format, options)"
+            return page.evaluate(draw, [key, suffix, options])
+    except Error as error:
+        said = error.message.splitlines()[0].removeprefix("Page.evaluate: Error: ")
+        raise FigureError(f"The browser {find_browser()} did not draw it: {said}.") from error

@@ -1,8 +1,8 @@
 """The configurations of two stores -> which of them are the same, by what they say and not by their ids. Pure.
 
 Ids change with the data, the weights and the engine. Two configurations of one method are aligned if data set, task,
-network and bits are equal, and all settings that vary within either of the stores; settings that differ everywhere
-alike, such as the epochs of all trainings, are what the two stores differ by.
+network and bits are equal, and all settings that vary within these in either of the stores; settings that differ
+everywhere alike, such as the epochs of all trainings, are what the two stores differ by.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from results.tables.configs import Config
 
 Settings = Mapping[str, str | None]
-ALWAYS: Final = ("dataset.name", "dataset.task", "model.name", "quant.weight_bits", "quant.act_bits")
+BITS: Final = ("quant.weight_bits", "quant.act_bits")
 ONLY_HERE = "the other store has no such configuration"
 ONLY_THERE = "this store has no such configuration"
 SEVERAL = "several configurations of one store say the same: give the settings that tell them apart different values"
@@ -29,14 +29,20 @@ class Aligned(NamedTuple):
 def align_configs(here: Sequence[Config], there: Sequence[Config]) -> list[Aligned]:
     """Return the configurations of this store in their order, then those that only the other one has."""
     pairs: list[Aligned] = []
-    for role in dict.fromkeys(config.role for config in (*here, *there)):
-        pairs += _align_role(*([config for config in side if config.role == role] for side in (here, there)))
+    for peers in dict.fromkeys(map(_name_peers, (*here, *there))):
+        pairs += _align_peers(*([config for config in side if _name_peers(config) == peers] for side in (here, there)))
     order = {config.config_id: place for place, config in enumerate(here)}
     return sorted(pairs, key=lambda pair: order[pair.here.config_id] if pair.here else len(order))
 
 
-def _align_role(here: Sequence[Config], there: Sequence[Config]) -> list[Aligned]:
-    varied = {*ALWAYS} | _find_varied(here) | _find_varied(there)
+def _name_peers(config: Config) -> tuple[str | None, ...]:
+    """Return what configurations must share before their settings are looked at: method, data set, task, network."""
+    settings = describe_settings(config)
+    return config.role, *(settings.get(name) for name in ("dataset.name", "dataset.task", "model.name"))
+
+
+def _align_peers(here: Sequence[Config], there: Sequence[Config]) -> list[Aligned]:
+    varied = {*BITS} | _find_varied(here) | _find_varied(there)
     mine, theirs = (_group(side, varied) for side in (here, there))
     pairs = []
     for key in dict.fromkeys((*mine, *theirs)):

@@ -1,6 +1,7 @@
 """Which configuration to take, chosen on val alone -> the table `choices`.
 
-One question is data set x model x method (with its base or init) x bits; its configurations differ in all else. Two
+One question is data set x float model (network and training) x method (with its base or init) x bits; its
+configurations differ in all else. Two
 criteria: the largest accuracy, and the smallest drop of the group that drops most (groups with MIN_RANKED images), each
 configuration against its own reference. What a choice then does on test is beside what picking on test would have
 claimed: the difference is optimism. Fractions; means over the seeds that all configurations of a question have. Of
@@ -38,7 +39,7 @@ def add_choices(measured: Measured, rows: Rows) -> None:
     for configs in group_by_key((_question(config), config) for config in quantized):
         seeds = [seed for seed in configs[0].rows if all(seed in config.rows for config in configs)]
         for criterion, grouping in _list_criteria(measured):
-            shared = dict(zip(_KEY, _question(configs[0]), strict=True))
+            shared = dict(zip((*_KEY, "training"), _question(configs[0]), strict=True))
             shared |= {"criterion": criterion, "grouping": grouping.name, "n_configs": len(configs)}
             found = _choose(configs, seeds, measured, grouping=grouping, criterion=criterion)
             rows.add(1, **shared, n_seeds=len(seeds), **found)
@@ -46,7 +47,7 @@ def add_choices(measured: Measured, rows: Rows) -> None:
 
 def _question(config: Config) -> tuple[Any, ...]:
     row = next(iter(config.rows.values()))
-    return tuple(row.get(name) for name in _KEY)
+    return (*(row.get(name) for name in _KEY), config.training)
 
 
 def _list_criteria(measured: Measured) -> Iterator[tuple[str, Grouping]]:

@@ -2,8 +2,8 @@
 
 A drop is the accuracy in the other store minus that in this one, of a configuration that both have: positive where this
 store is worse. Where both predicted the same test images, seeds are paired and the numbers are those of `contrasts`;
-where they did not, the two accuracies are beside each other with an interval for independent samples. `kind` says what
-of:
+where they did not, the two accuracies are beside each other with an interval for independent samples: of the images,
+and where a store has several seeds, of these too. `kind` says what of:
 
 store         the accuracy of the configuration
 store_damage  its drop against its reference or control here, minus that drop there: whether quantization itself costs
@@ -21,6 +21,7 @@ from results.damage import survey
 from results.files import StoreError
 from results.rows import Rows
 from results.schema import COMPARISONS, CONTRAST_DISPARITY, DIFFERENCES, SETTING_DIFFERENCES
+from results.statistics.crossed import subtract, t_interval
 from results.statistics.intervals import Interval, wilson_interval
 from results.store import Store
 from results.tables.alignment import Aligned, align_configs, list_setting_differences
@@ -40,6 +41,7 @@ NO_SEED: Final = "no seed is finished in both stores"
 OTHER_IMAGES: Final = "the test images differ, so accuracies are compared as of independent samples, seeds averaged"
 OTHER_GROUP: Final = "the other store has no such group"
 INDEPENDENT: Final = "Newcombe, independent images"
+WITH_SEEDS: Final = "Newcombe, independent images, and t over seeds"
 
 
 class _Side(NamedTuple):
@@ -172,16 +174,16 @@ def _add_independent(rows: Rows, pair: Aligned, here: _Answers, there: _Answers)
     known = {grouping.name: grouping for grouping in there[0].groupings}
     for grouping in here[0].groupings:
         other = known.get(grouping.name)
-        own_G, n_G = _accuracies(pair.here, here[1], grouping)
+        own_SG, n_G = _accuracies(pair.here, here[1], grouping), grouping.sizes("test")
         if other is None:
-            other_G, other_n_G = np.full(len(n_G), np.nan), np.zeros(len(n_G), np.int64)
+            other_SG, other_n_G = np.full((1, len(n_G)), np.nan), np.zeros(len(n_G), np.int64)
         else:
             place = {name: code for code, name in enumerate(other.names)}
-            codes = [place.get(name, -1) for name in grouping.names]
-            found_G, sizes_G = _accuracies(pair.there, there[1], other)
-            other_G = np.array([found_G[code] if code >= 0 else np.nan for code in codes])
-            other_n_G = np.array([sizes_G[code] if code >= 0 else 0 for code in codes])
-        interval = newcombe_interval(other_G, other_n_G, own_G, n_G)
+            codes = np.array([place.get(name, -1) for name in grouping.names])
+            other_SG = np.where(codes >= 0, _accuracies(pair.there, there[1], other)[:, codes], np.nan)
+            other_n_G = np.where(codes >= 0, other.sizes("test")[codes], 0)
+        own_G, other_G = own_SG.mean(axis=0), other_SG.mean(axis=0)
+        interval = independent_interval(other_SG, other_n_G, own_SG, n_G)
         rows.add(
             len(n_G),
             kind="store",
@@ -199,28 +201,40 @@ def _add_independent(rows: Rows, pair: Aligned, here: _Answers, there: _Answers)
             drop_pp=100 * (other_G - own_G),
             drop_ci_low_pp=100 * interval.low,
             drop_ci_high_pp=100 * interval.high,
-            ci_method=INDEPENDENT,
+            ci_method=WITH_SEEDS if max(len(own_SG), len(other_SG)) > 1 else INDEPENDENT,
             reason=[OTHER_IMAGES if n else OTHER_GROUP for n in other_n_G],
         )
 
 
-def _accuracies(config: Config, answers: Mapping[str, Outcomes], grouping: Grouping) -> tuple[np.ndarray, np.ndarray]:
-    right_N = np.mean([answers[row["trial_id"]].right_N for row in config.rows.values()], axis=0)
+def _accuracies(config: Config, answers: Mapping[str, Outcomes], grouping: Grouping) -> np.ndarray:
+    """Return the accuracy of every seed in every group, S x G."""
     n_G = grouping.sizes("test")
-    return divide(sum_by_group(right_N, grouping), n_G), n_G
+    right = (answers[row["trial_id"]].right_N.astype(np.float64) for row in config.rows.values())
+    return np.stack([divide(sum_by_group(right_N, grouping), n_G) for right_N in right])
 
 
-def newcombe_interval(p1: np.ndarray, n1: np.ndarray, p2: np.ndarray, n2: np.ndarray) -> Interval:
-    """Return the 95 % interval of p1 - p2, proportions of n1 and n2 independent images; nan where one is unknown.
+def independent_interval(p1_SG: np.ndarray, n1_G: np.ndarray, p2_SG: np.ndarray, n2_G: np.ndarray) -> Interval:
+    """Return the 95 % interval of mean p1 - mean p2, accuracies of S seeds on n1 and on n2 independent images.
 
-    Source: Newcombe, Statistics in Medicine 17 (1998) 873, method 10: Wilson's limits, squared and added.
+    nan where one is unknown. Wilson's limits of each mean, reaching as much further as a t interval over its seeds
+    does (one seed tells nothing of others), are squared and added. Source: Newcombe, Statistics in Medicine 17 (1998)
+    873, method 10, which it is for one seed on each side.
     """
-    known = np.isfinite(p1) & np.isfinite(p2) & (n1 > 0) & (n2 > 0)
-    p1, p2 = (np.where(known, p, 0.0) for p in (p1, p2))
-    a, b = (wilson_interval(p * n, n) for p, n in ((p1, np.where(known, n1, 1)), (p2, np.where(known, n2, 1))))
-    low = p1 - p2 - np.sqrt((p1 - a.low) ** 2 + (b.high - p2) ** 2)
-    high = p1 - p2 + np.sqrt((a.high - p1) ** 2 + (p2 - b.low) ** 2)
-    return Interval(np.where(known, low, np.nan), np.where(known, high, np.nan))
+    known_G = np.isfinite(p1_SG).all(axis=0) & np.isfinite(p2_SG).all(axis=0) & (n1_G > 0) & (n2_G > 0)
+    sides = [(np.where(known_G, p_SG, 0.0), np.where(known_G, n_G, 1)) for p_SG, n_G in ((p1_SG, n1_G), (p2_SG, n2_G))]
+    (first, mean1_G), (second, mean2_G) = ((_mean_interval(p_SG, n_G), p_SG.mean(axis=0)) for p_SG, n_G in sides)
+    low_G, high_G = subtract(first, mean1_G, second, mean2_G)
+    return Interval(np.where(known_G, low_G, np.nan), np.where(known_G, high_G, np.nan))
+
+
+def _mean_interval(p_SG: np.ndarray, n_G: np.ndarray) -> Interval:
+    mean_G = p_SG.mean(axis=0)
+    images = wilson_interval(mean_G * n_G, n_G)
+    seeds_G = np.zeros(len(mean_G))
+    if len(p_SG) > 1:
+        seeds_G = np.nan_to_num(t_interval(p_SG).high - mean_G)  # nan where all seeds agree
+    low, high = np.hypot(mean_G - images.low, seeds_G), np.hypot(images.high - mean_G, seeds_G)
+    return Interval(mean_G - low, mean_G + high)
 
 
 def _list_settings(here: _Side, there: _Side, pairs: Iterable[Aligned]) -> pa.Table:

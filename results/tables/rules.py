@@ -83,8 +83,8 @@ RULES: Final = (
         lambda c: c.p < LEVEL,
     ),
     Rule(
-        "degraded evenly",
-        "the 95 % interval of the overall drop is above 0, and it is not uneven",
+        "degraded",
+        "the 95 % interval of the overall drop is above 0; that groups drop differently is not shown",
         "{low} to {high} pp",
         lambda c: c.low > 0,
     ),

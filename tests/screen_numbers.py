@@ -1,0 +1,309 @@
+"""Compares every number of the static part of a page with the tables of its store, looked up by other code.
+
+The page names configurations ("PTQ on FP32-FT 4 bits") and data ("utkface · gender · small_cnn"). What these names
+mean is the catalog's; which configuration stands in a row, and every number, is looked up here, in pandas. Each check
+returns how many numbers it compared.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from html_page import Element, Page, rows_of
+
+from results.page.catalog import Config, Data, make_catalog
+
+MIN_RANKED = 50
+ROWS = {
+    "PTQ against FP32": ("PTQ", "reference"),
+    "QAT against FP32": ("QAT", "reference"),
+    "QAT against FP32-FT": ("QAT", "control"),
+    "QAT from scratch against FP32": ("QAT from scratch", "reference"),
+    "Fine-tuning alone": ("FP32-FT", "reference"),
+}
+
+
+class Key(NamedTuple):
+    """What tells a row of a table apart."""
+
+    config_id: str
+    comparison: str
+    runtime: str
+    grouping: str
+
+
+class Expected:
+    """The tables as frames, indexed by Key; and the configurations by what the page calls them."""
+
+    def __init__(self, tables: Mapping[str, pa.Table]):
+        self.catalog = make_catalog(tables)
+        self.frames: dict[str, Any] = {name: table.to_pandas() for name, table in tables.items() if name != "samples"}
+        self.chosen = set(self.frames["choices"].query("criterion == 'accuracy'").config_id)
+        self.rows: dict[str, dict[Key, list[Any]]] = {}
+        for name in ("verdicts", "contrasts", "contrast_disparity"):
+            frame = self.frames[name]
+            frame = frame[frame.comparison.notna() & (frame.kind != "data" if "kind" in frame else True)]
+            if name == "verdicts":
+                frame = frame.assign(
+                    worst_group=frame.worst_group.astype(object).where(frame.worst_group.notna(), None)
+                )
+            found = self.rows.setdefault(name, {})
+            for row in frame.itertuples():
+                key = Key(row.config_id, row.comparison, row.runtime, row.grouping)
+                found.setdefault(key, []).append(row)
+
+    def data_of(self, text: str) -> Data:
+        """The data whose title a caption begins with."""
+        return max((one for one in self.catalog.data if text.startswith(one.title)), key=lambda one: len(one.title))
+
+    def named(self, data: Data, variant: str, bits: str) -> list[Config]:
+        """Configurations of one method and bits that have finished."""
+        known = [config for config in self.catalog.configs if config.data == data and config.ok]
+        return [config for config in known if (config.variant, config.bits) == (variant, bits)]
+
+    def primary(self, data: Data, head: str) -> Config:
+        """The configuration that val chose, of a row such as "PTQ on FP32-FT 4 bits" or "FP32"."""
+        variant, bits = split_head(head)
+        found = self.named(data, variant, bits)
+        best = [config for config in found if config.config_id in self.chosen]
+        return (best or found)[0]
+
+    def one(self, table: str, key: Key, group: str | None = None) -> Any:
+        (row,) = [row for row in self.rows[table][key] if group is None or row.group == group]
+        return row
+
+    def spread(self, key: Key) -> Any:
+        """Disparity and p: of the groups that the verdict is on, if there is one."""
+        verdict = self.one("verdicts", key)
+        return verdict if verdict.word else self.one("contrast_disparity", key)
+
+    def gap(self, config: Config, runtime: str, grouping: str) -> float:
+        """Best minus worst accuracy of a group, the mean over seeds."""
+        frame = self.frames["disparity"].query("metric == 'acc_gap_maxmin_pp'")
+        mine = frame[(frame.runtime == runtime) & (frame.grouping == grouping)]
+        return float(mine[mine.trial_id.isin([trial["trial_id"] for trial in config.ok])].value.mean())
+
+
+def split_head(head: str) -> tuple[str, str]:
+    """ "QAT 8 bits" is QAT at "8", "PTQ W4A8" is PTQ at "W4A8"."""
+    name, _, bits = head.removesuffix(" bits").rpartition(" ")
+    return (name, bits) if name and bits[-1].isdigit() else (head, "FP32")
+
+
+def head_of(row: list[Element]) -> str:
+    """The head of a row without its small print."""
+    return "".join(child for child in row[0].children if isinstance(child, str)).strip()
+
+
+def titles_of(table: Element) -> list[str]:
+    return [th.text for th in table.find("thead")[0].find("th")]
+
+
+def grouping_of(data: Data, title: str) -> str:
+    (name,) = [grouping.name for grouping in data.groupings if grouping.title == title]
+    return name
+
+
+def side_of(config: Config, name: str) -> str:
+    return "control" if config.method == "qat" and name == "FP32-FT" else "reference"
+
+
+def known(*values: float) -> list[float]:
+    return [value for value in values if not pd.isna(value)]
+
+
+def check_screen(page: Page, tables: Mapping[str, pa.Table]) -> int:
+    """Compare all of the static part."""
+    expected = Expected(tables)
+    checks = (check_reach, check_matrix, check_causes, check_mixtures, check_deployed, check_losses)
+    return sum(check(page, expected) for check in checks)
+
+
+def check_reach(page: Page, expected: Expected) -> int:
+    """Sizes, accuracy of the float model, and what could go unseen."""
+    n_checked, groups = 0, expected.frames["groups"].query("split == 'test'")
+    data = expected.catalog.data[0]
+    rows = rows_of(page.by_id("reach").find("table", "reach")[0])
+    order = [(one, grouping) for one in expected.catalog.data for grouping in one.groupings]
+    for (data, grouping), row in zip(order, rows, strict=True):
+        if grouping == data.groupings[0]:
+            fp32 = [t for c in expected.catalog.configs if c.data == data and c.method == "fp32" for t in c.ok]
+            means = [sum(trial["accuracy"] for trial in fp32) / len(fp32), max(trial["n_test"] for trial in fp32)]
+            assert row[1].numbers == pytest.approx(means)
+            n_checked += 2
+        sizes = groups[(groups.dataset_id == data.dataset_id) & (groups.grouping == grouping.name)].n
+        assert row[-2].numbers == [sizes[sizes > 0].min()]
+        found = [
+            expected.one("verdicts", Key(config.config_id, side, "torch", grouping.name)).mde_pp
+            for config in expected.catalog.configs
+            if config.data == data and config.ok and config.method in ("ptq", "qat")
+            if config == expected.primary(data, f"{config.variant} {config.bits}")
+            for side in [usual_side(expected, config)]
+        ]
+        ends = [min(known(*found)), max(known(*found))] if known(*found) else []
+        assert row[-1].numbers in (ends, ends[:1])
+        n_checked += 1 + len(ends)
+    return n_checked
+
+
+def usual_side(expected: Expected, config: Config) -> str:
+    """The control of QAT, if it has one."""
+    has_control = Key(config.config_id, "control", "torch", "overall") in expected.rows["contrasts"]
+    return "control" if config.method == "qat" and has_control else "reference"
+
+
+def numbers_of(expected: Expected, key: Key) -> list[float]:
+    """What a cell with a verdict holds: drop and excess of the worst group, p, and the margin of all groups."""
+    verdict, found = expected.one("verdicts", key), []
+    if verdict.worst_group:
+        worst = expected.one("contrasts", key, verdict.worst_group)
+        found = [worst.drop_pp, worst.eag_pp]
+    return [*found, *known(expected.spread(key).perm_p, verdict.harmless_margin_pp)]
+
+
+def check_verdict(expected: Expected, cell: Element, key: Key) -> int:
+    """Compare a cell with a verdict."""
+    verdict, word = expected.one("verdicts", key), cell.find("b", "word")[0]
+    assert word.text.split(" ", 1)[1].removesuffix(" *") == verdict.word
+    assert word.attributes["title"] == verdict.rule
+    if verdict.worst_group:
+        assert verdict.worst_group in [span.attributes.get("data-group") for span in cell.find("span")]
+    numbers = numbers_of(expected, key)
+    assert cell.numbers == pytest.approx(numbers), key
+    return len(numbers) + 1
+
+
+def check_matrix(page: Page, expected: Expected) -> int:
+    """Who loses: verdict, worst group, p and margin of what val chose, by every grouping."""
+    n_checked = 0
+    for table in page.by_id("losers").find("table", "matrix"):
+        data = expected.data_of(table.find("caption")[0].text)
+        groupings = [grouping_of(data, title.removeprefix("by ")) for title in titles_of(table)[1:]]
+        for row in rows_of(table):
+            config = expected.primary(data, head_of(row))
+            side = side_of(config, row[0].words.rpartition("against ")[2])
+            for grouping, cell in zip(groupings, row[1:], strict=True):
+                n_checked += check_verdict(expected, cell, Key(config.config_id, side, "torch", grouping))
+    return n_checked
+
+
+def check_causes(page: Page, expected: Expected) -> int:
+    """Overall drops, how far apart drops and accuracies are, in every comparison and at every number of bits."""
+    n_checked = 0
+    for table in page.by_id("causes").find("table", "matrix"):
+        data = expected.data_of(table.find("caption")[0].text)
+        grouping = data.groupings[0].name
+        for row in rows_of(table):
+            for bits, cell in zip(titles_of(table)[1:], row[1:], strict=False):
+                if not cell.numbers:
+                    continue
+                if head_of(row) not in ROWS:
+                    n_checked += check_like_for_like(expected, data, bits, cell)
+                    continue
+                variant, comparison = ROWS[head_of(row)]
+                config = expected.primary(data, variant if variant == "FP32-FT" else f"{variant} {bits}")
+                key = Key(config.config_id, comparison, "torch", grouping)
+                overall, spread = expected.one("contrasts", key._replace(grouping="overall")), expected.spread(key)
+                gap = expected.gap(config, "torch", grouping)
+                wanted = [overall.drop_pp, *known(spread.drop_disparity_pp, spread.perm_p, gap)]
+                assert cell.numbers == pytest.approx(wanted), (head_of(row), bits)
+                n_checked += len(wanted)
+    return n_checked
+
+
+def check_like_for_like(expected: Expected, data: Data, bits: str, cell: Element) -> int:
+    """QAT against PTQ of its own control: of the primary QAT, and of a primary PTQ if one of them is."""
+    config = expected.primary(data, f"QAT {bits}")
+    return check_question(expected, "qat_vs_ptq", config, cell.numbers, data)
+
+
+def check_question(
+    expected: Expected, kind: str, config: Config, numbers: list[float], data: Data, **equals: str
+) -> int:
+    """Compare a contrast of all images that is in the tables once for each other side."""
+    frame = expected.frames["contrasts"]
+    mine = frame[(frame.kind == kind) & (frame.config_id == config.config_id) & (frame.grouping == "overall")]
+    for column, value in equals.items():
+        mine = mine[mine[column] == value]
+    spreads = expected.frames["contrast_disparity"].query(f"grouping == '{data.groupings[0].name}'")
+    candidates = []
+    for row in mine.itertuples():
+        spread = spreads[spreads.contrast_id == row.contrast_id].iloc[0]
+        gap = expected.gap(config, "torch", data.groupings[0].name)
+        candidates.append([row.drop_pp, *known(spread.drop_disparity_pp, spread.perm_p, gap)])
+    assert any(numbers == pytest.approx(one) for one in candidates), (kind, config.name)
+    return len(numbers)
+
+
+def check_mixtures(page: Page, expected: Expected) -> int:
+    """What quantization costs more under other training data."""
+    n_checked = 0
+    for table in page.by_id("mixtures").find("table", "matrix"):
+        for row in rows_of(table):
+            (data,) = [one for one in expected.catalog.data if expected.catalog.call(one) == head_of(row)]
+            config = expected.primary(data, row[1].words)
+            numbers = [*row[2].numbers, *row[3].numbers]
+            side = usual_side(expected, config)
+            n_checked += check_question(expected, "data", config, numbers, data, comparison=side)
+    return n_checked
+
+
+def twins(page: Page, expected: Expected) -> Iterator[tuple[Data, str, list[Element]]]:
+    for table in page.by_id("deployed").find("table", "matrix"):
+        title, _, rest = table.find("caption")[0].text.rpartition(": ")
+        for row in rows_of(table):
+            yield expected.data_of(title), rest.removesuffix(" against torch"), row
+
+
+def check_deployed(page: Page, expected: Expected) -> int:
+    """Each configuration against itself in torch and against its float model, in a runtime; times."""
+    n_checked, times = 0, expected.frames["runtimes"]
+    times = times[(times.batch == 1) & (times.session != "exact")]
+    for data, runtime, row in twins(page, expected):
+        config, grouping = expected.primary(data, head_of(row)), data.groupings[0].name
+        key = Key(config.config_id, "twin", runtime, grouping)
+        overall = expected.one("contrasts", key._replace(grouping="overall"))
+        assert row[1].numbers == [overall.drop_pp]
+        n_checked += 2 + check_verdict(expected, row[2], key)
+        assert row[3].numbers == [overall.flip_rate]
+        others = [one for one in expected.named(data, *split_head(head_of(row))) if one != config]
+        rates = [
+            (found[0].flip_rate, found[0].drop_pp)
+            for one in others
+            if (found := expected.rows["contrasts"].get(Key(one.config_id, "twin", runtime, "overall")))
+        ]
+        assert row[4].numbers == list(max(rates, default=()))
+        key = key._replace(comparison="reference")
+        if key in expected.rows["verdicts"]:
+            assert row[5].find("b", "word")[0].text.split(" ", 1)[1] == expected.one("verdicts", key).word
+            assert row[5].numbers == [expected.one("contrasts", key._replace(grouping="overall")).drop_pp]
+            n_checked += 2
+        p50 = times[(times.runtime == runtime) & times.trial_id.isin([trial["trial_id"] for trial in config.ok])].p50_ms
+        assert row[6].numbers == pytest.approx(known(p50.mean()))
+        n_checked += len(row[4].numbers) + len(row[6].numbers)
+    return n_checked
+
+
+def check_losses(page: Page, expected: Expected) -> int:
+    """The tables behind "who loses"."""
+    n_checked = 0
+    for details in page.by_id("losses").find("details"):
+        title, table = details.find("summary")[0].text, details.find("table", "losses")[0]
+        data = expected.data_of(title)
+        grouping = grouping_of(data, title.removeprefix(f"{data.title}, by "))
+        for row in rows_of(table):
+            config = expected.primary(data, head_of(row))
+            key = Key(config.config_id, side_of(config, row[1].words), "torch", grouping)
+            verdict, spread = expected.one("verdicts", key), expected.spread(key)
+            assert verdict.word in row[2].words
+            wanted = [[expected.one("contrasts", key._replace(grouping="overall")).drop_pp], [], []]
+            if verdict.worst_group:
+                worst = expected.one("contrasts", key, verdict.worst_group)
+                wanted[1:] = [[worst.drop_pp], [worst.eag_pp]]
+            wanted += [known(spread.drop_disparity_pp, spread.perm_p), known(expected.gap(config, "torch", grouping))]
+            for cell, numbers in zip(row[3:8], wanted, strict=True):
+                assert cell.numbers == pytest.approx(numbers), (title, head_of(row))
+                n_checked += len(numbers)
+    return n_checked
