@@ -21,15 +21,7 @@ TAKEN: Final = (
     *("accuracy", "loss_nats", "confidence", "margin", "entropy_nats", "ece"),
     *("recall", "precision", "f1", "fpr", "prediction_share"),
 )
-BESIDE: Final = (
-    "trial",
-    "runtime",
-    "grouping",
-    "group",
-    "value",
-    "ci_low",
-    "ci_high",
-)  # columns beside them on the page
+BESIDE: Final = ("trial", "runtime", "grouping", "group")  # columns that stand beside metrics on the page
 
 
 class OwnMetric(NamedTuple):

@@ -211,21 +211,25 @@ def test_chance_and_tradeoff_are_disparities_of_contrasts(visit: Visit, tables: 
     by_name = {name_of(row): row for row in spreads.itertuples()}
     found = visit.read()
     assert len(found["chance"]["rows"]) == 1 + len(by_name)
-    for name, value, mean, floor, p, q, _ in found["chance"]["rows"][1:]:
+    for name, *cells, _ in found["chance"]["rows"][1:]:
         row = by_name[name[0]]
-        wanted = [row.drop_disparity_pp, row.null_mean_pp, row.null_q95_pp, row.perm_p, row.perm_q]
-        found_here = [np.nan if cell[1] is None else cell[1] for cell in (value, mean, floor, p, q)]
+        wanted = [row.drop_disparity_pp, row.null_mean_pp, row.null_q95_pp, row.perm_p, row.perm_q, row.corrected_sd_pp]
+        found_here = [np.nan if cell[1] is None else cell[1] for cell in cells]
         assert found_here == pytest.approx(wanted, rel=1e-4, abs=1e-9, nan_ok=True)
     n_above = int((spreads.perm_p < 0.05).sum())
     assert f" {n_above} {'has' if n_above == 1 else 'have'} groups that drop differently" in found["chance"]["says"]
     gaps = only(frame_of(tables, "disparity"), runtime="torch", grouping="ethnicity", metric="acc_gap_maxmin_pp")
     means = gaps.groupby("config_id").value.mean()
-    for name, accuracy, _, disparity, _, _, gap in found["tradeoff"]["rows"][1:]:
+    drops = only(frame_of(tables, "contrasts"), runtime="torch", grouping="overall")
+    drops = drops[is_usual(drops) & (drops.kind != "data")].set_index("config_id").drop_pp
+    for name, accuracy, side, overall, disparity, _, _, gap in found["tradeoff"]["rows"][1:]:
         if name[0] == "FP32":
             assert disparity[1] == 0
             continue
         row = by_name[name[0]]
         assert disparity[1] == pytest.approx(row.drop_disparity_pp, rel=1e-4, abs=1e-9)
+        assert overall[1] == pytest.approx(drops[row.config_id], rel=1e-4, abs=1e-9)
+        assert side[0] == row.comparison
         assert gap[1] == pytest.approx(means[row.config_id], rel=1e-4)
         mine = tables["trials"].to_pandas().query(f"config_id == '{row.config_id}'").accuracy
         assert accuracy[1] == pytest.approx(mine.mean(), rel=1e-4)
@@ -241,7 +245,7 @@ def test_charts_of_one_configuration_are_its_rows(visit: Visit, tables: dict[str
         assert drop[1] == pytest.approx(drops.drop_pp[name[0]], rel=1e-4, abs=1e-9)
     for name, *rates in found["flips"]["rows"][1:]:
         row = drops.loc[name[0]]
-        wanted = [row.flip_rate, row.bad_flip_rate, row.good_flip_rate, row.churn_rate]
+        wanted = [row.n, row.flip_rate, row.bad_flip_rate, row.good_flip_rate, row.churn_rate]
         assert [value for _, value in rates] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
     pairs = only(frame_of(tables, "paired_metrics"), runtime="torch", grouping="overall", config_id=config_id)
     wanted = {row.seed: row.drop_pp for row in only(pairs, comparison="control").itertuples()}
@@ -255,11 +259,11 @@ def test_runtimes_are_the_twins_and_the_times(visit: Visit, tables: dict[str, pa
     by_name = {"FP32" if row.method == "fp32" else name_of(row): row for row in contrasts.itertuples()}
     rows = visit.read()["runtimes"]["rows"]
     assert len(rows) == 1 + len(by_name)
-    for name, runtime, drop, _, flips, p50, p95, size, _ in rows[1:]:
+    for name, runtime, drop, _, _, flips, p50, p95, size, _ in rows[1:]:
         row = by_name[name[0]]
         assert runtime[0] == "onnxruntime"
         assert [drop[1], flips[1]] == pytest.approx([row.drop_pp, row.flip_rate], rel=1e-4, abs=1e-9)
-        assert [p50[1], p95[1], size[1]] == pytest.approx([0.1, 0.2, 34_000])
+        assert [p50[1], p95[1], size[1]] == pytest.approx([0.1, 0.2, 34])
 
 
 @pytest.mark.parametrize("seed", ["all", "1"])
@@ -281,7 +285,7 @@ def test_means_are_of_the_seeds_that_the_filter_leaves(visit: Visit, tables: dic
         wanted = [shifts[name[0], "male"], shifts[name[0], "female"]]
         assert [male[1], female[1]] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
     layers = average("sensitivity", ["layer", "group"], "drop_pp", config_id=config_id)
-    groups = [text for text, _ in found["sensitivity"]["rows"][0][1:]]
+    groups = [text.rpartition(" (n=")[0] for text, _ in found["sensitivity"]["rows"][0][1:]]
     assert len(found["sensitivity"]["rows"]) > 2
     for name, *drops in found["sensitivity"]["rows"][1:]:
         wanted = [layers.get((name[0], group), np.nan) for group in groups]

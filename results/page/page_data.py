@@ -104,10 +104,9 @@ class PageData:
         columns = self._keys(table.take(first), ("runtime", "grouping", "group"))
         for metric in (*METRICS, *own):
             here = table["metric"].to_numpy() == metric
-            for name in ("value", "ci_low", "ci_high") if metric == "accuracy" else ("value",):
-                values = np.full(len(first), np.nan)
-                values[rows[here]] = table[name].to_numpy()[here]
-                columns[metric if name == "value" else name] = pack(pa.array(values, from_pandas=True))
+            values = np.full(len(first), np.nan)
+            values[rows[here]] = table["value"].to_numpy()[here]
+            columns[metric] = pack(pa.array(values, from_pandas=True))
         return columns
 
     def _pairs(self) -> Columns:
@@ -127,7 +126,8 @@ class PageData:
 
     def _verdicts(self) -> Columns:
         table = self._thin("verdicts", take(self.tables, "verdicts").filter(pc.field("grouping") != OVERALL))
-        return self._keys(table, _KEYS[:-1]) | _pack_all(table, ("worst_group",))
+        out_of_play = pa.array(["\x01".join(names or ()) or None for names in table["out_of_play"].to_pylist()], pa.string())
+        return self._keys(table, _KEYS[:-1]) | {**_pack_all(table, ("worst_group",)), "out_of_play": pack(out_of_play)}
 
     def _disparities(self) -> Columns:
         table = take(self.tables, "disparity")
@@ -161,7 +161,7 @@ class PageData:
 
     def _sensitivity(self) -> Columns:
         table = take(self.tables, "sensitivity").filter(pc.field("drop_pp").is_valid())
-        return self._by_seed("sensitivity", table, ("layer", "grouping", "group"), "drop_pp")
+        return self._by_seed("sensitivity", table, ("layer", "grouping", "group"), "drop_pp", beside=("n",))
 
     def _reliability(self) -> Columns:
         """Return the bins of the named configurations: those of all would be a fifth of the page."""
@@ -194,10 +194,15 @@ class PageData:
                 columns[name] = ids.get_indexer(table[f"{name}_id"].to_numpy()).tolist()
         return columns
 
-    def _by_seed(self, name: str, table: pa.Table, keys: Sequence[str], value: str) -> Columns:
-        """Return the rows of each trial, or where those are too many, means over the trials of each configuration."""
+    def _by_seed(
+        self, name: str, table: pa.Table, keys: Sequence[str], value: str, *, beside: Sequence[str] = ()
+    ) -> Columns:
+        """Return the rows of each trial, or where those are too many, means over the trials of each configuration.
+
+        `beside` are columns that are the same for every seed.
+        """
         if len(table) <= MOST_ROWS:
-            return self._keys(table, keys) | _pack_all(table, (value,))
+            return self._keys(table, keys) | _pack_all(table, (value, *beside))
         self.left_out[f"{name} of single seeds"] = f"{len(table):,} rows are too many for a page, which has their means"
         table = self._thin(name, table, self.n_seeds)
         place = {id_: number for number, config in enumerate(self.catalog.configs) for id_ in _ids_of(config.trials)}
@@ -206,7 +211,7 @@ class PageData:
         table = table.append_column("config_number", pa.array(of_trial[trials], pa.int64()))
         rows, first = _number_rows(table, ("config_number", *keys))
         sums = np.bincount(rows, weights=table[value].to_numpy(), minlength=len(first))
-        columns = {name: pack(table[name].take(first).combine_chunks()) for name in keys}
+        columns = {name: pack(table[name].take(first).combine_chunks()) for name in (*keys, *beside)}
         columns["config"] = pack(table["config_number"].take(first).combine_chunks())
         return columns | {value: pack(pa.array(sums / np.bincount(rows, minlength=len(first))))}
 

@@ -5,6 +5,12 @@ const panelsOrFloats = (view) => {
   return floats.length ? [{ variant: "Float models", configs: floats }] : [];
 };
 
+// Lines have one configuration for each number of bits: which of several is told.
+const sayPicks = (view) =>
+  view.picks.length < view.configs.length
+    ? "Of several settings of one method and bits, the line has the one that validation images chose; the map has all."
+    : "";
+
 const drawValues = (view, { colors, width }) => {
   const panels = panelsOrFloats(view);
   const read = (config, group) => {
@@ -13,8 +19,13 @@ const drawValues = (view, { colors, width }) => {
   };
   const say = ({ mean }) => view.metric.format(mean);
   const isShare = view.metric.format === formatPercent;
-  const drawn = drawPanels(view, panels, read, { colors, width, format: { tick: isShare ? ".0%" : "", say } });
-  if (drawn.empty) return drawn;
+  const drawn = drawPanels(view, panels, read, {
+    colors,
+    width,
+    format: { tick: isShare ? ".0%" : "", say },
+    yTitle: view.metric.name.toLowerCase(),
+  });
+  if (drawn.empty) return { empty: view.missing("values", drawn.empty) };
   const { variant, configs } = panels[0];
   const last = configs.at(-1);
   const found = view.groups
@@ -23,40 +34,86 @@ const drawValues = (view, { colors, width }) => {
     .filter(({ mean }) => isNumber(mean))
     .sort((a, b) => a.mean - b.mean);
   const summary = found.length
-    ? `${variant}, ${last.name}: from ${say(found[0])} (${nameOf(view, found[0].group)}) to ${say(found.at(-1))} (${nameOf(view, found.at(-1).group)}).`
+    ? `${variant === last.name ? "" : `${variant}, `}${last.name}: from ${say(found[0])} (${nameOf(view, found[0].group)}) to ${say(found.at(-1))} (${nameOf(view, found.at(-1).group)}).`
     : "";
-  return { ...drawn, summary, table: tableOfPanels(view, panels, read, say) };
+  const floats = view.runtime === "torch" ? "" : "Float models answer in torch.";
+  return {
+    ...drawn,
+    title: `${view.metric.name} as the bits fall`,
+    summary,
+    note: [
+      "Means over the seeds, without intervals: those of losses are in the next chart.",
+      floats,
+      sayPicks(view),
+    ].join(" "),
+    table: tableOfPanels(view, panels, read, say),
+  };
 };
 
+// Each line starts at the float model that its configurations are compared with.
+const panelsOfChange = (view) =>
+  view.panels
+    .map((panel) => {
+      const quantized = panel.configs.filter(isQuantized).filter((config) => view.change(config, "all", OVERALL));
+      const bases = new Set(quantized.map((config) => view.otherOf(config)?.index ?? null));
+      const [base] = bases.size === 1 ? bases : [null];
+      const isBeside = (config) =>
+        isQuantized(config)
+          ? quantized.includes(config)
+          : config.index === base || view.otherOf(config)?.index === base;
+      const configs = panel.configs.filter((config) => (base === null ? quantized.includes(config) : isBeside(config)));
+      return { ...panel, base, configs: quantized.length ? configs : [] };
+    })
+    .filter(({ configs }) => configs.length);
+
+const OVERALL = { grouping: "overall" };
+
 const drawSlopes = (view, { colors, width }) => {
-  const panels = view.panels;
-  const read = (config, group) =>
-    config.method === "fp32" ? { mean: 0, low: null, high: null } : view.change(config, group.name);
-  const say = (found) =>
-    view.metricKey === "accuracy" ? sayDrop(found.mean, found.low, found.high) : formatNumber(found.mean);
+  const panels = panelsOfChange(view);
+  const read = (config, group, base = null) =>
+    config.index === base ? { mean: 0, low: null, high: null } : view.change(config, group.name);
+  const isAccuracy = view.metricKey === "accuracy";
+  const say = (found) => (isAccuracy ? sayDrop(found.mean, found.low, found.high) : formatNumber(found.mean));
   const drawn = drawPanels(view, panels, read, {
     colors,
     width,
     format: { tick: "", say },
-    bands: true,
-    reversed: view.metricKey === "accuracy",
+    bands: isAccuracy,
+    reversed: view.metric.isLoss,
+    yTitle: view.metric.change,
   });
-  if (drawn.empty) return drawn;
+  if (drawn.empty) {
+    const otherwise = `nothing is compared with ${sayComparison(view.comparison)} in ${view.runtime}`;
+    return { empty: view.missing(view.seedNumber === null ? "contrasts" : "pairs", otherwise) };
+  }
   const all = panels
-    .flatMap(({ configs }) =>
+    .flatMap(({ configs, base }) =>
       configs
-        .filter(isQuantized)
+        .filter((config) => isQuantized(config) && config.index !== base)
         .flatMap((config) =>
-          view.groups.filter((group) => group.ranked).map((group) => ({ config, group, found: read(config, group) })),
+          view.groups
+            .filter((group) => view.isInPlay(config, group))
+            .map((group) => ({ config, group, found: read(config, group) })),
         ),
     )
     .filter(({ found }) => found);
-  const worst = all.sort((a, b) => b.found.mean - a.found.mean)[0];
-  const summary = worst ? `Largest: ${nameOf(view, worst.group)} ${say(worst.found)} at ${worst.config.name}.` : "";
+  const worst = all.sort((a, b) => view.sizeOf(b.found.mean) - view.sizeOf(a.found.mean))[0];
+  const summary = worst
+    ? `Largest: ${nameOf(view, worst.group)} ${say(worst.found)} at ${worst.config.name}.`
+    : "No group is ranked.";
+  const shown = panels.map(({ configs, ...panel }) => ({
+    ...panel,
+    configs: configs.filter((config) => config.method !== "fp32"),
+  }));
+  const worse = view.metric.isLoss ? ", downwards where it is worse" : "";
+  const band = isAccuracy && view.highlighted ? ` Band: 95 % interval of ${shorten(view.highlighted, 30)}.` : "";
+  const zero = panels.some(({ base }) => base !== null)
+    ? " Lines start at 0, the float model they are compared with."
+    : "";
   return {
     ...drawn,
     summary,
-    table: tableOfPanels(view, panels, read, say),
-    note: `${sentence(view.metric.change)} against ${COMPARISONS[view.comparison]}, downwards where accuracy is lost. Band: 95 % interval of the highlighted ${view.noun}.`,
+    table: tableOfPanels(view, shown, read, say),
+    note: `${sentence(view.metric.change)} against ${sayComparison(view.comparison)}${worse}.${zero}${band} ${sayPicks(view)}`,
   };
 };

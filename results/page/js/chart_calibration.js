@@ -1,7 +1,7 @@
 // Confidence beside accuracy, by group: of the reference and of one configuration.
 const drawCalibration = (view, { colors, width }) => {
   const { detail, db } = view;
-  if (!detail) return { empty: "no quantized configuration is left" };
+  if (!detail) return { empty: view.lacksDetail };
   const reference = db.allConfigs[db.allTrials[detail.trials[0]?.reference]?.config];
   const shown = [reference, detail].filter(Boolean);
   const read = (config, group) =>
@@ -18,7 +18,7 @@ const drawCalibration = (view, { colors, width }) => {
       empty:
         "bins of confidence are on the page for the configurations that val chose; those of all are in tables/reliability",
     };
-  if (!groups.length) return { empty: "no reliability is known of these groups" };
+  if (!groups.length) return { empty: view.missing("reliability", "no reliability is known of these groups") };
   const { places, total } = placePanels(shown.length, width, 320, { gap: 60 });
   const layout = layoutOf(colors, total, { margin: { l: 52, r: 16, t: 8, b: 8, pad: 4 }, annotations: [], shapes: [] });
   const data = shown.flatMap((config, i) => {
@@ -67,9 +67,15 @@ const drawCalibration = (view, { colors, width }) => {
     });
   });
   const errors = groups
-    .map((group) => ({ group, ece: view.value(detail, group.name, { metric: "ece" }) }))
+    .map((group) => ({ group, ece: view.value(detail, group.name, { metric: "ece", trials: detail.trials }) }))
     .filter(({ ece }) => isNumber(ece))
     .sort((a, b) => b.ece - a.ece);
+  const ends = shown.flatMap((config) => groups.flatMap(({ name }) => read(config, name)));
+  const from = (name) => Math.min(...ends.map((bin) => bin[name]), 1) - 0.03;
+  for (const { suffix } of places) {
+    layout[`xaxis${suffix}`].range = [from("confidence"), 1.03];
+    layout[`yaxis${suffix}`].range = [from("accuracy"), 1.03];
+  }
   return {
     data,
     layout,
@@ -83,6 +89,7 @@ const drawCalibration = (view, { colors, width }) => {
         groups.flatMap(({ name }) => {
           const ece = view.value(config, name, {
             metric: "ece",
+            trials: config.trials,
             runtime: isQuantized(config) ? view.runtime : "torch",
           });
           return read(config, name).map((bin) => [

@@ -4,7 +4,7 @@ const drawNull = (view, { colors, width }) => {
     .filter((config) => config.method !== "fp32")
     .map((config) => ({ config, disparity: view.disparity(config) }))
     .filter(({ disparity }) => disparity);
-  if (!points.length) return { empty: "no finished configuration has a disparity here" };
+  if (!points.length) return { empty: view.missing("evenness", "no finished configuration has a disparity here") };
   const shown = points.slice(0, MOST_ROWS);
   const { left, axis: names } = nameRows(
     shown.map(({ config }) => config.name),
@@ -13,6 +13,9 @@ const drawNull = (view, { colors, width }) => {
   );
   const tested = points.filter(({ disparity }) => isNumber(disparity.p));
   const above = tested.filter(({ disparity }) => disparity.p < 0.05);
+  const unit = view.metricKey === "accuracy" ? " pp" : "";
+  const largest = Math.max(...shown.flatMap(({ disparity }) => [disparity.value, disparity.floor ?? 0])) || 1;
+  const hasFloors = points.some(({ disparity }) => isNumber(disparity.floor));
   const floors = shown.map(({ disparity }) => disparity.floor ?? 0);
   return {
     data: [
@@ -23,7 +26,7 @@ const drawNull = (view, { colors, width }) => {
         y: shown.map((_, i) => i),
         width: 0.62,
         marker: { color: colors.faint },
-        hovertemplate: "chance stays under %{x:.3g} in 95 of 100<extra></extra>",
+        hovertemplate: `chance stays under %{x:.3g}${unit} in 95 of 100<extra></extra>`,
       },
       {
         type: "scatter",
@@ -47,9 +50,9 @@ const drawNull = (view, { colors, width }) => {
     layout: layoutOf(colors, 56 + ROW * shown.length, {
       margin: { l: left, r: 16, t: 8, b: 42, pad: 4 },
       xaxis: axis(colors, {
-        rangemode: "tozero",
+        range: [-0.02 * largest, 1.05 * largest],
         title: axisTitle(
-          view.metricKey === "accuracy" ? "drop disparity, pp" : `largest minus smallest ${view.metric.change}`,
+          view.metricKey === "accuracy" ? "drop disparity, pp" : "largest minus smallest change",
           colors,
         ),
         automargin: false,
@@ -60,10 +63,12 @@ const drawNull = (view, { colors, width }) => {
       ? `Of ${count(tested.length, "configuration")} ${above.length} ${above.length === 1 ? "has" : "have"} groups that drop differently (p < .05); one in twenty would by chance.`
       : "No permutation test is known for these.",
     note:
-      "Grey bar: what chance alone stays under in 95 of 100 permutations. Orange diamonds: p < .05 of the studentized test, which weighs small and large groups fairly, so it need not agree with the bar." +
+      (hasFloors
+        ? "Grey bar: what chance alone stays under in 95 of 100 permutations. Orange diamonds: p < .05 of a sharper test, which weighs each group by its noise, so it need not agree with the bar. Over all ranked groups, also those out of play in verdicts."
+        : "What chance alone shows is not known of these.") +
       (points.length > shown.length ? ` The first ${shown.length} of ${points.length}; all are in the table.` : ""),
     table: {
-      head: ["Configuration", "Disparity", "Chance, mean", "Chance (95 %)", "p", "q", "Gap, pp"],
+      head: ["Configuration", "Disparity", "Chance, mean", "Chance (95 %)", "p", "q", "Without noise, sd", "Gap, pp"],
       rows: points.map(({ config, disparity }) => [
         cell(config.name),
         cell(formatNumber(disparity.value), disparity.value),
@@ -71,6 +76,7 @@ const drawNull = (view, { colors, width }) => {
         cell(formatNumber(disparity.floor), disparity.floor ?? null),
         cell(formatP(disparity.p), disparity.p ?? null),
         cell(isNumber(disparity.q) ? formatNumber(disparity.q) : MISSING, disparity.q ?? null),
+        cell(formatNumber(disparity.corrected), disparity.corrected ?? null),
         cell(formatPp(view.gap(config)), view.gap(config)),
       ]),
     },

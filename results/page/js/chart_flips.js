@@ -1,13 +1,13 @@
 // Answers that changed: bad flips to the right, good ones to the left, beside what another seed changes.
 const drawFlips = (view, { colors, width }) => {
   const { detail } = view;
-  if (!detail) return { empty: "no quantized configuration is left" };
+  if (!detail) return { empty: view.lacksDetail };
   const found = view.groups
     .map((group) => ({ group, drop: view.drop(detail, group.name), churn: view.churn(detail, group.name) }))
     .filter(({ drop }) => drop && isNumber(drop.bad_flip_rate));
   if (!found.length) return { empty: view.lacksSide };
   const { left, axis: rows } = nameRows(
-    found.map(({ group }) => group.name),
+    found.map(({ group }) => `${group.name} (${group.n})`),
     width,
     colors,
   );
@@ -40,14 +40,14 @@ const drawFlips = (view, { colors, width }) => {
       text: some.map((one) => `<b>${label(one.group.name, 40)}</b><br>${formatPercent(read(one), 2)} ${says}`),
     };
   };
-  const most = [...found].sort((a, b) => b.drop.flip_rate - a.drop.flip_rate)[0];
-  const yardstick = isNumber(most.churn)
-    ? `; another seed of the ${side} changes ${formatPercent(most.churn)} of them`
+  const most = found.filter(({ group }) => group.ranked).sort((a, b) => b.drop.flip_rate - a.drop.flip_rate)[0];
+  const yardstick = isNumber(most?.churn)
+    ? `; from one seed of the ${side} to another ${formatPercent(most.churn)} do`
     : "";
   return {
     data: [
-      bar("bad_flip_rate", 1, colors.hues[1]),
-      bar("good_flip_rate", -1, colors.hues[0]),
+      bar("bad_flip_rate", 1, colors.focus),
+      bar("good_flip_rate", -1, colors.muted),
       dots(({ drop }) => drop.flip_rate, { size: 7 }, "answers changed"),
       dots(
         ({ churn }) => churn,
@@ -62,12 +62,15 @@ const drawFlips = (view, { colors, width }) => {
       xaxis: axis(colors, { title: axisTitle("good flips ← % of images → bad flips", colors), automargin: false }),
       yaxis: rows,
     }),
-    summary: `${detail.name}: most answers change for ${nameOf(view, most.group)}, ${formatPercent(most.drop.flip_rate)}${yardstick}.`,
+    summary: !most
+      ? `${detail.name}: no ${view.noun} has ${view.db.minRanked} images, so none is named.`
+      : `${detail.name}: most answers change for ${nameOf(view, most.group)}, ${formatPercent(most.drop.flip_rate)}${yardstick}.`,
     note: `Against ${side}. What both bars of a ${view.noun} differ by is its drop. Dots: all answers that changed, also from one wrong answer to another. ${found.some(({ churn }) => isNumber(churn)) ? `Open diamonds, the yardstick: what changes from one training seed of the ${side} to another (churn; over all seeds).` : "No churn is drawn: it takes two training seeds of a float model on the other side."}`,
     table: {
-      head: [view.byClass ? "Class" : "Group", "Changed", "Bad", "Good", "Churn of seeds"],
+      head: [view.byClass ? "Class" : "Group", "n", "Changed", "Bad", "Good", "Churn of seeds"],
       rows: found.map(({ group, drop, churn }) => [
         cell(group.name, null, group.name),
+        cell(group.n, group.n),
         ...["flip_rate", "bad_flip_rate", "good_flip_rate"].map((name) =>
           cell(formatPercent(drop[name], 2), drop[name]),
         ),

@@ -1,24 +1,24 @@
 // The groups of one configuration, sorted, each with its interval.
 const drawGroups = (view, { colors, width }, grouping = view.grouping) => {
   const { detail } = view;
-  if (!detail) return { empty: "no quantized configuration is left" };
+  if (!detail) return { empty: view.lacksDetail };
   const groups = view.db.groups
     .find(["data", "grouping"], [view.dataIndex, grouping])
     .map((row) => view.db.groups.row(row));
   const found = groups
     .map((group) => ({ ...group, change: view.change(detail, group.group, { grouping }) }))
     .filter(({ change }) => change)
-    .sort((a, b) => b.change.mean - a.change.mean);
+    .sort((a, b) => view.sizeOf(b.change.mean) - view.sizeOf(a.change.mean));
   if (!found.length) return { empty: view.lacksSide };
   const ranked = (group) => group.n >= view.db.minRanked;
+  const isAccuracy = view.metricKey === "accuracy";
   const rows = found.map((_, i) => i);
   const { left, axis: names } = nameRows(
     found.map(({ group, n }) => `${group} (${n})`),
     width,
     colors,
   );
-  const say = (change) =>
-    view.metricKey === "accuracy" ? sayDrop(change.mean, change.low, change.high) : formatNumber(change.mean);
+  const say = ({ mean, low, high }) => (isAccuracy ? sayDrop(mean, low, high) : formatNumber(mean));
   const overall = view.change(detail, "all", { grouping: "overall", comparison: view.sideOf(detail) });
   const part = (some, more) => ({
     type: "scatter",
@@ -74,15 +74,15 @@ const drawGroups = (view, { colors, width }, grouping = view.grouping) => {
     ],
     layout,
     summary: worst
-      ? `${detail.name}: ${worst.group} ${say(worst.change)}${overall ? `; on all images it ${view.metricKey === "accuracy" ? sayDrop(overall.mean, overall.low, overall.high) : formatNumber(overall.mean)}` : ""}.`
+      ? `${detail.name}, ${view.metric.change.replace(", pp", "")}: ${shorten(worst.group, 40)} ${say(worst.change)}${overall ? `; all images: ${say(overall)}` : ""}.`
       : `${detail.name}: no group has ${view.db.minRanked} images.`,
-    note: `Against ${view.sideOf(detail)}. Dotted: all images. Open circles: fewer than ${view.db.minRanked} images, never ranked.`,
+    note: `Against ${sayComparison(view.sideOf(detail))}. Dotted: all images. Open circles: fewer than ${view.db.minRanked} images, never ranked.`,
     table: {
       head: ["Group", "n", view.metric.change],
       rows: found.map(({ group, n, change }) => [
         cell(group, null, group),
         cell(n, n),
-        cell(say(change), change.mean, group),
+        cell(say(change), change.mean, group, change),
       ]),
     },
   };

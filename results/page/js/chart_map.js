@@ -1,6 +1,6 @@
 // What each group loses under every configuration, as a map.
-// Of the excess over all images; the first column is that of all images.
-const starOf = (found, i) => (i && found?.isStarred ? " ★" : "");
+// More or less is lost than of all images, beyond noise; the first column is that of all images.
+const markOf = (found, i) => (i && found?.sign ? (found.sign > 0 ? " ▲" : " ▽") : "");
 
 const drawMap = (view, { colors, width }) => {
   const configs = view.configs.filter((config) => config.method !== "fp32");
@@ -10,27 +10,35 @@ const drawMap = (view, { colors, width }) => {
   const rows = configs
     .map((config) => ({ config, cells: columns.map((group, i) => read(config, group, i)) }))
     .filter(({ cells }) => cells.some(Boolean));
-  if (!rows.length)
-    return {
-      empty: `no configuration that the filters leave is compared with ${COMPARISONS[view.comparison]} in ${view.runtime}`,
-    };
+  if (!rows.length) {
+    const otherwise = `no configuration that the filters leave is compared with ${sayComparison(view.comparison)} in ${view.runtime}`;
+    return { empty: view.missing(view.seedNumber === null ? "contrasts" : "pairs", otherwise) };
+  }
   const shown = rows.slice(0, MOST_ROWS);
   const limit = limitOf(
     rows.flatMap(({ cells }) => cells.map((found) => found?.mean)),
     view.metricKey === "accuracy" ? 1 : 0,
   );
-  const format = view.metricKey === "accuracy" ? formatPp : formatNumber;
+  const format = view.metricKey === "accuracy" ? formatPp : formatShort;
   const visible = (found, i) => found && columns[i].ranked;
   const unranked = columns.flatMap((group, i) => (group.ranked ? [] : [i]));
-  const stroke = (x0, x1, color) => ({ type: "line", yref: "paper", x0, x1, y0: 0, y1: 1, line: { color, width: 1 } });
+  const edge = { yref: "paper", y0: 0, y1: 1, line: { color: colors.muted, width: 1 } };
+  const cover = (i) => ({
+    ...edge,
+    type: "rect",
+    x0: i - 0.48,
+    x1: i + 0.48,
+    fillcolor: colors.faint,
+    line: { width: 0 },
+  });
   const drawn = drawHeat(
     {
       rows: shown.map(({ config }) => config.name),
-      columns: columns.map(({ name }) => name),
+      columns: ["all", ...tellApart(view.groups.map(({ name }) => name))],
       below: columns.map(({ n }) => n ?? ""),
       z: shown.map(({ cells }) => cells.map((found, i) => (visible(found, i) ? found.mean : null))),
       text: shown.map(({ cells }) =>
-        cells.map((found, i) => (visible(found, i) ? format(found.mean) + starOf(found, i) : "")),
+        cells.map((found, i) => (visible(found, i) ? format(found.mean) + markOf(found, i) : "")),
       ),
       hover: shown.map(({ config, cells }) =>
         cells.map(
@@ -39,30 +47,35 @@ const drawMap = (view, { colors, width }) => {
       ),
       ticks: { x: columns.map(({ name }) => name) },
       limit,
-      shapes: [stroke(0.5, 0.5, colors.muted), ...unranked.map((i) => stroke(i - 0.4, i + 0.4, colors.faint))],
+      shapes: [{ ...edge, type: "line", x0: 0.5, x1: 0.5 }, ...unranked.map(cover)],
     },
     { colors, width },
   );
   const largest = rows
     .flatMap(({ config, cells }) => cells.slice(1).map((found, i) => ({ config, group: view.groups[i], found })))
-    .filter(({ found, group }) => found && group.ranked)
-    .sort((a, b) => b.found.mean - a.found.mean)[0];
-  const against = COMPARISONS[view.comparison];
+    .filter(({ config, found, group }) => found && view.isInPlay(config, group))
+    .sort((a, b) => view.sizeOf(b.found.mean) - view.sizeOf(a.found.mean))[0];
+  const isAccuracy = view.metricKey === "accuracy";
+  const colours = view.metric.isLoss ? "Orange: it is worse; purple: it is better" : "Orange: more; purple: less";
+  const marks = isAccuracy
+    ? ` ▲ more, ▽ less is lost than of all images, and ${view.seedNumber === null ? "the 95 % interval of that excess leaves out 0 (uncorrected)" : "p < .05 after correction"}.`
+    : "";
   return {
     ...drawn,
+    title: isAccuracy ? undefined : `${sentence(view.metric.change)} of each group, by configuration`,
     summary: largest
       ? `Largest: ${nameOf(view, largest.group)}, ${largest.config.name}: ${sayChange(view, largest.found)}${view.metricKey === "accuracy" ? " pp" : ""}.`
-      : "",
+      : "No group is ranked.",
     note:
-      `${sentence(view.metric.change)} against ${against}. Orange: more is lost; purple: something is gained; colours are full at ±${format(limit)}. ★ the excess over all images is more than noise (see Stars). ` +
-      `${!unranked.length ? "" : `Struck out: fewer than ${view.db.minRanked} images. `}${rows.length > shown.length ? `The first ${shown.length} of ${rows.length} configurations; all are in the table.` : ""}`,
+      `${sentence(view.metric.change)} against ${sayComparison(view.comparison)}. ${colours}; colours are full at ±${format(limit)}.${marks} ` +
+      `${!unranked.length ? "" : `Grey columns: fewer than ${view.db.minRanked} images; their numbers are in the table. `}${rows.length > shown.length ? `The first ${shown.length} of ${rows.length} configurations; all are in the table.` : ""}`,
     table: {
       head: ["Configuration", "Against", ...columns.map(({ name, n }) => `${name} (n=${n ?? "?"})`)],
       rows: rows.map(({ config, cells }) => [
         cell(config.name),
         cell(view.sideOf(config)),
         ...cells.map((found, i) =>
-          cell(sayChange(view, found) + starOf(found, i), found?.mean ?? null, i ? columns[i].name : null),
+          cell(sayChange(view, found) + markOf(found, i), found?.mean ?? null, i ? columns[i].name : null, found),
         ),
       ]),
     },

@@ -10,9 +10,17 @@ const STATISTICS = {
 
 const nameOfStatistic = (name) => STATISTICS[name] ?? name.replaceAll("_", " ");
 
+const sayWhyNone = (view, nGroups) => {
+  if (view.metricKey !== "accuracy" || view.seedNumber !== null)
+    return "correlations are computed of the drops over all seeds alone";
+  return nGroups < 5
+    ? "fewer than five ranked groups, so no correlation is computed"
+    : `no correlation is computed against ${sayComparison(view.sideOf(view.detail))}`;
+};
+
 const drawMechanism = (view, { colors, width }) => {
   const { detail } = view;
-  if (!detail) return { empty: "no quantized configuration is left" };
+  if (!detail) return { empty: view.lacksDetail };
   const side = view.sideOf(detail) === "twin" ? "reference" : view.sideOf(detail);
   const floats = view
     .trialsOf(detail)
@@ -30,11 +38,9 @@ const drawMechanism = (view, { colors, width }) => {
   );
   if (!changes.size) return { empty: view.lacksSide };
   if (!statistics.length)
-    return {
-      empty:
-        'the sweep measured nothing of the reference for these groups; analysis = ["curvature"] adds gradients and the Hessian',
-    };
+    return { empty: view.missing("mechanism", `nothing of the ${side} is known for these groups`) };
   const { places, total } = placePanels(statistics.length, width, 260, { gap: 60 });
+  const narrow = width / Math.min(statistics.length, Math.floor(width / PANEL) || 1) < 400;
   const layout = layoutOf(colors, total, { margin: { l: 48, r: 16, t: 8, b: 8, pad: 4 }, annotations: [] });
   const isOfTable = view.metricKey === "accuracy" && view.seedNumber === null; // `correlations` is of drops over all seeds
   const correlation = (statistic) =>
@@ -49,10 +55,10 @@ const drawMechanism = (view, { colors, width }) => {
     layout[`xaxis${suffix}`] = axis(colors, { domain, anchor: `y${suffix}`, automargin: false, nticks: 4 });
     layout[`yaxis${suffix}`] = axis(colors, { domain: high, anchor: `x${suffix}`, automargin: false });
     const rho = correlation(statistic);
-    const why = isOfTable ? "no ρ under 5 groups" : "";
+    const why = isOfTable && changes.size < 5 ? "no ρ under 5 groups" : "";
     const told = rho ? `ρ = ${formatNumber(rho.rho)}, ${formatP(rho.p)}` : why;
     layout.annotations.push(
-      note(`<b>${nameOfStatistic(statistic)}</b>  ${told}`, colors, {
+      note(`<b>${nameOfStatistic(statistic)}</b>${told && (narrow ? "<br>" : "  ")}${told}`, colors, {
         x: titleAt[0],
         y: titleAt[1],
         yanchor: "top",
@@ -93,7 +99,7 @@ const drawMechanism = (view, { colors, width }) => {
     layout,
     summary: strongest
       ? `${detail.name}: the drop goes most with ${nameOfStatistic(strongest.statistic)} (Spearman's ρ = ${formatNumber(strongest.rho.rho)}, ${formatP(strongest.rho.p)}, uncorrected).`
-      : `${detail.name}: ${isOfTable ? "fewer than five ranked groups, so no correlation is computed" : "correlations are computed of the drops over all seeds alone"}.`,
+      : `${detail.name}: ${sayWhyNone(view, changes.size)}.`,
     note: `Upwards: ${view.metric.change}; across: what the ${side} says, ${view.saySeeds("mechanism")}. Each point is a group. A correlation over a handful of groups explains nothing by itself.`,
     table: {
       head: [view.byClass ? "Class" : "Group", sentence(view.metric.change), ...statistics.map(nameOfStatistic)],

@@ -49,11 +49,12 @@ const drawRuntimes = (view, { colors, width }) => {
       "Configuration",
       "Runtime",
       "All images: drop against torch, pp",
-      `Largest drop of a ${view.noun}, pp`,
+      `Which ${view.noun} drops most`,
+      "Its drop, pp",
       "Other answers",
       "p50, ms",
       "p95, ms",
-      "File",
+      "File, kB",
       "Status",
     ],
     rows: lines.map(({ config, runtime, twin, worst, p50, p95, bytes, reason, own }) => [
@@ -62,18 +63,22 @@ const drawRuntimes = (view, { colors, width }) => {
       cell(
         twin ? `${formatPp(twin.drop_pp)}${sayInterval(twin.drop_ci_low_pp, twin.drop_ci_high_pp)}` : MISSING,
         twin?.drop_pp ?? null,
+        null,
+        twin ? limitsOf(twin) : null,
       ),
+      worst ? cell(worst.group.name, null, worst.group.name) : cell(MISSING),
       worst
         ? cell(
-            `${worst.group.name}: ${formatPp(worst.drop.drop_pp)}${sayInterval(worst.drop.drop_ci_low_pp, worst.drop.drop_ci_high_pp)}`,
+            `${formatPp(worst.drop.drop_pp)}${sayInterval(worst.drop.drop_ci_low_pp, worst.drop.drop_ci_high_pp)}`,
             worst.drop.drop_pp,
-            worst.group.name,
+            null,
+            limitsOf(worst.drop),
           )
         : cell(MISSING),
       cell(twin ? formatPercent(twin.flip_rate, 2) : MISSING, twin?.flip_rate ?? null),
       cell(formatNumber(p50), p50),
       cell(formatNumber(p95), p95),
-      cell(formatBytes(bytes), bytes),
+      cell(formatBytes(bytes), bytes && bytes / 1000),
       cell(reason ?? own[0].status),
     ]),
   };
@@ -90,15 +95,11 @@ const drawRuntimes = (view, { colors, width }) => {
         [0.82, 1],
       ]
     : [[0, 1]];
-  const error = {
-    type: "data",
-    symmetric: false,
-    thickness: 1.5,
-    width: 0,
-    color: colors.ink,
-    array: drawn.map(({ twin }) => twin.drop_ci_high_pp - twin.drop_pp),
-    arrayminus: drawn.map(({ twin }) => twin.drop_pp - twin.drop_ci_low_pp),
-  };
+  const error = { type: "data", symmetric: false, thickness: 1.5, width: 0, color: colors.ink };
+  const limits = (drops) => ({
+    array: drops.map((drop) => drop.drop_ci_high_pp - drop.drop_pp),
+    arrayminus: drops.map((drop) => drop.drop_pp - drop.drop_ci_low_pp),
+  });
   const bars = (suffix, values, texts) => ({
     type: "bar",
     orientation: "h",
@@ -117,18 +118,23 @@ const drawRuntimes = (view, { colors, width }) => {
       mode: "markers",
       y: rows,
       x: drawn.map(({ twin }) => twin.drop_pp),
-      error_x: error,
+      error_x: { ...error, ...limits(drawn.map(({ twin }) => twin)) },
       marker: { size: 8, color: colors.ink },
       text: drawn.map(
         ({ twin }, i) =>
-          `<b>${escapeText(names[i])}</b><br>on all images it ${sayDrop(twin.drop_pp, twin.drop_ci_low_pp, twin.drop_ci_high_pp)}<br>${formatPercent(twin.flip_rate, 2)} other answers`,
+          `<b>${escapeText(names[i])}</b><br>all images: ${sayDrop(twin.drop_pp, twin.drop_ci_low_pp, twin.drop_ci_high_pp)}<br>${formatPercent(twin.flip_rate, 2)} other answers`,
       ),
       hovertemplate: "%{text}<extra></extra>",
     },
     {
       type: "scatter",
       mode: "markers",
-      y: rows.filter((i) => drawn[i].worst),
+      y: rows.filter((i) => drawn[i].worst).map((i) => i + 0.22),
+      error_x: {
+        ...error,
+        color: `${colors.focus}88`,
+        ...limits(drawn.filter(({ worst }) => worst).map(({ worst }) => worst.drop)),
+      },
       x: drawn.filter(({ worst }) => worst).map(({ worst }) => worst.drop.drop_pp),
       marker: { size: 9, symbol: "diamond", color: colors.focus },
       meta: { groups: drawn.filter(({ worst }) => worst).map(({ worst }) => worst.group.name) },

@@ -1,6 +1,7 @@
 // The drop of every seed.
 const drawSeeds = (view, { colors, width }) => {
   const group = view.highlighted ?? view.groups.find(({ ranked }) => ranked)?.name;
+  const shownGroup = view.groups.find(({ name }) => name === group);
   const read = (config, of, grouping) =>
     config.trials
       .map((trial) => ({
@@ -19,10 +20,7 @@ const drawSeeds = (view, { colors, width }) => {
       all: read(config, "all", "overall"),
     }))
     .filter(({ drops, all }) => drops.length || all.length);
-  if (!rows.length)
-    return {
-      empty: view.db.leftOut.pairs ? `single trials are ${view.db.leftOut.pairs}` : "no finished trial has a drop here",
-    };
+  if (!rows.length) return { empty: view.missing("pairs", "no finished trial has a drop here") };
   const shown = rows.slice(0, MOST_ROWS);
   const { left, axis: names } = nameRows(
     shown.map(({ config }) => config.name),
@@ -53,7 +51,7 @@ const drawSeeds = (view, { colors, width }) => {
   return {
     data: [
       trace("all", 0.16, colors.muted, "circle-open", "all images"),
-      trace("drops", -0.16, colors.focus, "diamond", group ?? ""),
+      trace("drops", -0.16, shownGroup ? colorOf(view, shownGroup, colors) : colors.ink, "diamond", group ?? ""),
     ],
     layout: layoutOf(colors, 84 + ROW * shown.length, {
       margin: { l: left, r: 16, t: 32, b: 42, pad: 4 },
@@ -63,7 +61,7 @@ const drawSeeds = (view, { colors, width }) => {
       yaxis: names,
       shapes: [zeroLine(colors, "y")],
     }),
-    summary: `${count(seeds.size, "seed")}${group ? `; in colour ${view.byClass ? "class " : ""}${group}` : ""}.${seeds.size < 3 ? " Under three seeds no trend can be told." : ""}`,
+    summary: `${count(seeds.size, "seed")}${group ? `; diamonds: ${shownGroup ? nameOf(view, shownGroup) : group}${view.highlighted ? "" : ", the largest"}` : ""}.${seeds.size < 3 ? " Under three seeds no trend can be told." : ""}`,
     note:
       "One point for each seed. Seeds share the test images, so they are not independent of each other." +
       (rows.length > shown.length ? ` The first ${shown.length} of ${rows.length}; all are in the table.` : ""),

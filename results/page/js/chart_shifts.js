@@ -1,7 +1,7 @@
 // How much more or less often groups are predicted as each class.
 const drawShifts = (view, { colors, width }) => {
   const { detail, db } = view;
-  if (!detail) return { empty: "no quantized configuration is left" };
+  if (!detail) return { empty: view.lacksDetail };
   const place = { runtime: view.runtime, comparison: view.sideOf(detail), grouping: view.grouping };
   const rows = view.meansOf("shifts", view.trialsOf(detail), place, ["group", "class"], "shift_pp");
   if (!rows.length) return { empty: db.leftOut.shifts ? `shifts: ${db.leftOut.shifts}` : view.lacksSide };

@@ -1,11 +1,11 @@
-// Mean accuracy against how unevenly groups drop. Points that cannot be told from the most accurate one are faded.
+// Mean accuracy against how unevenly groups drop. Points that cannot be told from the one that loses least are faded.
 const drawTradeoff = (view, { colors }) => {
+  const isBase = (config) => view.otherOf(config) === null && view.sideOf(config) === "reference";
   const points = view.configs
     .map((config) => ({
       config,
-      disparity: config.method === "fp32" ? { value: 0 } : view.disparity(config),
-      overall:
-        config.method === "fp32" ? null : view.drop(config, "all", { grouping: "overall", comparison: "reference" }),
+      disparity: isBase(config) ? { value: 0 } : view.disparity(config), // a float model beside itself
+      overall: isBase(config) ? null : view.drop(config, "all", { grouping: "overall" }),
       accuracy: view.value(config, "all", {
         metric: "accuracy",
         grouping: "overall",
@@ -14,19 +14,26 @@ const drawTradeoff = (view, { colors }) => {
     }))
     .filter(({ disparity, accuracy }) => disparity && isNumber(accuracy));
   if (!points.some(({ config }) => isQuantized(config)))
-    return { empty: "no quantized configuration has a disparity here" };
-  const best = points
-    .filter(({ config, overall }) => isQuantized(config) && overall)
-    .sort((a, b) => a.overall.drop_pp - b.overall.drop_pp)[0];
-  const isClose = ({ overall }) =>
-    Boolean(
-      best &&
-      overall &&
-      overall.drop_ci_low_pp <= best.overall.drop_pp &&
-      best.overall.drop_pp <= overall.drop_ci_high_pp,
+    return { empty: view.missing("evenness", "no quantized configuration has a disparity here") };
+  const keyOf = ({ config }) => `${view.sideOf(config)} ${view.otherOf(config)?.index}`; // what drops are comparable by
+  const losing = points.filter(({ config, overall }) => isQuantized(config) && overall);
+  const least = new Map(
+    [...groupBy(losing, keyOf)].map(([key, some]) => [
+      key,
+      some.reduce((a, b) => (b.overall.drop_pp < a.overall.drop_pp ? b : a)),
+    ]),
+  );
+  const best = losing.length ? losing.reduce((a, b) => (b.overall.drop_pp < a.overall.drop_pp ? b : a)) : null;
+  const isClose = (point) => {
+    const first = point.overall && least.get(keyOf(point));
+    return Boolean(
+      first &&
+      point.overall.drop_ci_low_pp <= first.overall.drop_pp &&
+      first.overall.drop_pp <= point.overall.drop_ci_high_pp,
     );
+  };
   const variants = [...new Set(points.map(({ config }) => config.variant))];
-  const unit = view.metricKey === "accuracy" ? "pp" : "";
+  const unit = view.metricKey === "accuracy" ? " pp" : "";
   const data = variants.map((variant, i) => {
     const some = points.filter(({ config }) => config.variant === variant);
     return {
@@ -37,20 +44,21 @@ const drawTradeoff = (view, { colors }) => {
       y: some.map(({ disparity }) => disparity.value),
       text: some.map(
         ({ config, accuracy, disparity }) =>
-          `<b>${escapeText(config.name)}</b><br>${formatPercent(accuracy, 2)}, uneven by ${formatNumber(disparity.value)} ${unit}${isNumber(disparity.floor) ? ` (chance ${formatNumber(disparity.floor)})` : ""}`,
+          `<b>${escapeText(config.name)}</b><br>${formatPercent(accuracy, 2)}, groups ${formatNumber(disparity.value)}${unit} apart${isNumber(disparity.floor) ? ` (chance ${formatNumber(disparity.floor)})` : ""}`,
       ),
       error_x: {
         type: "data",
         symmetric: false,
         thickness: 1,
         width: 0,
-        color: `${colors.hues[i % 8]}66`,
+        color: `${colors.ink}66`,
         array: some.map(({ overall }) => (overall ? (overall.drop_pp - overall.drop_ci_low_pp) / 100 : 0)),
         arrayminus: some.map(({ overall }) => (overall ? (overall.drop_ci_high_pp - overall.drop_pp) / 100 : 0)),
       },
+      legendgroup: variant,
       marker: {
         symbol: SYMBOLS[i % SYMBOLS.length],
-        color: colors.hues[i % 8],
+        color: colors.ink,
         size: some.map(({ config }) => (isQuantized(config) ? 7 + (config.weight_bits ?? 16) / 2 : 10)),
         opacity: some.map((point) => (isClose(point) ? 0.4 : 1)),
         line: { width: 1, color: colors.ground },
@@ -58,8 +66,19 @@ const drawTradeoff = (view, { colors }) => {
       hovertemplate: "%{text}<extra></extra>",
     };
   });
+  const floors = points.filter(({ disparity }) => isNumber(disparity.floor));
+  if (floors.length)
+    data.unshift({
+      type: "scatter",
+      mode: "markers",
+      name: "chance stays under (95 %)",
+      x: floors.map(({ accuracy }) => accuracy),
+      y: floors.map(({ disparity }) => disparity.floor),
+      marker: { symbol: "line-ew-open", size: 14, color: colors.muted },
+      hoverinfo: "skip",
+    });
   const isAccuracy = view.metricKey === "accuracy";
-  const highest = Math.max(...points.map(({ disparity }) => disparity.value)) || 1;
+  const highest = Math.max(...points.map(({ disparity }) => Math.max(disparity.value, disparity.floor ?? 0))) || 1;
   return {
     data,
     layout: layoutOf(colors, 400, {
@@ -74,15 +93,25 @@ const drawTradeoff = (view, { colors }) => {
       }),
     }),
     summary: best
-      ? `Least is lost with ${best.config.name}: ${formatPercent(best.accuracy, 2)}, uneven by ${formatNumber(best.disparity.value)} ${unit}.`
+      ? `Least is lost with ${best.config.name}: ${formatPercent(best.accuracy, 2)}, groups ${formatNumber(best.disparity.value)}${unit} apart.`
       : "",
-    note: "Symbol: method; size: bits. Bars: 95 % interval of the paired drop of all images. Faded: the interval holds the drop of the configuration that loses least, so they cannot be told apart by accuracy.",
+    note: `Against ${sayComparison(view.comparison)}. Symbol: method; size: bits. Bars: 95 % interval of the paired drop of all images; grey dashes: what chance alone stays under. Faded: this interval holds the drop of the configuration that loses least against the same other side, so they cannot be told apart by accuracy.`,
     table: {
-      head: ["Configuration", "Accuracy", "Drop of all images, pp", "Drop disparity", "Chance (95 %)", "p", "Gap, pp"],
+      head: [
+        "Configuration",
+        "Accuracy",
+        "Against",
+        "Drop of all images, pp",
+        isAccuracy ? "Drop disparity, pp" : "Apart",
+        "Chance (95 %)",
+        "p",
+        "Gap, pp",
+      ],
       rows: points.map(({ config, accuracy, overall, disparity }) => [
         cell(config.name),
         cell(formatPercent(accuracy, 2), accuracy),
-        cell(overall ? formatPp(overall.drop_pp) : MISSING, overall?.drop_pp ?? null),
+        cell(overall ? sayComparison(view.sideOf(config)) : MISSING),
+        overall ? cell(formatPp(overall.drop_pp), overall.drop_pp, null, limitsOf(overall)) : cell(MISSING),
         cell(formatNumber(disparity.value), disparity.value),
         cell(formatNumber(disparity.floor), disparity.floor ?? null),
         cell(formatP(disparity.p), disparity.p ?? null),

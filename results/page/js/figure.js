@@ -39,6 +39,7 @@ class Figure {
     this.dirty = false;
     const { made } = this;
     this.root.classList.toggle("empty", Boolean(made.empty));
+    this.root.querySelector("h3").textContent = made.title ?? this.title;
     this.root.querySelector(".says").textContent = made.empty ? `Nothing to draw: ${made.empty}.` : made.summary;
     this.root.querySelector(".note").textContent = [made.note, this.sayIgnored()].filter(Boolean).join(" ");
     if (made.empty) {
@@ -50,6 +51,7 @@ class Figure {
       if (!this.drawn) {
         this.plot.on("plotly_hover", ({ points }) => highlight(this.groupAt(points[0])));
         this.plot.on("plotly_unhover", () => highlight(null));
+        this.plot.on("plotly_click", ({ points }) => choose(this.groupAt(points[0])));
       }
       this.drawn = true;
     }
@@ -126,9 +128,7 @@ class Figure {
   async save(format) {
     if (!this.made) this.draw();
     if (format === "csv") {
-      const url = URL.createObjectURL(new Blob([toCsv(this.made.table)], { type: "text/csv" }));
-      download(url, `${this.key}.csv`);
-      URL.revokeObjectURL(url);
+      downloadCsv(this.made.table, this.view.shown, this.key);
       return;
     }
     if (!this.made.empty) download(await this.image(format), `${this.key}.${format}`);
@@ -137,6 +137,9 @@ class Figure {
 
 // The group under the pointer or the keyboard stands out everywhere: in charts, and in tables.
 let figures = [];
+
+// A group that is clicked stays: main.js sets what that means.
+let choose = () => {};
 
 const highlight = (group) => {
   for (const figure of figures) figure.mark(group);

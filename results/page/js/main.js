@@ -14,7 +14,7 @@ const CHARTS = [
     key: "calibration",
     title: "Is the model as sure as it is right?",
     draw: drawCalibration,
-    ignores: ["comparison", "metric"],
+    ignores: ["comparison", "seed", "metric"],
   },
   { key: "mechanism", title: "What goes with the drop", draw: drawMechanism },
   { key: "runtimes", title: "Runtimes side by side", draw: drawRuntimes, ignores: ["comparison", "runtime", "metric"] },
@@ -77,7 +77,7 @@ const start = async () => {
     for (const figure of figures) figure.update(view);
     trials.update(view);
     narrowLosses(view);
-    charts.querySelector(".status").textContent = describeView(view);
+    charts.querySelector(".status").textContent = describeView(view, state.unknown);
     drawAll();
   };
   state.listeners.push(refresh);
@@ -94,35 +94,50 @@ const start = async () => {
     width = grid.clientWidth;
     redraw();
   }).observe(grid);
-  window.addEventListener("hashchange", () => {
-    if (location.hash.includes("=")) {
-      state.read();
-      for (const listener of state.listeners) listener([]);
-    }
-  });
-  document.addEventListener("mouseover", ({ target }) => {
-    const group = target.closest?.("[data-group]")?.dataset.group;
-    if (group !== undefined) highlight(group);
-  });
-  document.addEventListener("mouseout", ({ target }) => {
-    if (target.closest?.("[data-group]")) highlight(null);
-  });
-  document.addEventListener("focusin", ({ target }) => {
-    const group = target.closest?.("[data-group]")?.dataset.group;
-    if (group !== undefined) highlight(group);
-  });
+  choose = (group) => {
+    if (group && state.options("focus").some(([name]) => name === group)) state.set({ focus: group });
+  };
+  const groupOf = (target) => target.closest?.("[data-group]")?.dataset.group;
+  document.addEventListener("click", ({ target }) => choose(groupOf(target)));
+  for (const [enter, leave] of [
+    ["mouseover", "mouseout"],
+    ["focusin", "focusout"],
+  ]) {
+    document.addEventListener(enter, ({ target }) => {
+      const group = groupOf(target);
+      if (group !== undefined) highlight(group);
+    });
+    document.addEventListener(leave, ({ target }) => {
+      if (groupOf(target) !== undefined) highlight(null);
+    });
+  }
+  keepClear(document.querySelector(".filter-box"));
   print({ redraw });
   // What other programs may ask of the page: the command that writes figures, and tests.
   window.quantfair = {
     keys: CHARTS.map(({ key }) => key),
+    unknown: state.unknown,
     image: (key, format, options) => figures.find((figure) => figure.key === key).image(format, options),
     startedIn: performance.now() - started,
   };
 };
 
-const describeView = (view) => {
+const describeView = (view, unknown) => {
   const seeds = new Set(view.quantized.flatMap((config) => view.trialsOf(config).map((trial) => trial.seed)));
-  return `${count(view.quantized.length, "quantized configuration")}, ${count(seeds.size, "seed")}, ${count(view.groups.length, view.noun)} by ${view.title}, in ${view.runtime}.`;
+  const counts = `${count(view.quantized.length, "quantized configuration")}, ${count(seeds.size, "seed")}, ${count(view.groups.length, view.noun)}`;
+  const lost = unknown.length ? ` This page does not know ${unknown.join(", ")}, which its address asked for.` : "";
+  return `${view.shown}. ${counts}.${lost}`;
+};
+
+// What is scrolled to stands below what stays at the top.
+const keepClear = (box) => {
+  const nav = document.querySelector("nav");
+  const measure = () => {
+    const stuck = getComputedStyle(box).position === "sticky" ? box.offsetHeight : 0;
+    document.documentElement.style.scrollPaddingTop = `${nav.offsetHeight + stuck + 12}px`;
+  };
+  new ResizeObserver(measure).observe(box);
+  measure();
 };
 
 const print = ({ redraw }) => {
@@ -133,12 +148,15 @@ const print = ({ redraw }) => {
       opened.push(details);
     }
     for (const figure of figures) {
-      figure.draw({ colors: LIGHT, width: Math.min(PAPER, figure.root.clientWidth || PAPER) });
+      const width = Math.min(PAPER, figure.root.clientWidth || PAPER);
+      figure.draw({ colors: LIGHT, width });
+      figure.plot.style.zoom = Math.min(1, width / (figure.made.minWidth ?? width)); // a wide map is made to fit
       figure.fillTable();
     }
   });
   window.addEventListener("afterprint", () => {
     for (const details of opened.splice(0)) details.open = false;
+    for (const figure of figures) figure.plot.style.zoom = "";
     redraw();
   });
 };

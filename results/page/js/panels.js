@@ -24,7 +24,7 @@ const placePanels = (n, width, height, { gap, titleHeight = 46 }) => {
       pixels: (1 / rows - 0.09 / rows - titleHeight / height / rows) * total,
     };
   });
-  return { places, total };
+  return { places, total, columns };
 };
 
 // Rising places, `LABEL_STEP` apart at least and as near to `pixels` as that allows: blocks that touch are merged.
@@ -43,23 +43,31 @@ const pushApart = (pixels, low, high) => {
 // Lines of groups over the configurations of each panel. `read` gives {mean, low, high} or null for one of them.
 const drawPanels = (view, panels, read, { colors, width, format, bands, reversed, yTitle }) => {
   const known = panels
-    .flatMap(({ configs }) => configs.flatMap((config) => view.groups.map((group) => read(config, group))))
-    .filter(Boolean);
+    .flatMap(({ configs, base }) =>
+      configs.flatMap((config) => view.groups.map((group) => ({ group, found: read(config, group, base) }))),
+    )
+    .filter(({ found }) => found);
   if (!known.length) return { empty: "no finished trial has these numbers" };
-  const ends = known.flatMap(({ mean, low, high }) => (bands ? [mean, low, high].filter(isNumber) : [mean]));
+  const isBanded = (group) => bands && group.name === view.highlighted;
+  const ends = known.flatMap(({ group, found: { mean, low, high } }) =>
+    isBanded(group) ? [mean, low, high].filter(isNumber) : [mean],
+  );
   const pad = Math.max(0.06 * (Math.max(...ends) - Math.min(...ends)), 1e-6);
   const range = [Math.min(...ends) - pad, Math.max(...ends) + pad];
-  const { places, total } = placePanels(panels.length, width, LINE_HEIGHT, { gap: 110 });
-  const layout = layoutOf(colors, total, { margin: { l: 52, r: 96, t: 8, b: 8, pad: 4 }, annotations: [], shapes: [] });
+  const { places, total, columns } = placePanels(panels.length, width, LINE_HEIGHT, { gap: 150 });
+  const layout = layoutOf(colors, total, { margin: { l: 66, r: 96, t: 8, b: 8, pad: 4 }, annotations: [], shapes: [] });
   const data = [];
-  panels.forEach(({ variant, configs }, number) => {
+  panels.forEach(({ variant, configs, base }, number) => {
     const place = places[number];
     const [x, y] = [`x${place.suffix}`, `y${place.suffix}`];
+    const share = (width / columns - 150) / configs.length; // px of a tick
     layout[`xaxis${place.suffix}`] = axis(colors, {
       domain: place.x,
       anchor: y,
       tickvals: configs.map((_, i) => i),
-      ticktext: configs.map(bitsName),
+      ticktext: configs.map((config) =>
+        share < 70 ? bitsName(config).replace(/ bits$|^FP32-/, "") : bitsName(config),
+      ),
       range: [-0.25, configs.length - 0.75],
       showgrid: false,
       tickangle: 0,
@@ -84,16 +92,12 @@ const drawPanels = (view, panels, read, { colors, width, format, bands, reversed
     const order = [...view.groups].sort((a, b) => isBright(view, a) - isBright(view, b));
     for (const group of order) {
       const points = configs
-        .map((config, i) => ({ i, config, found: read(config, group) }))
+        .map((config, i) => ({ i, config, found: read(config, group, base) }))
         .filter(({ found }) => found);
       if (!points.length) continue;
       const color = colorOf(view, group, colors);
-      const isBanded =
-        bands &&
-        points.length > 1 &&
-        group.name === view.highlighted &&
-        points.some(({ found }) => isNumber(found.low));
-      if (isBanded) data.push(bandOf(points, color, x, y));
+      const hasBand = isBanded(group) && points.length > 1 && points.some(({ found }) => isNumber(found.low));
+      if (hasBand) data.push(bandOf(points, color, x, y));
       data.push({
         type: "scatter",
         mode: "lines+markers",
@@ -105,15 +109,25 @@ const drawPanels = (view, panels, read, { colors, width, format, bands, reversed
         marker: { color, size: 6 },
         opacity: isBright(view, group) ? 1 : 0.45,
         meta: { groups: group.name },
-        hovertemplate: `<b>${label(group.name, 40)}</b> (n=${group.n})<br>%{text}<extra></extra>`,
-        text: points.map(({ config, found }) => `${escapeText(config.name)}: ${format.say(found)}`),
+        hovertemplate: "%{text}<extra></extra>",
+        text: points.map(
+          ({ config, found }) =>
+            `<b>${label(group.name, 40)}</b> (n=${group.n})<br>${escapeText(config.name)}: ${format.say(found)}`,
+        ),
       });
     }
-    labelEnds(view, layout, configs, read, { colors, range, place, x, y, reversed });
+    labelEnds(view, layout, configs, (config, group) => read(config, group, base), {
+      colors,
+      range,
+      place,
+      x,
+      y,
+      reversed,
+    });
   });
   if (yTitle)
     layout.annotations.push(
-      note(yTitle, colors, { x: 0, xshift: -44, y: 1, yanchor: "top", textangle: -90, xanchor: "center" }),
+      note(yTitle, colors, { x: 0, xshift: -56, y: 1, yanchor: "top", textangle: -90, xanchor: "center" }),
     );
   return { data, layout };
 };
@@ -135,6 +149,7 @@ const bandOf = (points, color, x, y) => ({
 
 // Names at the ends of lines; with many groups only of the highlighted one.
 const labelEnds = (view, layout, configs, read, { colors, range, place, x, y, reversed }) => {
+  const names = tellApart(view.groups.map(({ name }) => name));
   const named = view.groups.length <= 12 ? view.groups : view.groups.filter((group) => group.name === view.highlighted);
   const ends = named
     .map((group) => {
@@ -170,7 +185,7 @@ const labelEnds = (view, layout, configs, read, { colors, range, place, x, y, re
       arrowwidth: 0.8,
       arrowcolor: color,
       standoff: 6,
-      text: label(group.name, 11),
+      text: label(names[view.groups.indexOf(group)], 11),
       font: { color, size: 12 },
       borderpad: 1,
     });
@@ -186,7 +201,7 @@ const tableOfPanels = (view, panels, read, say) => {
       cell(group.n, group.n),
       ...configs.map((config) => {
         const found = read(config, group);
-        return found ? cell(say(found), found.mean, group.name) : cell(MISSING);
+        return found ? cell(say(found), found.mean, group.name, found) : cell(MISSING);
       }),
     ]),
   };

@@ -32,11 +32,13 @@ const LABELS = {
 };
 
 const COMPARISONS = {
-  usual: "reference; QAT: control",
+  usual: "reference; of QAT its control",
   reference: "reference",
   control: "control",
   twin: "itself in torch",
 };
+
+const sayComparison = (key) => (key === "usual" ? "its reference or control" : COMPARISONS[key]);
 
 class State {
   constructor(db) {
@@ -44,6 +46,10 @@ class State {
     this.values = {};
     this.listeners = [];
     this.read();
+    window.addEventListener("popstate", () => {
+      this.read();
+      this.tell();
+    });
   }
 
   // The configurations of the chosen data, before the lists narrow them.
@@ -51,7 +57,7 @@ class State {
     const { dataset, task, network } = this.values;
     const fits = (one) => one.name === dataset && one.task === task && one.network === network;
     const data = this.db.data.findIndex(fits);
-    return this.db.allConfigs.filter((config) => config.data === data && config.trials.length);
+    return this.db.allConfigs.filter((config) => config.data === data);
   }
 
   get matching() {
@@ -104,12 +110,14 @@ class State {
       }
       case "metric": {
         const known = Object.keys(db.values.columns).filter(
-          (name) => !["runtime", "grouping", "group", "trial", "ci_low", "ci_high"].includes(name),
+          (name) => !["runtime", "grouping", "group", "trial"].includes(name),
         );
         return (known.length ? known : ["accuracy"]).map((name) => [name, metricOf(name).name]);
       }
       case "configuration":
-        return this.matching.filter(isQuantized).map((config) => [config.id, config.name]);
+        return this.matching
+          .filter((config) => isQuantized(config) && config.trials.length)
+          .map((config) => [config.id, config.name]);
       case "focus": {
         const rows = db.groups.rows(
           (row) => db.groups.get("data", row) === data && db.groups.get("grouping", row) === values.grouping,
@@ -132,7 +140,7 @@ class State {
   initial(key, options) {
     if (key !== "configuration") return options[0]?.[0] ?? "";
     // The named one of the fewest bits: where something can be seen, if anywhere.
-    const named = this.matching.filter((config) => isQuantized(config) && config.primary);
+    const named = this.matching.filter((config) => isQuantized(config) && config.primary && config.trials.length);
     const few = named.sort((a, b) => bitsOf(a) - bitsOf(b))[0];
     return few?.id ?? options[0]?.[0] ?? "";
   }
@@ -142,11 +150,31 @@ class State {
     return CHOICES.filter((key) => this.values[key] !== this.initial(key, this.options(key)));
   }
 
+  // What the filters leave, in words.
+  describe() {
+    const { dataset, task, network, runtime, seed, metric, comparison } = this.values;
+    const title = new Map(this.options("grouping")).get(this.values.grouping) ?? this.values.grouping;
+    const parts = [
+      `${dataset} · ${task} · ${network}`,
+      `by ${title}`,
+      `in ${runtime}`,
+      seed === "all" ? "means over all seeds" : `seed ${seed}`,
+      `against ${sayComparison(comparison)}`,
+      metricOf(metric).name,
+    ];
+    for (const key of LISTS)
+      if (this.values[key].length) parts.push(`${LABELS[key].toLowerCase()} ${this.values[key].join(", ")}`);
+    return parts.join("; ");
+  }
+
   read() {
     const asked = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
     for (const key of LISTS) this.values[key] = asked.getAll(key);
     for (const key of CHOICES) this.values[key] = asked.get(key);
     this.settle();
+    const isKnown = ([key, value]) => [this.values[key]].flat().includes(value);
+    this.unknown = [...asked].filter((pair) => !isKnown(pair)).map((pair) => pair.join("="));
+    if (this.unknown.length) this.write("replaceState");
   }
 
   // Every filter has one of its choices, in the order in which they depend on each other.
@@ -159,18 +187,24 @@ class State {
     }
   }
 
-  write() {
+  // A choice of the user is a step that the browser's Back undoes.
+  write(step = "pushState") {
     const address = new URLSearchParams();
     for (const key of LISTS) for (const value of this.values[key]) address.append(key, value);
     for (const key of this.unusual) address.set(key, this.values[key]);
     const text = String(address);
-    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+    history[step](null, "", text ? `#${text}` : location.pathname + location.search);
   }
 
   set(changes) {
     Object.assign(this.values, changes);
     this.settle();
+    this.unknown = [];
     this.write();
-    for (const listener of this.listeners) listener(Object.keys(changes));
+    this.tell();
+  }
+
+  tell() {
+    for (const listener of this.listeners) listener();
   }
 }

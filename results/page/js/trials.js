@@ -24,9 +24,7 @@ class TrialTable {
       this.draw();
     });
     root.querySelector("[data-file]").addEventListener("click", () => {
-      const url = URL.createObjectURL(new Blob([toCsv(this.table)], { type: "text/csv" }));
-      download(url, "trials.csv");
-      URL.revokeObjectURL(url);
+      downloadCsv(this.table, this.view.shown, "trials");
     });
   }
 
@@ -39,12 +37,9 @@ class TrialTable {
   rowsOf(view) {
     const { db } = view;
     const places = ["trial", "runtime", "comparison", "grouping"];
-    const allowed = new Set(view.configs.map((config) => config.index));
-    const inData = db.allTrials.filter((trial) => db.allConfigs[trial.config].data === view.dataIndex);
-    const chosen = inData.filter(
-      (trial) =>
-        (trial.status !== "ok" || allowed.has(trial.config)) &&
-        (view.seedNumber === null || trial.seed === view.seedNumber),
+    const allowed = new Set(view.matching.map((config) => config.index));
+    const chosen = db.allTrials.filter(
+      (trial) => allowed.has(trial.config) && (view.seedNumber === null || trial.seed === view.seedNumber),
     );
     return chosen
       .sort((a, b) => (a.status === "ok") - (b.status === "ok"))
@@ -57,7 +52,9 @@ class TrialTable {
           ? db.pairs.find(places, [trial.index, view.runtime, side, view.grouping]).map((row) => db.pairs.row(row))
           : [];
         const worst = rows
-          .filter(({ n, eag_pp }) => n >= db.minRanked && eag_pp > 0)
+          .filter(
+            ({ n, group, eag_pp }) => eag_pp > 0 && view.isInPlay(config, { name: group, ranked: n >= db.minRanked }),
+          )
           .sort((a, b) => b.eag_pp - a.eag_pp)[0];
         return [
           cell(trial.id.slice(0, 8)),
@@ -65,7 +62,7 @@ class TrialTable {
           cell(config.name),
           cell(trial.seed ?? MISSING, trial.seed),
           cell(formatPercent(trial.accuracy, 2), trial.accuracy),
-          cell(overall ? formatPp(overall.drop_pp) : MISSING, overall?.drop_pp ?? null),
+          overall ? cell(formatPp(overall.drop_pp), overall.drop_pp, null, limitsOf(overall)) : cell(MISSING),
           cell(overall ? sayInterval(overall.drop_ci_low_pp, overall.drop_ci_high_pp).trim() : MISSING),
           cell(side ?? MISSING),
           worst ? cell(shorten(worst.group, 30), null, worst.group) : cell(MISSING),

@@ -1,6 +1,6 @@
 // Tables: the twin of every chart, and what is downloaded of it.
-// A cell of a table: what it says, the number behind it, and the group that it is of.
-const cell = (text, value = null, group = null) => ({ text: String(text), value, group });
+// A cell of a table: what it says, the number behind it, the group that it is of, and the number's interval.
+const cell = (text, value = null, group = null, limits = null) => ({ text: String(text), value, group, limits });
 
 const renderTable = (table, title) => {
   const made = document.createElement("table");
@@ -26,16 +26,53 @@ const renderTable = (table, title) => {
       row.append(td);
     });
   }
+  letArrowsMove(body);
   return made;
 };
 
-const toCsv = (table) => {
+// Names of groups at the left of a table are one stop of the keyboard; arrows go from one to the next.
+const letArrowsMove = (body) => {
+  const heads = [...body.querySelectorAll("th[data-group]")];
+  heads.forEach((head, i) => {
+    head.tabIndex = i ? -1 : 0;
+    head.addEventListener("keydown", (event) => {
+      const next = { ArrowDown: heads[i + 1], ArrowUp: heads[i - 1] }[event.key];
+      if (!next) return;
+      event.preventDefault();
+      head.tabIndex = -1;
+      next.tabIndex = 0;
+      next.focus();
+    });
+  });
+};
+
+const BOM = "\ufeff"; // without it spreadsheets read other letters than were written
+
+// A column each for the limits of intervals; nothing where nothing is known. `shown` says in every row what it is of.
+const toCsv = ({ head, rows }, shown) => {
   // A cell that begins like a formula would run in a spreadsheet: names come from data.
-  const guard = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
+  const guard = (text) => (/^\s*[=+\-@]/.test(text) ? `'${text}` : text);
   const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const number = (value) => (isNumber(value) ? String(Number(value.toPrecision(6))) : "");
+  const isShare = head.map((_, i) => rows.some((cells) => cells[i].text.endsWith(" %")));
+  const say = ({ text, value }, i) =>
+    isNumber(value) ? number(isShare[i] ? 100 * value : value) : text === MISSING ? "" : quote(guard(text));
+  const hasLimits = head.map((_, i) => rows.some((cells) => isNumber(cells[i].limits?.low)));
+  const spread = (i, ...texts) => (hasLimits[i] ? texts : texts.slice(0, 1));
+  const named = head.map((text, i) => (isShare[i] ? `${text}, %` : text));
+  const first = named.flatMap((text, i) =>
+    spread(i, ...[text, `${text}: low`, `${text}: high`].map((one) => quote(guard(one)))),
+  );
   const line = (cells) =>
-    cells.map(({ text, value }) => (isNumber(value) ? String(value) : quote(guard(text)))).join(",");
-  return [line(table.head.map((text) => cell(text))), ...table.rows.map(line)].join("\r\n") + "\r\n";
+    cells.flatMap((one, i) => spread(i, say(one, i), number(one.limits?.low), number(one.limits?.high)));
+  const lines = [[...first, "Shown"], ...rows.map((cells) => [...line(cells), quote(guard(shown))])];
+  return BOM + lines.map((cells) => cells.join(",")).join("\r\n") + "\r\n";
 };
 
 const download = (href, name) => Object.assign(document.createElement("a"), { href, download: name }).click();
+
+const downloadCsv = (table, shown, name) => {
+  const url = URL.createObjectURL(new Blob([toCsv(table, shown)], { type: "text/csv" }));
+  download(url, `${name}.csv`);
+  URL.revokeObjectURL(url);
+};

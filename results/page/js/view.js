@@ -12,6 +12,7 @@ class View {
       metricKey: values.metric,
       metric: metricOf(values.metric),
       unusual: state.unusual,
+      shown: state.describe(),
     });
     this.seedNumber = values.seed === "all" ? null : Number(values.seed);
     this.dataIndex = db.data.findIndex(
@@ -24,12 +25,31 @@ class View {
     this.byClass = Boolean(this.groups[0]?.by_class);
     this.noun = this.byClass ? "class" : "group";
     this.title = this.groups[0]?.title ?? values.grouping;
-    this.ofData = state.ofData;
-    const ofSeed = (config) =>
-      this.seedNumber === null || config.trials.some((trial) => trial.seed === this.seedNumber);
-    this.configs = state.matching.filter(ofSeed);
+    this.ofData = state.ofData.filter((config) => config.trials.length);
+    this.matching = state.matching;
+    this.configs = state.matching.filter((config) => this.trialsOf(config).length);
     this.quantized = this.configs.filter(isQuantized);
-    this.detail = this.quantized.find((config) => config.id === values.configuration) ?? null;
+    const chosen = state.matching.find((config) => config.id === values.configuration);
+    this.detail = this.quantized.find((config) => config === chosen) ?? null;
+    this.lacksDetail = chosen
+      ? `${chosen.name} has no finished trial of seed ${this.seedNumber}`
+      : "no quantized configuration is left";
+  }
+
+  // Why there are no rows of a table: the page has none, or the reason that the chart knows.
+  missing(name, otherwise) {
+    const why = this.db.leftOut[name];
+    return why ? `the page has no ${name} ${why.startsWith("of ") ? why : `(${why})`}` : otherwise;
+  }
+
+  // Whether a group is ranked, and has something to lose: the verdict says which have not.
+  isInPlay(config, group) {
+    return group.ranked && !this.verdict(config)?.out_of_play?.split("\u0001").includes(group.name);
+  }
+
+  // Of changes the worst first; where more is not worse, the largest first.
+  sizeOf(mean) {
+    return this.metric.isLoss ? mean : Math.abs(mean);
   }
 
   // The other side that a configuration is compared with, under the filter.
@@ -49,13 +69,13 @@ class View {
     const names = ["runtime", "comparison", "grouping", "group"];
     if (this.seedNumber === null) {
       const row = this.db.contrasts.first(["config", ...names], [config.index, ...place]);
-      return row && { ...row, isStarred: row.eag_ci_low_pp > 0 || row.eag_ci_high_pp < 0 };
+      return row && { ...row, sign: (row.eag_ci_low_pp > 0) - (row.eag_ci_high_pp < 0) };
     }
     const trial = this.trialsOf(config)[0];
     const row = trial && this.db.pairs.first(["trial", ...names], [trial.index, ...place]);
     if (!row) return null;
     const rates = { flip_rate: row.n_flip / row.n, bad_flip_rate: row.n_rw / row.n, good_flip_rate: row.n_wr / row.n };
-    return { ...row, ...rates, n_seeds: 1, isStarred: isNumber(row.eag_q) && row.eag_q < 0.05 };
+    return { ...row, ...rates, n_seeds: 1, sign: isNumber(row.eag_q) && row.eag_q < 0.05 ? Math.sign(row.eag_pp) : 0 };
   }
 
   // The share of answers that the float models on the other side change from seed to seed, whatever seed is chosen.
@@ -64,9 +84,10 @@ class View {
     return this.db.contrasts.first(["config", "runtime", "comparison", "grouping", "group"], place)?.churn_rate ?? null;
   }
 
-  value(config, group, { metric = this.metricKey, runtime = this.runtime, grouping = this.grouping } = {}) {
-    const read = (trial) => this.valueOf(trial, group, metric, runtime, grouping);
-    return meanOf(this.trialsOf(config).map(read));
+  value(config, group, options = {}) {
+    const { metric = this.metricKey, runtime = this.runtime, grouping = this.grouping } = options;
+    const { trials = this.trialsOf(config) } = options;
+    return meanOf(trials.map((trial) => this.valueOf(trial, group, metric, runtime, grouping)));
   }
 
   valueOf(trial, group, metric, runtime = this.runtime, grouping = this.grouping) {
@@ -100,9 +121,7 @@ class View {
   change(config, group, options = {}) {
     if (this.metricKey === "accuracy") {
       const drop = this.drop(config, group, options);
-      return (
-        drop && { mean: drop.drop_pp, low: drop.drop_ci_low_pp, high: drop.drop_ci_high_pp, isStarred: drop.isStarred }
-      );
+      return drop && { mean: drop.drop_pp, low: drop.drop_ci_low_pp, high: drop.drop_ci_high_pp, sign: drop.sign };
     }
     const { comparison = this.sideOf(config), grouping = this.grouping } = options;
     const differences = this.trialsOf(config).map((trial) => {
@@ -113,7 +132,7 @@ class View {
       return isNumber(own) && isNumber(before) ? this.metric.times * (own - before) : null;
     });
     const mean = meanOf(differences);
-    return isNumber(mean) ? { mean, low: null, high: null, isStarred: false } : null;
+    return isNumber(mean) ? { mean, low: null, high: null, sign: 0 } : null;
   }
 
   // How unevenly the groups drop, with what chance shows: over seeds of the mean drops, else of one trial.
@@ -131,6 +150,7 @@ class View {
       floor: row.null_q95_pp,
       p: row.perm_p,
       q: row.perm_q,
+      corrected: row.corrected_sd_pp,
     };
   }
 
@@ -140,13 +160,9 @@ class View {
       .map((trial) => this.db.disparities.first(names, [trial.index, metric, ...place]))
       .filter(Boolean);
     if (!rows.length) return null;
-    const mean = (name) => meanOf(rows.map((row) => row[name]));
-    return {
-      value: mean("value"),
-      mean: mean("null_mean"),
-      floor: mean("null_q95"),
-      p: rows.length === 1 ? rows[0].perm_p : null,
-    };
+    if (rows.length === 1)
+      return { value: rows[0].value, mean: rows[0].null_mean, floor: rows[0].null_q95, p: rows[0].perm_p };
+    return { value: meanOf(rows.map((row) => row.value)), mean: null, floor: null, p: null }; // chance is of one trial
   }
 
   spreadOfChanges(config) {
@@ -196,11 +212,19 @@ class View {
     }));
   }
 
+  // The float model that a configuration is compared with; none beside itself in torch.
+  otherOf(config) {
+    const other = this.db.allTrials[config.trials[0]?.[this.sideOf(config)]];
+    return other ? this.db.allConfigs[other.config] : null;
+  }
+
   // Why nothing is known of the configuration in detail: what it lacks is the other side.
   get lacksSide() {
+    if (this.db.leftOut.contrasts || (this.seedNumber !== null && this.db.leftOut.pairs))
+      return this.missing(this.seedNumber === null ? "contrasts" : "pairs");
     if (this.metricKey !== "accuracy")
       return `${this.metric.name.toLowerCase()} of ${this.detail.name} is not known of these groups`;
-    return `${this.detail.name} is not compared with ${COMPARISONS[this.comparison]} in ${this.runtime}`;
+    return `${this.detail.name} is not compared with ${sayComparison(this.comparison)} in ${this.runtime}`;
   }
 
   // The group that stands out: the chosen one, else the worst of the configuration in detail.
@@ -219,6 +243,9 @@ const groupBy = (items, keyOf) => {
   return found;
 };
 
+// The interval of a drop as cells of tables hold it.
+const limitsOf = (drop) => ({ low: drop.drop_ci_low_pp, high: drop.drop_ci_high_pp });
+
 const meanOf = (values) => {
   const known = values.filter(isNumber);
   return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
@@ -233,7 +260,7 @@ const bitsName = (config) =>
         ? `${config.bits} bits`
         : config.bits;
 
-const nameOf = (view, group) => (view.byClass ? `class ${group.name}` : group.name);
+const nameOf = (view, group) => (view.byClass ? `class ${group.name}` : shorten(group.name, 40));
 
 const sayChange = (view, found) => {
   if (!found) return MISSING;
