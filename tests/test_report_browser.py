@@ -1,5 +1,6 @@
 """The page in a real browser: it draws everything, asks for nothing, and works by keyboard, on a phone, in the dark."""
 
+import codecs
 import csv
 import io
 import re
@@ -30,12 +31,14 @@ SETTINGS: dict[str, Any] = {
 }
 FACES = "dataset=faces%2C+as+it+comes&grouping=ethnicity"
 READ = """() => Object.fromEntries([...document.querySelectorAll("figure")].map(figure => [figure.id, {
+    title: figure.querySelector("h3").textContent,
     says: figure.querySelector(".says").textContent,
     note: figure.querySelector(".note").textContent,
     drawn: figure.querySelectorAll(".main-svg").length > 0,
     rows: [...figure.querySelectorAll(".twin tr")].map(row => [...row.cells].map(cell =>
         [cell.textContent, cell.dataset.value === undefined ? null : Number(cell.dataset.value)]))}]))"""
 
+PLACE = "[...document.activeElement.closest('tbody').rows].indexOf(document.activeElement.parentElement)"
 ACTIVE = "(document.activeElement.id || document.activeElement.textContent).slice(0, 30)"
 
 
@@ -392,6 +395,60 @@ def test_a_highlighted_group_stands_out_in_charts_and_tables(visit: Visit) -> No
     assert visit.page.locator(".trace.dim").count() == 0
 
 
+def test_a_group_that_is_clicked_stays_and_back_undoes_it(visit: Visit) -> None:
+    visit.read()
+    visit.page.locator(f'figure#flips .twin [data-group="{GROUP_NAMES[1]}"]').click()
+    visit.wait()
+    assert visit.page.input_value("#filter-focus") == GROUP_NAMES[1]
+    visit.choose(seed="1")
+    visit.page.go_back()
+    visit.wait()
+    assert visit.page.input_value("#filter-seed") == "all"
+    visit.page.go_back()
+    visit.wait()
+    assert visit.page.input_value("#filter-focus") == ""
+
+
+def test_arrows_move_a_keyboard_over_the_groups_of_a_table(visit: Visit) -> None:
+    visit.read()
+    heads = visit.page.locator("figure#groups .twin th[data-group]")
+    heads.first.focus()
+    for place in (1, 2, 1):
+        visit.page.keyboard.press("ArrowDown" if place != 1 or visit.page.evaluate(PLACE) == 0 else "ArrowUp")
+        group = heads.nth(place).get_attribute("data-group")
+        assert visit.page.locator("figure#flips .twin .lit").first.get_attribute("data-group") == group
+
+
+def test_what_the_address_asks_for_in_vain_is_told(browser: "Browser", file: Path) -> None:
+    visit = Visit(browser, file, filters=f"{FACES}&bits=99&nonsense=1")
+    said = visit.page.locator("#charts .status").inner_text()
+    assert "This page does not know bits=99, nonsense=1, which its address asked for." in said
+    assert visit.page.evaluate("location.hash") == f"#{FACES.removesuffix('&grouping=ethnicity')}"
+    visit.page.close()
+
+
+def test_a_loss_is_orange_and_first_whatever_the_metric(visit: Visit) -> None:
+    for metric in ("accuracy", "loss_nats", "f1"):
+        visit.choose(metric=metric)
+        drawn = visit.page.evaluate("document.getElementById('drops').querySelector('.plot').data[0].z.flat()")
+        assert np.nansum([value or 0 for value in drawn]) > 0, "damage was planted: most change for the worse"
+        found = visit.read()
+        assert "Orange: it is worse" in found["drops"]["note"]
+        changes = [row[2][1] for row in found["groups"]["rows"][1:]]
+        assert changes == sorted(changes, reverse=True)
+    assert found["accuracy"]["title"] == "F1 as the bits fall"
+
+
+def test_lines_start_at_what_they_are_compared_with(visit: Visit) -> None:
+    starts = """() => document.getElementById("slopes").querySelector(".plot").data
+        .filter(({ mode }) => mode === "lines+markers").map(({ text, y }) => [text[0], y[0]])"""
+    told = {text.rpartition("<br>")[2].split(":")[0]: y for text, y in visit.page.evaluate(starts)}
+    assert told == {"FP32": 0, "FP32-FT": 0}
+    visit.choose(comparison="control")
+    assert {text.rpartition("<br>")[2].split(":")[0] for text, _ in visit.page.evaluate(starts)} == {"FP32-FT"}
+    assert visit.read()["slopes"]["rows"][0][2][0].startswith("QAT 8")
+
+
 # Files, printing, phones, eyes
 
 
@@ -405,11 +462,15 @@ def test_downloads_hold_the_table_and_the_picture(visit: Visit) -> None:
         contents[name] = Path(download.value.path()).read_bytes()
     assert contents["svg"].startswith(b"<svg")
     assert contents["png"].startswith(b"\x89PNG")
-    found = list(csv.reader(io.StringIO(contents["csv"].decode())))
+    assert contents["csv"].startswith(codecs.BOM_UTF8), "a spreadsheet reads other letters without it"
+    found = list(csv.reader(io.StringIO(contents["csv"].decode("utf-8-sig"))))
     assert len(found) == len(rows)
+    assert found[0] == ["Group", "n", "drop, pp", "drop, pp: low", "drop, pp: high", "Shown"]
     assert "'=O'Neil" in {row[0] for row in found}, "a name that begins like a formula is text in a spreadsheet"
-    values = [(float(row[2]), line[2][1]) for row, line in zip(found[1:], rows[1:], strict=True)]
-    assert [a for a, _ in values] == [b for _, b in values]
+    for row, line in zip(found[1:], rows[1:], strict=True):
+        assert float(row[2]) == pytest.approx(line[2][1], rel=1e-5)
+        assert float(row[3]) < float(row[2]) < float(row[4])
+        assert "by ethnicity; in torch; means over all seeds" in row[5]
 
 
 def test_table_of_trials_sorts_by_keyboard_with_missing_values_last(visit: Visit) -> None:

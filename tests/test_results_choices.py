@@ -1,5 +1,6 @@
 """Choices are made on val and reported on test; what picking on test would have claimed stands beside them."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,15 @@ def test_each_criterion_takes_its_best_on_val_and_says_what_that_does_on_test() 
     assert worst["val_value"] == pytest.approx(5 / 80)
     assert worst["test_value"] == worst["best_test_value"] == pytest.approx(6 / 100)
     assert (accuracy["method"], accuracy["weight_bits"], accuracy["n_seeds"]) == ("ptq", 8, 1)
+
+
+def test_val_chooses_among_configurations_of_one_training() -> None:
+    longer = [{**row, "config": json.dumps({"train": {"epochs": 9}})} for row in ROWS[2:]]
+    rows = Rows(CHOICES)
+    add_choices(make_measured(RIGHT, [*ROWS[:2], *longer]), rows)
+    found = rows.table().to_pandas().query("criterion == 'accuracy'").set_index("config_id")
+    assert found.n_configs.to_dict() == {"even": 1, "sharp": 1}
+    assert '"epochs": 9' in found.training["sharp"]
 
 
 def test_what_is_missing_is_null_with_its_reason() -> None:

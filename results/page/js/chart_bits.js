@@ -103,7 +103,7 @@ const drawSlopes = (view, { colors, width }) => {
     : "No group is ranked.";
   const shown = panels.map(({ configs, ...panel }) => ({
     ...panel,
-    configs: configs.filter((config) => config.method !== "fp32"),
+    configs: configs.filter((config) => config.index !== panel.base),
   }));
   const worse = view.metric.isLoss ? ", downwards where it is worse" : "";
   const band = isAccuracy && view.highlighted ? ` Band: 95 % interval of ${shorten(view.highlighted, 30)}.` : "";
