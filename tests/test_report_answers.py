@@ -55,7 +55,7 @@ def test_every_method_and_bits_has_its_row(page: Page) -> None:
 
 def test_what_could_ship_is_harmless_and_has_the_fewest_bits(page: Page, expected: Expected) -> None:
     sections, n_named = page.by_id("losers"), 0
-    for table, said in zip(sections.find("table", "matrix"), sections.find("p", "ship"), strict=True):
+    for table, said in zip(sections.find("table", "matrix"), sections.find("div", "ship"), strict=True):
         data = expected.data_of(table.find("caption")[0].text)
         quantized = [c for c in expected.catalog.configs if c.data == data and c.is_quantized]
         primary = {c.config_id: c for c in quantized if c == expected.primary(data, f"{c.variant} {c.bits}")}

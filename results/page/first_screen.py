@@ -120,12 +120,13 @@ def _render_losers(facts: Facts, data: Data) -> str:
 
 
 def _render_shippable(facts: Facts, data: Data) -> str:
-    runtimes = [TORCH, *list_deployed(facts)]
-    texts = [f"in {runtime}: {_name_shippable(facts, data, runtime)}" for runtime in runtimes]
+    items = "".join(
+        f"<li>in {escape(runtime)}: {_name_shippable(facts, data, runtime)}</li>"
+        for runtime in (TORCH, *list_deployed(facts))
+    )
     return (
-        '<p class="ship">Of these settings, the fewest bits with every group within ±1 pp, on this test set, of the '
-        "float "
-        f"model that they replace (of QAT the one before fine-tuning): {'. '.join(texts)}.</p>"
+        '<div class="ship"><p>Of these settings, the fewest bits with every group within ±1 pp, on this test set, of the '
+        f"float model that they replace (of QAT the one before fine-tuning):</p><ul>{items}</ul></div>"
     )
 
 

@@ -126,7 +126,9 @@ class PageData:
 
     def _verdicts(self) -> Columns:
         table = self._thin("verdicts", take(self.tables, "verdicts").filter(pc.field("grouping") != OVERALL))
-        out_of_play = pa.array(["\x01".join(names or ()) or None for names in table["out_of_play"].to_pylist()], pa.string())
+        out_of_play = pa.array(
+            ["\x01".join(names or ()) or None for names in table["out_of_play"].to_pylist()], pa.string()
+        )
         return self._keys(table, _KEYS[:-1]) | {**_pack_all(table, ("worst_group",)), "out_of_play": pack(out_of_play)}
 
     def _disparities(self) -> Columns:
