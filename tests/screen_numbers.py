@@ -207,7 +207,7 @@ def check_causes(page: Page, expected: Expected) -> int:
                 key = Key(config.config_id, comparison, "torch", grouping)
                 overall, spread = expected.one("contrasts", key._replace(grouping="overall")), expected.spread(key)
                 gap = expected.gap(config, "torch", grouping)
-                wanted = [overall.drop_pp, *known(spread.drop_disparity_pp, spread.perm_p, gap)]
+                wanted = [overall.drop_pp, *known(spread.perm_p, spread.drop_disparity_pp, gap)]
                 assert cell.numbers == pytest.approx(wanted), (head_of(row), bits)
                 n_checked += len(wanted)
     return n_checked
@@ -232,7 +232,7 @@ def check_question(
     for row in mine.itertuples():
         spread = spreads[spreads.contrast_id == row.contrast_id].iloc[0]
         gap = expected.gap(config, "torch", data.groupings[0].name)
-        candidates.append([row.drop_pp, *known(spread.drop_disparity_pp, spread.perm_p, gap)])
+        candidates.append([row.drop_pp, *known(spread.perm_p, spread.drop_disparity_pp, gap)])
     assert any(numbers == pytest.approx(one) for one in candidates), (kind, config.name)
     return len(numbers)
 
@@ -302,7 +302,7 @@ def check_losses(page: Page, expected: Expected) -> int:
             if verdict.worst_group:
                 worst = expected.one("contrasts", key, verdict.worst_group)
                 wanted[1:] = [[worst.drop_pp], [worst.eag_pp]]
-            wanted += [known(spread.drop_disparity_pp, spread.perm_p), known(expected.gap(config, "torch", grouping))]
+            wanted += [known(spread.perm_p, spread.drop_disparity_pp), known(expected.gap(config, "torch", grouping))]
             for cell, numbers in zip(row[3:8], wanted, strict=True):
                 assert cell.numbers == pytest.approx(numbers), (title, head_of(row))
                 n_checked += len(numbers)

@@ -227,17 +227,17 @@ def list_deployed(facts: Facts) -> list[str]:
 
 
 def find_shippable(facts: Facts, data: Data, grouping: Grouping, runtime: str) -> Loss | None:
-    """Return the named configuration of the fewest bits that is *harmless* against its reference; of equals the first.
+    """Return the named configuration of the fewest bits that is *harmless* against FP32; of equals the first.
 
-    QAT too is beside the float model that it started from: who ships it gives up that one, not the control. That model
-    answers in torch, whatever the runtime.
+    QAT too is beside FP32: who ships it gives up that one, not the control. FP32 answers in torch in every case.
+    PTQ of the control is beside that one alone, so it is never named.
     """
     losses = [
         loss
         for method in QUANTIZED
         for loss in compare_loss(facts, data, grouping, method, "reference", runtime).values()
     ]
-    harmless = [loss for loss in losses if loss.word == "harmless"]
+    harmless = [loss for loss in losses if loss.word == "harmless" and loss.other and loss.other.method == "fp32"]
     return min(harmless, key=lambda loss: count_bits(loss.config), default=None)
 
 

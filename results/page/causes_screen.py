@@ -54,10 +54,11 @@ def _render_data(facts: Facts, data: Data) -> str:
         for title, (wanted, method, comparison) in AGAINST.items()
     }
     effects = {title: {bits: _say(loss) for bits, loss in found.items()} for title, found in losses.items()}
+    like = list_questions(facts, data, grouping, "qat_vs_ptq")
     effects[LIKE_FOR_LIKE] = {
         question.config.bits: render_drop(read_drop(question.row))
         + small(render_disparity(question.evenness, _find_gap(facts, question)))
-        for question in list_questions(facts, data, grouping, "qat_vs_ptq")
+        for question in like
     }
     sizes = {config.bits: count_bits(config) for config in facts.catalog.configs}
     known = dict.fromkeys(bits for found in effects.values() for bits in found if bits != "FP32")
@@ -68,14 +69,16 @@ def _render_data(facts: Facts, data: Data) -> str:
     rows = []
     for title, found in effects.items():
         if "FP32" in found:
-            rows.append(head(title, "no quantizer") + _across(len(bits), found["FP32"]))
+            rows.append(head(title, "no quantizer, no bits") + _across(len(bits), found["FP32"]))
         elif found:
             rows.append(head(title) + join_cells((found.get(one, MISSING) for one in bits), titles))
         elif title == LIKE_FOR_LIKE:
             rows.append(head(title) + _across(len(bits), "no PTQ of FP32-FT has the observers and BN folding of a QAT"))
     caption = f"{data.title}: what all images lose, and how unevenly by {grouping.title}"
     table = render_table(["", *titles], rows, caption=caption, kind="matrix")
-    return lead(facts, data, lead_causes(losses, bits[-1])) + table
+    drops = {title: {bits: loss.overall for bits, loss in found.items()} for title, found in losses.items()}
+    drops[LIKE_FOR_LIKE] = {question.config.bits: read_drop(question.row) for question in like}
+    return lead(facts, data, lead_causes(drops, bits[-1])) + table
 
 
 def _find_gap(facts: Facts, question: Question) -> float | None:

@@ -83,7 +83,7 @@ def render_loss(loss: Loss) -> str:
     told = escape(explain_no_worst(loss))
     if loss.worst:
         group, drop = loss.worst
-        beyond = f"{format_pp(drop.eag_pp)} more than all{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
+        beyond = f"{format_pp(drop.eag_pp)} worse than all{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
         lost = render_number(f"{say_drop(drop.drop_pp)},", drop.drop_pp)
         told = f"{name_group(group.name)} {lost} {render_number(beyond, drop.eag_pp)}"
     others = f"other settings: {escape(say_others(loss))}" if loss.others else ""
@@ -108,7 +108,8 @@ def explain_no_worst(loss: Loss) -> str:
     if not loss.verdict.get("word"):
         return loss.verdict.get("reason") or "the tables have no verdict"
     if loss.overall and loss.overall.flip_rate == 0:
-        return "no answer changes"
+        few = "" if loss.word == "harmless" else f"; too few images to show ±1 pp for every {loss.grouping.noun}"
+        return f"no answer changes{few}"
     if not loss.in_play:
         return f"no {loss.grouping.noun} of {MIN_RANKED} test images is in play"
     return f"no {loss.grouping.noun} in play loses more than all images"
@@ -137,13 +138,13 @@ def render_drop(drop: Drop | None) -> str:
 
 
 def render_disparity(evenness: Row, gap_pp: float | None = None) -> str:
-    """Return "drops 3.1 pp apart (chance 2.0), p = 0.01; accuracies 7.0 apart": they may move in opposite ways."""
+    """Return "unevenness p = 0.01: drops 3.1 pp apart (chance 2.0); accuracies 7.0 apart"."""
     value, p = evenness.get("drop_disparity_pp"), evenness.get("perm_p")
     if value is None:
         return escape(evenness.get("reason") or "no disparity is known")
     apart = f"drops {format_pp(value)} pp apart (chance {format_pp(evenness.get('null_q95_pp'))})"
     gap = f"; {render_number(f'accuracies {format_pp(gap_pp)} apart', gap_pp)}" if gap_pp is not None else ""
-    return f"{render_number(apart, value)}, {render_number(format_p(p), p)}{gap}"
+    return f"unevenness {render_number(format_p(p), p)}: {render_number(apart, value)}{gap}"
 
 
 def join_cells(cells: Iterable[str], labels: Iterable[str]) -> str:

@@ -16,9 +16,9 @@ from results.page.cells import (
     render_word,
     small,
 )
-from results.page.facts import Deployed, Facts
+from results.page.facts import Facts
 from results.page.leads import lead_deployed
-from results.page.markup import MISSING, count, escape, format_percent, render_number, render_table
+from results.page.markup import MISSING, NO_BREAK, count, escape, format_percent, render_number, render_table
 
 MOST_REASONS = 3
 NOTE = (
@@ -54,8 +54,9 @@ def _render_runtime(facts: Facts, data: Data, runtime: str) -> str:
         f"Against torch, by {grouping.title}",
         "Answers unlike torch's",
         "Of other settings, most",
-        "Against its float model in torch",
-        "One image; file",
+        f"Against the float model in torch, by {grouping.title}",
+        "One image",
+        "File",
     )
     losses, against_float = (
         [
@@ -85,11 +86,15 @@ def _tell_twin(facts: Facts, loss: Loss, against_float: Loss | None) -> list[str
         render_loss(loss),
         render_number(format_percent(drop.flip_rate, 2), drop.flip_rate) if drop else MISSING,
         _tell_most_changed(loss.others),
-        render_word(against_float) + small(render_drop(against_float.overall), kind="more")
-        if against_float
-        else MISSING,
-        _tell_cost(found),
+        _tell_against_float(against_float) if against_float else MISSING,
+        render_number(f"{found.p50_ms:.2f}{NO_BREAK}ms", found.p50_ms) if found and found.p50_ms else MISSING,
+        f"{found.file_bytes / 1000:,.0f}{NO_BREAK}kB" if found and found.file_bytes else MISSING,
     ]
+
+
+def _tell_against_float(loss: Loss) -> str:
+    about = f"against {loss.side}: {render_drop(loss.overall)}"
+    return render_word(loss) + small(about, kind="more")
 
 
 def _tell_most_changed(others: Sequence[Loss]) -> str:
@@ -101,10 +106,3 @@ def _tell_most_changed(others: Sequence[Loss]) -> str:
     settings = loss.config.name.partition(", ")[2] or loss.config.name
     changed = render_number(format_percent(drop.flip_rate, 2), drop.flip_rate)
     return f"{escape(settings)}: {changed}{small(render_drop(drop), kind='more')}"
-
-
-def _tell_cost(found: Deployed | None) -> str:
-    if found is None or found.p50_ms is None:
-        return MISSING
-    size = "" if found.file_bytes is None else f"; {found.file_bytes / 1000:,.0f} kB"
-    return render_number(f"{found.p50_ms:.2f} ms", found.p50_ms) + escape(size)

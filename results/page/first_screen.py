@@ -21,14 +21,15 @@ REACH_HEAD: Final = (
 )
 
 CELLS: Final = (
-    '<p class="note">Each row: the settings that validation images chose. '
-    "<b>Harmless</b>: every group within ±1 pp. <b>Uneven</b>: groups drop differently, p &lt; .05. "
-    "<b>Degraded</b>: all images lose; that groups differ is not shown, nor that they do not. "
-    "<b>Inconclusive</b>: none of these. "
-    "The group named loses most <em>beyond</em> what all images lose. p asks: would these same models look uneven on "
-    "other test images? An interval asks that of newly trained models, too, so they may disagree. p values are not "
-    "corrected: of twenty, one is below .05 by chance. FP32-FT is the control: fine-tuned like QAT, without "
-    "quantizers.</p>"
+    '<div class="note"><p>Each row: the settings that validation images chose. A word is the first of these that '
+    "holds:</p>"
+    "<ul><li><b>Harmless</b>: the 90 % interval of every group's drop is within ±1 pp (how near it stands in the "
+    "cell).</li><li><b>Uneven</b>: the groups of these trained models drop differently, p &lt; .05; of twenty p values "
+    "one is by chance.</li><li><b>Degraded</b>: all images lose; that groups differ is not shown, nor that they do "
+    "not.</li><li><b>Inconclusive</b>: none of these, which is no sign of harmlessness.</li></ul>"
+    "<p>The group named is the one that does worst beside all images, with the 95 % interval of the difference. The p "
+    "asks about these models on other test images, the interval about newly trained ones too: so a row may be uneven "
+    "while no group is established. FP32-FT is the control: fine-tuned like QAT, without quantizers.</p></div>"
 )
 
 
@@ -125,8 +126,9 @@ def _render_shippable(facts: Facts, data: Data) -> str:
         for runtime in (TORCH, *list_deployed(facts))
     )
     return (
-        '<div class="ship"><p>Of these settings, the fewest bits with every group within ±1 pp, on this test set, of the '
-        f"float model that they replace (of QAT the one before fine-tuning):</p><ul>{items}</ul></div>"
+        '<div class="ship"><p>Of these settings, the fewest bits with every group within ±1 pp of FP32 on this test '
+        "set "
+        f"(QAT too, its fine-tuning included):</p><ul>{items}</ul></div>"
     )
 
 

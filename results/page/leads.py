@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from results.page.answers import Loss, Question, Reach
 from results.page.catalog import Grouping
 from results.page.cells import name_bits, say_bits
+from results.page.facts import Drop
 from results.page.markup import NO_BREAK, count, format_percent, format_pp, say_drop, say_interval, shorten
 
 NAME = 40  # characters of a group's name
@@ -22,8 +23,8 @@ def lead_reach(reach: Reach) -> str:
     if mde is None:
         return f"By {grouping.title} no detectable drop is known: {reach.reasons[grouping.name]}."
     low, high = (format_pp(value) for value in mde)
-    size = f"{low} pp" if low == high else f"{low} to {high} pp, by configuration,"
-    return f"By {grouping.title} a {grouping.noun} must lose {size} before this sweep would notice (80 % power)."
+    size = f"{low} pp" if low == high else f"{low} to {high} pp, by configuration"
+    return f"By {grouping.title}, the drop of a {grouping.noun} is told from 0 (80 % power) if it is at least {size}."
 
 
 def lead_losers(losses: Mapping[str, Sequence[Loss]]) -> str:
@@ -39,7 +40,8 @@ def _count_verdicts(losses: Sequence[Loss]) -> str:
     if not losses:
         return ""
     words = Counter(loss.word for loss in losses)
-    return f"By {losses[0].grouping.title}: {', '.join(f'{n} {word}' for word, n in words.most_common())}."
+    told = ", ".join(f"{n} {word}" for word, n in words.most_common())
+    return f"By {losses[0].grouping.title}, of {len(losses)} quantized: {told}."
 
 
 def _tell_clearest(losses: Sequence[Loss]) -> str:
@@ -49,11 +51,12 @@ def _tell_clearest(losses: Sequence[Loss]) -> str:
     if not found:
         return "Of no single group is an excess known."
     if not above:
-        return f"Which group loses is not established: of {len(found)} intervals of an excess none is above 0."
+        return f"That a group does worse than all images is not established: of {len(found)} intervals none is above 0."
     loss, group, drop = max(above, key=lambda one: one[2].eag_low_pp or 0)
     are = "is" if len(above) == 1 else "are"
     return (
-        f"Of {len(found)} intervals of an excess {len(above)} {are} above 0 (by chance some {TAIL * len(found):.0f}). "
+        f"Of {len(found)} intervals of how much worse than all images a group does {len(above)} {are} above 0 (by "
+        f"chance some {TAIL * len(found):.0f}). "
         f"Clearest: {_name(loss.grouping, group.name)} at "
         f"{name_bits(loss.config.variant, loss.config.bits)}, {format_pp(drop.eag_pp)} pp"
         f"{say_interval(drop.eag_low_pp, drop.eag_high_pp)} worse than all images: it {say_drop(drop.drop_pp)}."
@@ -64,14 +67,10 @@ def _name(grouping: Grouping, group: str) -> str:
     return f"class {group}" if grouping.by_class else shorten(group, NAME)
 
 
-def lead_causes(effects: Mapping[str, Mapping[str, Loss]], bits: str) -> str:
-    """Return what the comparisons say at the fewest bits, and what fine-tuning alone does."""
-    texts = []
-    for title, found in effects.items():
-        loss = found.get(bits) or found.get("FP32")
-        if loss and loss.overall:
-            overall = loss.overall
-            texts.append(f"{title} {say_drop(overall.drop_pp, overall.low_pp, overall.high_pp)}")
+def lead_causes(effects: Mapping[str, Mapping[str, Drop | None]], bits: str) -> str:
+    """Return what the comparisons say of all images at the fewest bits, and what fine-tuning alone does."""
+    drops = {title: found.get(bits) or found.get("FP32") for title, found in effects.items()}
+    texts = [f"{title} {say_drop(drop.drop_pp, drop.low_pp, drop.high_pp)}" for title, drop in drops.items() if drop]
     return f"At {say_bits(bits)}, of all images: {'; '.join(texts)}."
 
 
@@ -89,7 +88,7 @@ def lead_deployed(runtime: str, losses: Sequence[Loss]) -> str:
         return f"{told} No answer changes."
     changed = format_percent(most.overall.flip_rate, 2).replace(" ", NO_BREAK)
     drop = say_drop(most.overall.drop_pp, most.overall.low_pp, most.overall.high_pp)
-    return f"{told} Most answers change for {most.config.name}: {changed}; all images: {drop}."
+    return f"{told} Farthest from torch: {most.config.name}, {changed} of its answers differ; all images: {drop}."
 
 
 def lead_mixtures(questions: Sequence[Question], other: str) -> str:

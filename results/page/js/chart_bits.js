@@ -34,7 +34,7 @@ const drawValues = (view, { colors, width }) => {
     .filter(({ mean }) => isNumber(mean))
     .sort((a, b) => a.mean - b.mean);
   const summary = found.length
-    ? `${variant === last.name ? "" : `${variant}, `}${last.name}: from ${say(found[0])} (${nameOf(view, found[0].group)}) to ${say(found.at(-1))} (${nameOf(view, found.at(-1).group)}).`
+    ? `${last.name}: from ${say(found[0])} (${nameOf(view, found[0].group)}) to ${say(found.at(-1))} (${nameOf(view, found.at(-1).group)}).`
     : "";
   const floats = view.runtime === "torch" ? "" : "Float models answer in torch.";
   return {
