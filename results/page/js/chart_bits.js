@@ -45,6 +45,7 @@ const drawValues = (view, { colors, width }) => {
       "Means over the seeds, without intervals: those of losses are in the next chart.",
       floats,
       sayPicks(view),
+      sayDotted(view),
     ].join(" "),
     table: tableOfPanels(view, panels, read, say),
   };
@@ -114,6 +115,6 @@ const drawSlopes = (view, { colors, width }) => {
     ...drawn,
     summary,
     table: tableOfPanels(view, shown, read, say),
-    note: `${sentence(view.metric.change)} against ${sayComparison(view.comparison)}${worse}.${zero}${band} ${sayPicks(view)}`,
+    note: `${sentence(view.metric.change)} against ${sayComparison(view.comparison)}${worse}.${zero}${band} ${sayPicks(view)} ${sayDotted(view)}`,
   };
 };

@@ -30,7 +30,7 @@ const drawShifts = (view, { colors, width }) => {
       { colors, width },
     ),
     summary: largest
-      ? `${detail.name}: most drawn to ${largest.class} are images of ${view.byClass ? "class " : ""}${largest.group}, ${formatPp(largest.shift_pp)} pp more often.`
+      ? `${detail.name}: most drawn to ${shorten(largest.class, 40)} are images of ${view.byClass ? "class " : ""}${shorten(largest.group, 40)}, ${formatPp(largest.shift_pp)} pp more often.`
       : "",
     note: `Columns: the class that is predicted. How much more often (orange) or less often (purple) images of a ${view.noun} are predicted as a class than by ${COMPARISONS[view.sideOf(detail)]}, in pp of the ${view.noun}; ${view.saySeeds("shifts")}.${view.byClass ? " Rows are true classes: this is the change of the confusion matrix." : ""}`,
     table: {

@@ -40,6 +40,9 @@ const pushApart = (pixels, low, high) => {
   return blocks.flatMap(([start, size]) => Array.from({ length: size }, (_, i) => start + i * LABEL_STEP));
 };
 
+const sayDotted = (view) =>
+  view.groups.every(({ ranked }) => ranked) ? "" : `Dotted: fewer than ${view.db.minRanked} images.`;
+
 // Lines of groups over the configurations of each panel. `read` gives {mean, low, high} or null for one of them.
 const drawPanels = (view, panels, read, { colors, width, format, bands, reversed, yTitle }) => {
   const known = panels
@@ -105,7 +108,7 @@ const drawPanels = (view, panels, read, { colors, width, format, bands, reversed
         yaxis: y,
         x: points.map(({ i }) => i),
         y: points.map(({ found }) => found.mean),
-        line: { color, width: group.name === view.highlighted ? 3 : 1.6 },
+        line: { color, width: group.name === view.highlighted ? 3 : 1.6, dash: group.ranked ? "solid" : "dot" },
         marker: { color, size: 6 },
         opacity: isBright(view, group) ? 1 : 0.45,
         meta: { groups: group.name },
