@@ -110,7 +110,8 @@ def make_store(
         failed = {row["trial_id"] for row in [row for row in rows if row["method"] == "qat"][:n_failed]}
         failed |= {row["trial_id"] for row in rows if row["method"] == "fp32" and fails_reference}
         _write_trials(store, one, rows[: len(rows) - n_missing], failed, runtimes, accuracy)
-    manifest = {"name": "simulated <sweep>", "runtimes": list(runtimes), "plan": plan, "command": ""}
+    sweep = {"name": "simulated <sweep>", "seeds": list(seeds)}
+    manifest = {"name": "simulated <sweep>", "sweep": sweep, "runtimes": list(runtimes), "plan": plan, "command": ""}
     groupings = {one.dataset_id: one.groupings for one in images}
     store.write_manifest({**manifest, "groupings": groupings, "provenance": {"torch": "2.14.1", "python": "3.12"}})
     return store

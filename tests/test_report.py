@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -163,6 +164,11 @@ def test_odd_input_gives_a_page_that_says_what_is_missing(name: str) -> None:
     page = Page(render_report(change(dict(make_tables(**settings)))))
     assert said in page.root.words
     assert page.data["tables"].keys() >= {"configs", "trials", "groups", "values", "pairs", "contrasts"}
+
+
+def test_provenance_has_the_sweep_file(page: Page) -> None:
+    text = page.by_id("provenance").find("pre")[0].text
+    assert json.loads(text) == {"name": "simulated <sweep>", "seeds": [0, 1, 2]}
 
 
 def test_failed_trials_stand_with_their_reasons(page: Page) -> None:

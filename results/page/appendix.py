@@ -1,6 +1,6 @@
 """The end of the page: trials that failed or are missing, how to read it, a paragraph for a paper, provenance."""
 
-from collections.abc import Iterable
+import json
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from results.tables.rules import RULES
 
 FOLDER: Final = Path(__file__).resolve().parent
 MOST_FAILURES: Final = 200
+SWEEP_FILE: Final = "sweep_file"  # key of `provenance`
 
 
 def render_failures(facts: Facts, left_out: dict[str, str]) -> str:
@@ -60,11 +61,18 @@ def render_methods(facts: Facts) -> str:
 
 def render_provenance(facts: Facts) -> str:
     """Return where the numbers come from, key by key."""
-    pairs: Iterable[tuple[str, str]] = facts.provenance.items()
+    pairs = [(key, value) for key, value in facts.provenance.items() if key != SWEEP_FILE]
     rows = [f'<th scope="row">{escape(key)}</th><td>{escape(value)}</td>' for key, value in pairs]
     table = (
         render_table(("Key", "Value"), rows, caption="Provenance", kind="provenance")
         if rows
         else "<p>None is known.</p>"
     )
-    return f'<section id="provenance"><h2>Provenance</h2>{table}</section>'
+    return f'<section id="provenance"><h2>Provenance</h2>{table}{_render_sweep_file(facts)}</section>'
+
+
+def _render_sweep_file(facts: Facts) -> str:
+    if SWEEP_FILE not in facts.provenance:
+        return ""
+    text = json.dumps(json.loads(facts.provenance[SWEEP_FILE]), indent=2, ensure_ascii=False)
+    return f"<details><summary>The sweep file, with all overrides</summary><pre>{escape(text)}</pre></details>"

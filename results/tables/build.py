@@ -4,6 +4,7 @@ Statistics are of the test images only. Trials stand in the order of the plan, i
 after the other (in `disparity` one grouping after the other), so equal stores give equal tables.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -136,5 +137,6 @@ def _provenance(manifest: dict[str, Any], trials: list[dict[str, Any]], *, n_str
         "n_not_in_plan": n_strangers,
         "schema_version": manifest["schema_version"],
         **manifest["provenance"],
+        **({"sweep_file": json.dumps(manifest["sweep"])} if manifest.get("sweep") else {}),
     }
     return table_of(({"key": key, "value": str(value)} for key, value in facts.items()), PROVENANCE)
