@@ -20,7 +20,14 @@ const drawCalibration = (view, { colors, width }) => {
     };
   if (!groups.length) return { empty: view.missing("reliability", "no reliability is known of these groups") };
   const { places, total } = placePanels(shown.length, width, 320, { gap: 60 });
-  const layout = layoutOf(colors, total, { margin: { l: 52, r: 16, t: 8, b: 8, pad: 4 }, annotations: [], shapes: [] });
+  const hasLegend = groups.length <= MOST_HUES;
+  const layout = layoutOf(colors, total, {
+    margin: { l: 52, r: 16, t: hasLegend ? 44 : 8, b: 8, pad: 4 },
+    annotations: [],
+    shapes: [],
+    showlegend: hasLegend,
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: colors.ink } },
+  });
   const data = shown.flatMap((config, i) => {
     const { x, y, suffix, titleAt } = places[i];
     layout[`xaxis${suffix}`] = axis(colors, { domain: x, anchor: `y${suffix}`, tickformat: ".0%", automargin: false });
@@ -50,6 +57,9 @@ const drawCalibration = (view, { colors, width }) => {
       return {
         type: "scatter",
         mode: "lines+markers",
+        name: label(group.name, 18),
+        legendgroup: group.name,
+        showlegend: i === 0,
         xaxis: `x${suffix}`,
         yaxis: `y${suffix}`,
         x: bins.map(({ confidence }) => confidence),

@@ -10,6 +10,12 @@ const STATISTICS = {
 
 const nameOfStatistic = (name) => STATISTICS[name] ?? name.replaceAll("_", " ");
 
+// Names of neighbours stand above and below by turns.
+const alternate = (values) => {
+  const order = values.map((_, i) => i).sort((a, b) => values[a] - values[b]);
+  return values.map((_, i) => (order.indexOf(i) % 2 ? "bottom center" : "top center"));
+};
+
 const sayWhyNone = (view, nGroups) => {
   if (view.metricKey !== "accuracy" || view.seedNumber !== null)
     return "correlations are computed of the drops over all seeds alone";
@@ -39,8 +45,11 @@ const drawMechanism = (view, { colors, width }) => {
   if (!changes.size) return { empty: view.lacksSide };
   if (!statistics.length)
     return { empty: view.missing("mechanism", `nothing of the ${side} is known for these groups`) };
-  const { places, total } = placePanels(statistics.length, width, 260, { gap: 60 });
   const narrow = width / Math.min(statistics.length, Math.floor(width / PANEL) || 1) < 400;
+  const { places, total } = placePanels(statistics.length, width, 280, { gap: 60, head: narrow ? 0.17 : 0.09 });
+  const isNamed = view.groups.length <= 12;
+  const names = tellApart(view.groups.map(({ name }) => name));
+  const nameOfPoint = (group) => label(names[view.groups.findIndex(({ name }) => name === group)], 12);
   const layout = layoutOf(colors, total, { margin: { l: 48, r: 16, t: 8, b: 8, pad: 4 }, annotations: [] });
   const isOfTable = view.metricKey === "accuracy" && view.seedNumber === null; // `correlations` is of drops over all seeds
   const correlation = (statistic) =>
@@ -62,12 +71,16 @@ const drawMechanism = (view, { colors, width }) => {
         x: titleAt[0],
         y: titleAt[1],
         yanchor: "top",
+        align: "left",
         font: { color: colors.ink, size: 12 },
       }),
     );
     return {
       type: "scatter",
-      mode: "markers",
+      mode: isNamed ? "markers+text" : "markers",
+      textposition: alternate(some.map(({ value }) => value)),
+      textfont: { size: 11, color: colors.muted },
+      cliponaxis: false,
       xaxis: `x${suffix}`,
       yaxis: `y${suffix}`,
       x: some.map(({ value }) => value),
@@ -83,11 +96,12 @@ const drawMechanism = (view, { colors, width }) => {
         ),
       },
       meta: { groups: some.map(({ group }) => group) },
-      text: some.map(
+      text: some.map(({ group }) => nameOfPoint(group)),
+      hovertext: some.map(
         ({ group, value }) =>
           `<b>${label(group, 40)}</b><br>${nameOfStatistic(statistic)} ${formatNumber(value)}<br>${view.metric.change}: ${sayChange(view, changes.get(group))}`,
       ),
-      hovertemplate: "%{text}<extra></extra>",
+      hovertemplate: "%{hovertext}<extra></extra>",
     };
   });
   const strongest = statistics

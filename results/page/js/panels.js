@@ -6,7 +6,7 @@ const LINE_HEIGHT = 330;
 const LABEL_STEP = 14;
 
 // Where panels stand: as many beside each other as fit, the others below. Returns axes and places for subplots.
-const placePanels = (n, width, height, { gap, titleHeight = 46 }) => {
+const placePanels = (n, width, height, { gap, titleHeight = 46, head = 0.09 }) => {
   const columns = Math.max(1, Math.min(n, Math.floor(width / PANEL)));
   const rows = Math.ceil(n / columns);
   const total = rows * height;
@@ -18,10 +18,10 @@ const placePanels = (n, width, height, { gap, titleHeight = 46 }) => {
     const top = 1 - row / rows;
     return {
       x: [left, left + share],
-      y: [top - 1 / rows + titleHeight / height / rows, top - 0.09 / rows],
+      y: [top - 1 / rows + titleHeight / height / rows, top - head / rows],
       suffix: i === 0 ? "" : String(i + 1),
       titleAt: [left, top - 0.02 / rows],
-      pixels: (1 / rows - 0.09 / rows - titleHeight / height / rows) * total,
+      pixels: (1 / rows - head / rows - titleHeight / height / rows) * total,
     };
   });
   return { places, total, columns };
