@@ -65,6 +65,15 @@ def test_flips_count_and_drops_are_those_of_independent_code() -> None:
         assert row["drop_ci_low_pp"] < row["drop_pp"] < row["drop_ci_high_pp"]
 
 
+def test_no_interval_of_a_drop_is_beyond_what_is_possible() -> None:
+    study = Study()
+    for seed in range(3):
+        study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"c": (5, 60, 5)[seed]}))
+    rows = study.tables()["contrasts"]
+    assert rows.query("group == 'c'").drop_ci_high_pp.item() == 100
+    assert rows[["drop_ci_low_pp", "drop_t_low_pp"]].min().min() >= -100
+
+
 def test_intervals_over_seeds_need_three_and_exemplars_five() -> None:
     for n_seeds in (1, 2, 3, 5):
         study = Study(n_seeds)

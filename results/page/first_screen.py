@@ -22,7 +22,8 @@ REACH_HEAD: Final = (
 
 CELLS: Final = (
     '<div class="note"><p>Each row: the settings that validation images chose. A word is the first of these that '
-    "holds:</p>"
+    "holds, "
+    "unless there is <b>no verdict</b> or the model has <b>collapsed</b> (see How to read this):</p>"
     "<ul><li><b>Harmless</b>: the 90 % interval of every group's drop is within ±1 pp (how near it stands in the "
     "cell).</li><li><b>Uneven</b>: the groups of these trained models drop differently, p &lt; .05; of twenty p values "
     "one is by chance.</li><li><b>Degraded</b>: all images lose; that groups differ is not shown, nor that they do "

@@ -83,6 +83,7 @@ def _estimate_block(
         for level in (0.95, EQUIVALENCE)
     )
     t = t_interval(by_seed_SKG) if len(by_seed_SKG) >= MIN_SEEDS else Interval(*np.full((2, *drop_KG.shape), np.nan))
+    interval, narrow, t = (_clip(one, limit=len(terms)) for one in (interval, narrow, t))
     overall = [np.nansum(values * share_G, axis=2, keepdims=True) for values in (drawn_BKG, by_seed_SKG)]
     excess_SKG = by_seed_SKG - overall[1]
     excess = widen(crossed_interval(drawn_BKG - overall[0], excess_SKG), _excess_interval(counts))
@@ -109,6 +110,11 @@ def _estimate_block(
 
 def _at(interval: Interval, k: int) -> Interval:
     return Interval(interval.low[k], interval.high[k])
+
+
+def _clip(interval: Interval, *, limit: int) -> Interval:
+    """Return the part of an interval that is possible: no drop is beyond 1, no difference of two beyond 2."""
+    return Interval(np.maximum(interval.low, -limit), np.minimum(interval.high, limit))
 
 
 def _draw(matches: Sequence[Sequence[Match]], ground: Ground, means_BGT: np.ndarray) -> np.ndarray:

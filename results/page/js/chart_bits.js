@@ -101,7 +101,7 @@ const drawSlopes = (view, { colors, width }) => {
   const worst = all.sort((a, b) => view.sizeOf(b.found.mean) - view.sizeOf(a.found.mean))[0];
   const summary = worst
     ? `Largest: ${nameOf(view, worst.group)} ${say(worst.found)} at ${worst.config.name}.`
-    : "No group is ranked.";
+    : view.noneInPlay;
   const shown = panels.map(({ configs, ...panel }) => ({
     ...panel,
     configs: configs.filter((config) => config.index !== panel.base),

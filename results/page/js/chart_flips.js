@@ -40,7 +40,9 @@ const drawFlips = (view, { colors, width }) => {
       text: some.map((one) => `<b>${label(one.group.name, 40)}</b><br>${formatPercent(read(one), 2)} ${says}`),
     };
   };
-  const most = found.filter(({ group }) => group.ranked).sort((a, b) => b.drop.flip_rate - a.drop.flip_rate)[0];
+  const most = found
+    .filter(({ group }) => view.isInPlay(detail, group))
+    .sort((a, b) => b.drop.flip_rate - a.drop.flip_rate)[0];
   const yardstick = isNumber(most?.churn)
     ? `; from one seed of the ${side} to another ${formatPercent(most.churn)} do`
     : "";
@@ -63,7 +65,7 @@ const drawFlips = (view, { colors, width }) => {
       yaxis: rows,
     }),
     summary: !most
-      ? `${detail.name}: no ${view.noun} has ${view.db.minRanked} images, so none is named.`
+      ? `${detail.name}: ${view.noneInPlay}`
       : `${detail.name}: most answers change for ${nameOf(view, most.group)}, ${formatPercent(most.drop.flip_rate)}${yardstick}.`,
     note: `Against ${side}. What both bars of a ${view.noun} differ by is its drop. Dots: all answers that changed, also from one wrong answer to another. ${found.some(({ churn }) => isNumber(churn)) ? `Open diamonds, the yardstick: what changes from one training seed of the ${side} to another (churn; over all seeds).` : "No churn is drawn: it takes two training seeds of a float model on the other side."}`,
     table: {

@@ -60,7 +60,7 @@ const drawGroups = (view, { colors, width }, grouping = view.grouping) => {
         : []),
     ],
   });
-  const worst = found.find(ranked);
+  const worst = found.find((group) => view.isInPlay(detail, { name: group.group, ranked: ranked(group) }, grouping));
   return {
     data: [
       part(
@@ -74,8 +74,8 @@ const drawGroups = (view, { colors, width }, grouping = view.grouping) => {
     ],
     layout,
     summary: worst
-      ? `${detail.name}, ${view.metric.change.replace(", pp", "")}: ${shorten(worst.group, 40)} ${say(worst.change)}${overall ? `; all images: ${say(overall)}` : ""}.`
-      : `${detail.name}: no group has ${view.db.minRanked} images.`,
+      ? `${detail.name}, ${view.metric.change.replace(", pp", "")}: ${groups[0].by_class ? "class " : ""}${shorten(worst.group, 40)} ${say(worst.change)}${overall ? `; all images: ${say(overall)}` : ""}.`
+      : `${detail.name}: no group of ${view.db.minRanked} images is in play.`,
     note: `Against ${sayComparison(view.sideOf(detail))}. Dotted: all images. Open circles: fewer than ${view.db.minRanked} images, never ranked.`,
     table: {
       head: ["Group", "n", view.metric.change],

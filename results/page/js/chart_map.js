@@ -65,7 +65,7 @@ const drawMap = (view, { colors, width }) => {
     title: isAccuracy ? undefined : `${sentence(view.metric.change)} of each group, by configuration`,
     summary: largest
       ? `Largest: ${nameOf(view, largest.group)}, ${largest.config.name}: ${sayChange(view, largest.found)}${view.metricKey === "accuracy" ? " pp" : ""}.`
-      : "No group is ranked.",
+      : view.noneInPlay,
     note:
       `${sentence(view.metric.change)} against ${sayComparison(view.comparison)}. ${colours}; colours are full at ±${format(limit)}.${marks} ` +
       `${!unranked.length ? "" : `Grey columns: fewer than ${view.db.minRanked} images; their numbers are in the table. `}${rows.length > shown.length ? `The first ${shown.length} of ${rows.length} configurations; all are in the table.` : ""}`,

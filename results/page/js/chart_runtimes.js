@@ -22,7 +22,8 @@ const drawRuntimes = (view, { colors, width }) => {
     .flatMap(({ config, rows }) =>
       runtimes.map((runtime) => {
         const own = rows.filter((row) => row.runtime === runtime);
-        const timed = own.filter((row) => row.batch === 1 && row.session !== "exact");
+        const shipped = own.filter((row) => row.session !== "exact");
+        const timed = shipped.filter((row) => row.batch === 1);
         const twin = view.drop(config, "all", { comparison: "twin", runtime, grouping: "overall" });
         const worst = view.groups
           .filter(({ ranked }) => ranked)
@@ -38,7 +39,7 @@ const drawRuntimes = (view, { colors, width }) => {
           bytes: meanOf(own.map((row) => row.file_bytes)),
           twin,
           worst,
-          reason: own.find((row) => row.reason)?.reason ?? null,
+          reason: shipped.find((row) => row.reason)?.reason ?? null,
         };
       }),
     )
@@ -174,9 +175,7 @@ const drawRuntimes = (view, { colors, width }) => {
       }),
     ]),
   );
-  const most = [...drawn].sort(
-    (a, b) => Math.abs(b.worst?.drop.drop_pp ?? b.twin.drop_pp) - Math.abs(a.worst?.drop.drop_pp ?? a.twin.drop_pp),
-  )[0];
+  const most = [...drawn].sort((a, b) => (b.twin.flip_rate ?? 0) - (a.twin.flip_rate ?? 0))[0];
   return {
     data,
     layout: layoutOf(colors, 60 + ROW * drawn.length, {
@@ -185,7 +184,9 @@ const drawRuntimes = (view, { colors, width }) => {
       yaxis: rowNames,
       shapes: [zeroLine(colors, "y")],
     }),
-    summary: `Most changes ${most.config.name} in ${most.runtime}: ${formatPercent(most.twin.flip_rate, 2)} of the answers${most.worst ? `; ${nameOf(view, most.worst.group)} ${sayDrop(most.worst.drop.drop_pp, most.worst.drop.drop_ci_low_pp, most.worst.drop.drop_ci_high_pp)} against torch` : ""}.`,
+    summary: most.twin.flip_rate
+      ? `Farthest from torch: ${most.config.name} in ${most.runtime}, ${formatPercent(most.twin.flip_rate, 2)} of its answers differ; all images: ${sayDrop(most.twin.drop_pp, most.twin.drop_ci_low_pp, most.twin.drop_ci_high_pp)}.`
+      : "No answer differs from torch.",
     note: `Dots: all images, with the 95 % interval; diamonds: the ${view.noun} that loses most. Latencies were taken beside whatever else the machine did.${wide ? "" : " Latency and size are in the table."}`,
     table,
   };

@@ -1,6 +1,6 @@
 // Mean accuracy against how unevenly groups drop. Points that cannot be told from the one that loses least are faded.
 const drawTradeoff = (view, { colors }) => {
-  const isBase = (config) => view.otherOf(config) === null && view.sideOf(config) === "reference";
+  const isBase = (config) => config.method === "fp32" && view.sideOf(config) === "reference";
   const points = view.configs
     .map((config) => ({
       config,

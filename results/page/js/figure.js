@@ -128,7 +128,7 @@ class Figure {
   async save(format) {
     if (!this.made) this.draw();
     if (format === "csv") {
-      downloadCsv(this.made.table, this.view.shown, this.key);
+      downloadCsv(this.made.table, [`${this.view.shown}.`, this.sayIgnored()].join(" ").trim(), this.key);
       return;
     }
     if (!this.made.empty) download(await this.image(format), `${this.key}.${format}`);

@@ -162,6 +162,8 @@ class State {
       `against ${sayComparison(comparison)}`,
       metricOf(metric).name,
     ];
+    const detail = this.db.allConfigs.find(({ id }) => id === this.values.configuration);
+    if (detail) parts.push(`in detail ${detail.name}`);
     for (const key of LISTS)
       if (this.values[key].length) parts.push(`${LABELS[key].toLowerCase()} ${this.values[key].join(", ")}`);
     return parts.join("; ");

@@ -43,8 +43,12 @@ class View {
   }
 
   // Whether a group is ranked, and has something to lose: the verdict says which have not.
-  isInPlay(config, group) {
-    return group.ranked && !this.verdict(config)?.out_of_play?.split("\u0001").includes(group.name);
+  isInPlay(config, group, grouping = this.grouping) {
+    return group.ranked && !this.verdict(config, grouping)?.out_of_play?.split("\u0001").includes(group.name);
+  }
+
+  get noneInPlay() {
+    return `No ${this.noun} of ${this.db.minRanked} images is in play.`;
   }
 
   // Of changes the worst first; where more is not worse, the largest first.
@@ -182,9 +186,9 @@ class View {
     return meanOf(this.trialsOf(config).map(read));
   }
 
-  verdict(config) {
+  verdict(config, grouping = this.grouping) {
     const names = ["config", "runtime", "comparison", "grouping"];
-    return this.db.verdicts.first(names, [config.index, this.runtime, this.sideOf(config), this.grouping]);
+    return this.db.verdicts.first(names, [config.index, this.runtime, this.sideOf(config), grouping]);
   }
 
   // One configuration for each method and bits: the primary one if the filters leave it, else the first they leave.
