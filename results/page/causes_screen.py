@@ -32,7 +32,8 @@ AGAINST: Final = {  # -> variant, method, comparison
 UNEVEN: Final = (
     '<p class="note">Drops apart: the largest drop of a group minus the smallest, beside what chance stays under in 95 '
     "of 100 cases. The p is of a sharper test, which weighs every group by its noise, so it may be small where the "
-    "distance is within chance. Accuracies apart: best minus worst group, which may move the other way.</p>"
+    "distance is within chance. Accuracies apart: best minus worst group of the model named first, which may move the "
+    "other way.</p>"
 )
 LIKE_FOR_LIKE: Final = "QAT against PTQ on FP32-FT"
 
@@ -72,7 +73,7 @@ def _render_data(facts: Facts, data: Data) -> str:
             rows.append(head(title, "no quantizer, no bits") + _across(len(bits), found["FP32"]))
         elif found:
             rows.append(head(title) + join_cells((found.get(one, MISSING) for one in bits), titles))
-        elif title == LIKE_FOR_LIKE:
+        elif title == LIKE_FOR_LIKE and losses["QAT against FP32-FT"]:
             rows.append(head(title) + _across(len(bits), "no PTQ of FP32-FT has the observers and BN folding of a QAT"))
     caption = f"{data.title}: what all images lose, and how unevenly by {grouping.title}"
     table = render_table(["", *titles], rows, caption=caption, kind="matrix")

@@ -107,6 +107,8 @@ def explain_no_worst(loss: Loss) -> str:
     """Return why no group is named as the worst."""
     if not loss.verdict.get("word"):
         return loss.verdict.get("reason") or "the tables have no verdict"
+    if loss.word == "no verdict":
+        return loss.verdict["rule"]
     if loss.overall and loss.overall.flip_rate == 0:
         few = "" if loss.word == "harmless" else f"; too few images to show ±1 pp for every {loss.grouping.noun}"
         return f"no answer changes{few}"

@@ -22,15 +22,20 @@ REACH_HEAD: Final = (
 
 CELLS: Final = (
     '<div class="note"><p>Each row: the settings that validation images chose. A word is the first of these that '
-    "holds, "
-    "unless there is <b>no verdict</b> or the model has <b>collapsed</b> (see How to read this):</p>"
+    "holds, unless there is <b>no verdict</b> or the model has <b>collapsed</b> (see How to read this):</p>"
     "<ul><li><b>Harmless</b>: the 90 % interval of every group's drop is within ±1 pp (how near it stands in the "
     "cell).</li><li><b>Uneven</b>: the groups of these trained models drop differently, p &lt; .05; of twenty p values "
     "one is by chance.</li><li><b>Degraded</b>: all images lose; that groups differ is not shown, nor that they do "
     "not.</li><li><b>Inconclusive</b>: none of these, which is no sign of harmlessness.</li></ul>"
-    "<p>The group named is the one that does worst beside all images, with the 95 % interval of the difference. The p "
-    "asks about these models on other test images, the interval about newly trained ones too: so a row may be uneven "
-    "while no group is established. FP32-FT is the control: fine-tuned like QAT, without quantizers.</p></div>"
+    "<p>The group named is the one that does worst beside all images, with the 95 % interval of the difference. SEEDS "
+    "FP32-FT is the control: fine-tuned like QAT, without quantizers.</p></div>"
+)
+ONE_SEED: Final = (
+    "The p and the interval are about these models on other test images: one seed tells nothing of newly trained ones."
+)
+SEEDS: Final = (
+    "The p asks about these models on other test images, the interval about newly trained ones too: so a row may be "
+    "uneven while no group is established."
 )
 
 
@@ -39,9 +44,10 @@ def render_first_screen(facts: Facts) -> str:
     reaches = measure_reach(facts)
     data = [reach.data for reach in reaches if reach.data.groupings]
     losers = "".join(_render_losers(facts, one) for one in data)
+    cells = CELLS.replace("SEEDS", SEEDS if max((reach.n_seeds for reach in reaches), default=0) > 1 else ONE_SEED)
     questions = {
         "reach": ("What can this sweep show?", _render_reach(facts, reaches)),
-        "losers": ("Who loses?", CELLS + losers if losers else nothing("no trial has groups to compare")),
+        "losers": ("Who loses?", cells + losers if losers else nothing("no trial has groups to compare")),
         "causes": ("Quantization or training? QAT or PTQ?", render_causes(facts, data)),
         "deployed": ("Does the deployed model do the same?", render_deployed(facts, data)),
         "mixtures": ("Does more balanced training data help?", render_mixtures(facts, data)),
@@ -127,9 +133,8 @@ def _render_shippable(facts: Facts, data: Data) -> str:
         for runtime in (TORCH, *list_deployed(facts))
     )
     return (
-        '<div class="ship"><p>Of these settings, the fewest bits with every group within ±1 pp of FP32 on this test '
-        "set "
-        f"(QAT too, its fine-tuning included):</p><ul>{items}</ul></div>"
+        '<div class="ship"><p>Of these settings, the fewest bits at which every group is shown to be within ±1 pp of '
+        f"FP32, on this test set (QAT too, its fine-tuning included):</p><ul>{items}</ul></div>"
     )
 
 

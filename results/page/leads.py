@@ -81,8 +81,8 @@ def lead_deployed(runtime: str, losses: Sequence[Loss]) -> str:
     most = max(every, key=lambda loss: (loss.overall.flip_rate or 0.0) if loss.overall else 0.0)
     assert most.overall is not None
     told = (
-        f"In {runtime} {same} of {count(len(every), 'configuration')} {'is' if same == 1 else 'are'} within ±1 pp of "
-        f"torch for every {most.grouping.noun} by {most.grouping.title}."
+        f"In {runtime} {same} of {count(len(every), 'configuration')} {'is' if same == 1 else 'are'} shown to be "
+        f"within ±1 pp of torch for every {most.grouping.noun} by {most.grouping.title}."
     )
     if not most.overall.flip_rate:
         return f"{told} No answer changes."

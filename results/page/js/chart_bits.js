@@ -84,7 +84,9 @@ const drawSlopes = (view, { colors, width }) => {
     yTitle: view.metric.change,
   });
   if (drawn.empty) {
-    const otherwise = `nothing is compared with ${sayComparison(view.comparison)} in ${view.runtime}`;
+    const otherwise = view.quantized.length
+      ? `nothing is compared with ${sayComparison(view.comparison)} in ${view.runtime}`
+      : view.lacksDetail;
     return { empty: view.missing(view.seedNumber === null ? "contrasts" : "pairs", otherwise) };
   }
   const all = panels

@@ -84,7 +84,13 @@ const drawRuntimes = (view, { colors, width }) => {
     ]),
   };
   if (!drawn.length)
-    return { empty: `no configuration here has a result: ${lines[0].reason ?? "see the table"}`, table };
+    return {
+      empty: view.missing(
+        view.seedNumber === null ? "contrasts" : "pairs",
+        `no configuration here has a result: ${lines[0].reason ?? "see the table"}`,
+      ),
+      table,
+    };
   const names = drawn.map(({ config, runtime }) => (runtimes.length > 1 ? `${config.name}, ${runtime}` : config.name));
   const { left, axis: rowNames } = nameRows(names, width, colors);
   const rows = drawn.map((_, i) => i);

@@ -14,7 +14,9 @@ const drawTradeoff = (view, { colors }) => {
     }))
     .filter(({ disparity, accuracy }) => disparity && isNumber(accuracy));
   if (!points.some(({ config }) => isQuantized(config)))
-    return { empty: view.missing("evenness", "no quantized configuration has a disparity here") };
+    return {
+      empty: view.missing("values", view.missing("evenness", "no quantized configuration has a disparity here")),
+    };
   const keyOf = ({ config }) => `${view.sideOf(config)} ${view.otherOf(config)?.index}`; // what drops are comparable by
   const losing = points.filter(({ config, overall }) => isQuantized(config) && overall);
   const least = new Map(
@@ -93,9 +95,9 @@ const drawTradeoff = (view, { colors }) => {
       }),
     }),
     summary: best
-      ? `Least is lost with ${best.config.name}: ${formatPercent(best.accuracy, 2)}, groups ${formatNumber(best.disparity.value)}${unit} apart.`
+      ? `Least is lost with ${best.config.name}, against ${view.otherOf(best.config)?.name ?? sayComparison(view.sideOf(best.config))}: ${formatPercent(best.accuracy, 2)}, groups ${formatNumber(best.disparity.value)}${unit} apart.`
       : "",
-    note: `Against ${sayComparison(view.comparison)}. Symbol: method; size: bits. Bars: 95 % interval of the paired drop of all images; grey dashes: what chance alone stays under. Faded: this interval holds the drop of the configuration that loses least against the same other side, so they cannot be told apart by accuracy.`,
+    note: `Against ${sayComparison(view.comparison)}. Symbol: method; size: bits. Bars: 95 % interval of the paired drop of all images.${floors.length ? " Grey dashes: what chance alone stays under." : ""} Faded: this interval holds the drop of the configuration that loses least against the same other side, so they cannot be told apart by accuracy.`,
     table: {
       head: [
         "Configuration",

@@ -140,7 +140,12 @@ class State {
   initial(key, options) {
     if (key !== "configuration") return options[0]?.[0] ?? "";
     // The named one of the fewest bits: where something can be seen, if anywhere.
-    const named = this.matching.filter((config) => isQuantized(config) && config.primary && config.trials.length);
+    const isCompared = ({ index }) =>
+      this.values.comparison === "usual" ||
+      this.db.contrasts.find(["config", "comparison"], [index, this.values.comparison]).length;
+    const some = this.matching.filter((config) => isQuantized(config) && config.primary && config.trials.length);
+    const compared = some.filter(isCompared);
+    const named = compared.length ? compared : some;
     const few = named.sort((a, b) => bitsOf(a) - bitsOf(b))[0];
     return few?.id ?? options[0]?.[0] ?? "";
   }
