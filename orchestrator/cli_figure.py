@@ -9,7 +9,7 @@ import typer
 from orchestrator.cli_status import AsJson, StoreArgument
 from orchestrator.exit_codes import exit_codes
 from orchestrator.problems import Problem, RequestError
-from results import Store, derive, draw_figure
+from results import Store, derive_again, draw_figure
 
 SUFFIXES = ("svg", "png")
 
@@ -34,15 +34,8 @@ def figure(
             raise RequestError([Problem("--output", f"must end in .svg or .png, got {place.name}.")])
         if not place.absolute().parent.is_dir():
             raise RequestError([Problem("--output", f"is in a folder that does not exist: {place.absolute().parent}.")])
-        image = draw_figure(_read_page(Store.open(store)), chart, suffix, width_mm=width_mm, filters=filters)
+        opened = Store.open(store)
+        derive_again(opened)
+        image = draw_figure(opened.read_report(), chart, suffix, width_mm=width_mm, filters=filters)
         place.write_bytes(image)
         print(json.dumps({"file": str(place), "bytes": len(image)}) if as_json else str(place))
-
-
-def _read_page(store: Store) -> str:
-    """Return the dashboard as it stands, with the user's own metrics; where there is none yet, it is made."""
-    try:
-        return store.read_report()
-    except FileNotFoundError:
-        derive(store)
-        return store.read_report()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from results.page.paper_figures import draw_figure
     from results.page.report import write_report
     from results.predictions import make_predictions
-    from results.refresh import Derived, derive
+    from results.refresh import Derived, derive, derive_again
     from results.schema import BLOCKED, DEPLOYED, EXACT, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
     from results.statistics.power import (
         minimum_detectable_disparity,
@@ -48,6 +48,7 @@ __all__ = [
     "compare_stores",
     "count_trials",
     "derive",
+    "derive_again",
     "describe_mixed_pairs",
     "draw_figure",
     "find_damage",
@@ -73,6 +74,7 @@ _HOMES = {
     "minimum_detectable_excess": "statistics.power",
     "null_disparity": "statistics.power",
     "derive": "refresh",
+    "derive_again": "refresh",
     "Derived": "refresh",
     "Survey": "damage",
     "survey": "damage",

@@ -42,6 +42,11 @@ def derive(store: Store, *, always: bool = False, metrics: Sequence[str] = ()) -
         return _derive(store, always=always, metrics=metrics)
 
 
+def derive_again(store: Store) -> Derived:
+    """Bring tables and dashboard up to date, with the user's metrics that they were built with last. As `derive`."""
+    return derive(store, metrics=(store.read_built() or {}).get("metrics", ()))
+
+
 def _derive(store: Store, *, always: bool, metrics: Sequence[str]) -> Derived:
     source = _describe_source(store, metrics)
     if not always and (kept := _read_kept(store, source)):
@@ -51,12 +56,13 @@ def _derive(store: Store, *, always: bool, metrics: Sequence[str]) -> Derived:
 
     tables = build_tables(store, metrics=metrics)
     dashboard = write_report(store, tables)
-    store.write_built({"source": source, "built": store.list_derived()})
+    store.write_built({"source": source, "built": store.list_derived(), "metrics": list(metrics)})
     return _derived(tables["trials"], tables["provenance"], dashboard)
 
 
 def _read_kept(store: Store, source: str) -> Derived | None:
-    if store.read_built() != json.loads(json.dumps({"source": source, "built": store.list_derived()})):
+    now = json.loads(json.dumps({"source": source, "built": store.list_derived()}))
+    if {name: value for name, value in (store.read_built() or {}).items() if name in now} != now:
         return None
     try:
         return _derived(store.read_table("trials"), store.read_table("provenance"), store.report_path)

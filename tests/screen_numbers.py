@@ -124,7 +124,6 @@ def check_screen(page: Page, tables: Mapping[str, pa.Table]) -> int:
 def check_reach(page: Page, expected: Expected) -> int:
     """Sizes, accuracy of the float model, and what could go unseen."""
     n_checked, groups = 0, expected.frames["groups"].query("split == 'test'")
-    data = expected.catalog.data[0]
     rows = rows_of(page.by_id("reach").find("table", "reach")[0])
     order = [(one, grouping) for one in expected.catalog.data for grouping in one.groupings]
     for (data, grouping), row in zip(order, rows, strict=True):
@@ -228,12 +227,15 @@ def check_question(
     for column, value in equals.items():
         mine = mine[mine[column] == value]
     spreads = expected.frames["contrast_disparity"].query(f"grouping == '{data.groupings[0].name}'")
-    candidates = []
+    candidates, named = [], []
     for row in mine.itertuples():
         spread = spreads[spreads.contrast_id == row.contrast_id].iloc[0]
         gap = expected.gap(config, "torch", data.groupings[0].name)
         candidates.append([row.drop_pp, *known(spread.perm_p, spread.drop_disparity_pp, gap)])
-    assert any(numbers == pytest.approx(one) for one in candidates), (kind, config.name)
+        other = expected.catalog.find(str(row.other_config_id))
+        is_named = other and expected.primary(other.data, f"{other.variant} {other.bits}") == other
+        named += candidates[-1:] if is_named else []
+    assert any(numbers == pytest.approx(one) for one in named or candidates), (kind, config.name)
     return len(numbers)
 
 
@@ -259,31 +261,50 @@ def twins(page: Page, expected: Expected) -> Iterator[tuple[Data, str, list[Elem
 
 def check_deployed(page: Page, expected: Expected) -> int:
     """Each configuration against itself in torch and against its float model, in a runtime; times."""
-    n_checked, times = 0, expected.frames["runtimes"]
+    n_checked, times, shown = 0, expected.frames["runtimes"], set[tuple[str, str]]()
     times = times[(times.batch == 1) & (times.session != "exact")]
     for data, runtime, row in twins(page, expected):
-        config, grouping = expected.primary(data, head_of(row)), data.groupings[0].name
-        key = Key(config.config_id, "twin", runtime, grouping)
+        config = find_named(expected, data, row)
+        shown.add((runtime, config.config_id))
+        key = Key(config.config_id, "twin", runtime, data.groupings[0].name)
         overall = expected.one("contrasts", key._replace(grouping="overall"))
         assert row[1].numbers == [overall.drop_pp]
         n_checked += 2 + check_verdict(expected, row[2], key)
         assert row[3].numbers == [overall.flip_rate]
-        others = [one for one in expected.named(data, *split_head(head_of(row))) if one != config]
-        rates = [
-            (found[0].flip_rate, found[0].drop_pp)
-            for one in others
-            if (found := expected.rows["contrasts"].get(Key(one.config_id, "twin", runtime, "overall")))
-        ]
-        assert row[4].numbers == list(max(rates, default=()))
         key = key._replace(comparison="reference")
         if key in expected.rows["verdicts"]:
-            assert row[5].find("b", "word")[0].text.split(" ", 1)[1] == expected.one("verdicts", key).word
-            assert row[5].numbers == [expected.one("contrasts", key._replace(grouping="overall")).drop_pp]
+            assert row[4].find("b", "word")[0].text.split(" ", 1)[1] == expected.one("verdicts", key).word
+            assert row[4].numbers == [expected.one("contrasts", key._replace(grouping="overall")).drop_pp]
             n_checked += 2
         p50 = times[(times.runtime == runtime) & times.trial_id.isin([trial["trial_id"] for trial in config.ok])].p50_ms
-        assert row[6].numbers == pytest.approx(known(p50.mean()))
-        n_checked += len(row[4].numbers) + len(row[6].numbers)
+        assert row[5].numbers == pytest.approx(known(p50.mean()))
+        n_checked += len(row[5].numbers)
+    for runtime in {runtime for runtime, _ in shown}:
+        check_broken(expected, runtime, {config_id for name, config_id in shown if name == runtime})
     return n_checked
+
+
+def check_broken(expected: Expected, runtime: str, shown: set[str]) -> None:
+    """Named are what val chose, and those of which more than 1 % and twice as many answers change."""
+    for config in expected.catalog.configs:
+        best = (
+            expected.primary(config.data, f"{config.variant} {config.bits}".removesuffix(" FP32"))
+            if config.ok
+            else config
+        )
+        keys = [Key(one.config_id, "twin", runtime, "overall") for one in (config, best)]
+        if all(key in expected.rows["contrasts"] for key in keys):
+            rate, usual = (expected.one("contrasts", key).flip_rate for key in keys)
+            is_named = config == best or (rate > 0.01 and rate > 2 * usual)
+            assert (config.config_id in shown) == is_named, config.name
+
+
+def find_named(expected: Expected, data: Data, row: list[Element]) -> Config:
+    """The configuration of a row whose small print has its settings."""
+    settings = "; ".join(small.text for small in row[0].find("small"))
+    known = expected.named(data, *split_head(head_of(row)))
+    (config,) = [config for config in known if config.name.partition(", ")[2] == settings]
+    return config
 
 
 def check_losses(page: Page, expected: Expected) -> int:

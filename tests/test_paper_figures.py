@@ -4,12 +4,13 @@ import re
 import struct
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 from simulated_sweep import make_store
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from results import draw_figure
+from results import derive, draw_figure
 from results.page.paper_figures import VARIABLE, FigureError
 
 pytestmark = pytest.mark.browser
@@ -70,13 +71,19 @@ def test_a_program_that_is_no_browser_is_named(monkeypatch: pytest.MonkeyPatch) 
         draw_figure("<p>", "drops", "svg", width_mm=85)
 
 
-def test_a_figure_leaves_tables_and_page_as_they_are(store: str, tmp_path: Path) -> None:
-    run(store, "drops", "--output", str(tmp_path / "drops.svg"))
-    page = Path(store, "report.html")
-    page.write_text(page.read_text(encoding="utf-8").replace("</main>", "<p>by hand</p></main>"), encoding="utf-8")
-    was = {path: path.stat().st_mtime_ns for path in Path(store).rglob("*")}
-    run(store, "drops", "--output", str(tmp_path / "drops.svg"))
-    assert {path: path.stat().st_mtime_ns for path in Path(store).rglob("*")} == was
+def test_a_figure_is_of_the_store_as_it_is_with_the_metrics_it_was_built_with(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", seeds=(0,), bits=(8,), observers=("minmax",), datasets=("faces",))
+    derive(store, metrics=["user_metrics:is_right"])
+    built = Path(store.location, "tables", "built.json").stat().st_mtime_ns
+    place = tmp_path / "figure.svg"
+    words = (store.location, "groups", "--output", str(place), "--filters", "metric=is_right")
+    assert run(*words) == (0, f"{place}\n")
+    assert Path(store.location, "tables", "built.json").stat().st_mtime_ns == built
+    row = next(row for row in store.read_trials().to_pylist() if row["method"] == "ptq")
+    store.remove_trial(row["trial_id"])
+    assert run(*words)[0] == 0
+    assert row["trial_id"] not in store.read_table("trials").filter(pc.field("status") == "ok")["trial_id"].to_pylist()
+    assert "is_right" in store.read_table("own_metrics")["metric"].to_pylist()
 
 
 def test_without_a_browser_the_remedy_is_told(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

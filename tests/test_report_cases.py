@@ -88,7 +88,7 @@ def test_a_group_that_gains_less_than_all_is_said_to_do_worse() -> None:
     columns = {c: [moved(row, c) for row in rows] for c in ("drop_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp")}
     page = Page(render_report(change(tables, "contrasts", **columns)))
     said = page.by_id("losers").find("p", "lead")[0].words
-    assert f"Clearest: {GROUP_NAMES[0]} at QAT" in said
+    assert said.startswith(f"Clearest: {GROUP_NAMES[0]} at QAT")
     assert "6.0 pp [4.0, 8.0] worse than all images: it gains 2.0 pp." in said
 
 
@@ -119,8 +119,9 @@ def test_mixtures_by_other_attributes_have_names_of_their_own() -> None:
         return json.dumps(told)
 
     page = Page(render_report(change(tables, "trials", config=map(by, tables["trials"]["config"].to_pylist()))))
-    names = {row[0].find("small")[0].text: head_of(row) for row in rows_of(page.by_id("reach").find("table")[0])[:1]}
-    assert set(names.values()) <= {"faces, long tail 20:1 by ethnicity", "faces, long tail 20:1 by gender"}
+    rows = rows_of(page.by_id("reach").find("table")[0])
+    names = [head_of(row) for row in rows if "again" not in row[0].attributes.get("class", "")]
+    assert sorted(names) == ["faces, long tail 20:1 by ethnicity", "faces, long tail 20:1 by gender"]
 
 
 def test_one_seed_is_not_said_to_have_an_interval_over_seeds() -> None:

@@ -85,7 +85,8 @@ def render_loss(loss: Loss) -> str:
         group, drop = loss.worst
         beyond = f"{format_pp(drop.eag_pp)} worse than all{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
         lost = render_number(f"{say_drop(drop.drop_pp)},", drop.drop_pp)
-        told = f"{name_group(group.name)} {lost} {render_number(beyond, drop.eag_pp)}"
+        noun = "class " if loss.grouping.by_class else ""
+        told = f"{noun}{name_group(group.name)} {lost} {render_number(beyond, drop.eag_pp)}"
     others = f"other settings: {escape(say_others(loss))}" if loss.others else ""
     lines = [told, "; ".join(_tell_evidence(loss)), others]
     return render_word(loss) + "".join(small(line, kind="more") for line in lines if line)
@@ -97,7 +98,8 @@ def _tell_evidence(loss: Loss) -> Iterator[str]:
     if p is not None:
         yield render_number(format_p(p), p)
     if margin is not None:
-        yield render_number(f"every {loss.grouping.noun} within ±{format_pp(margin)}", margin)
+        near = f"every {loss.grouping.noun} within" if loss.word == "harmless" else "harmless only at"
+        yield render_number(f"{near} ±{format_pp(margin)}", margin)
     if out := loss.verdict.get("out_of_play"):
         more = f" and {len(out) - MOST_OUT} more" if len(out) > MOST_OUT else ""
         yield f"out of play: {', '.join(map(name_group, out[:MOST_OUT]))}{more}"

@@ -43,11 +43,11 @@ def render_first_screen(facts: Facts) -> str:
     """Return the five questions, each with a table or a sentence that says why there is no answer."""
     reaches = measure_reach(facts)
     data = [reach.data for reach in reaches if reach.data.groupings]
-    losers = "".join(_render_losers(facts, one) for one in data)
     cells = CELLS.replace("SEEDS", SEEDS if max((reach.n_seeds for reach in reaches), default=0) > 1 else ONE_SEED)
+    losers = "".join(_render_losers(facts, one, "" if number else cells) for number, one in enumerate(data))
     questions = {
         "reach": ("What can this sweep show?", _render_reach(facts, reaches)),
-        "losers": ("Who loses?", cells + losers if losers else nothing("no trial has groups to compare")),
+        "losers": ("Who loses?", losers or nothing("no trial has groups to compare")),
         "causes": ("Quantization or training? QAT or PTQ?", render_causes(facts, data)),
         "deployed": ("Does the deployed model do the same?", render_deployed(facts, data)),
         "mixtures": ("Does more balanced training data help?", render_mixtures(facts, data)),
@@ -112,7 +112,7 @@ def _render_mde(mde: tuple[float, float] | None) -> str:
     return f"{low} to {high} pp" if format_pp(mde[0]) != format_pp(mde[1]) else f"{low} pp"
 
 
-def _render_losers(facts: Facts, data: Data) -> str:
+def _render_losers(facts: Facts, data: Data, legend: str) -> str:
     losses = {grouping.name: list_losses(facts, data, grouping) for grouping in data.groupings}
     if not any(losses.values()):
         return nothing(f"{data.title} has no trial with another to compare with")
@@ -124,7 +124,7 @@ def _render_losers(facts: Facts, data: Data) -> str:
         first = head(name_bits(config.variant, config.bits), "; ".join(filter(None, (settings, f"against {side}"))))
         rows.append(first + join_cells(map(render_loss, alike), titles))
     table = render_table(["Method, bits", *titles], rows, caption=data.title, kind="matrix")
-    return lead(facts, data, lead_losers(losses)) + table + _render_shippable(facts, data)
+    return lead(facts, data, lead_losers(losses)) + legend + table + _render_shippable(facts, data)
 
 
 def _render_shippable(facts: Facts, data: Data) -> str:

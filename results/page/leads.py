@@ -28,11 +28,11 @@ def lead_reach(reach: Reach) -> str:
 
 
 def lead_losers(losses: Mapping[str, Sequence[Loss]]) -> str:
-    """Return the verdicts on quantized models by every grouping, and who loses beyond chance."""
+    """Return who does worse than all images, and the verdicts on quantized models by every grouping."""
     shown = {title: [loss for loss in some if loss.config.method != "fp32_ft"] for title, some in losses.items()}
     told = [_count_verdicts(some) for some in shown.values()]
     return " ".join(
-        [*(text for text in told if text), _tell_clearest([one for some in shown.values() for one in some])]
+        [_tell_clearest([one for some in shown.values() for one in some]), *(text for text in told if text)]
     )
 
 
@@ -53,14 +53,16 @@ def _tell_clearest(losses: Sequence[Loss]) -> str:
     if not above:
         return f"That a group does worse than all images is not established: of {len(found)} intervals none is above 0."
     loss, group, drop = max(above, key=lambda one: one[2].eag_low_pp or 0)
-    are = "is" if len(above) == 1 else "are"
     return (
-        f"Of {len(found)} intervals of how much worse than all images a group does {len(above)} {are} above 0 (by "
-        f"chance some {TAIL * len(found):.0f}). "
-        f"Clearest: {_name(loss.grouping, group.name)} at "
-        f"{name_bits(loss.config.variant, loss.config.bits)}, {format_pp(drop.eag_pp)} pp"
-        f"{say_interval(drop.eag_low_pp, drop.eag_high_pp)} worse than all images: it {say_drop(drop.drop_pp)}."
+        f"Clearest: {_name(loss.grouping, group.name)} at {name_bits(loss.config.variant, loss.config.bits)}, "
+        f"{format_pp(drop.eag_pp)} pp{say_interval(drop.eag_low_pp, drop.eag_high_pp)} worse than all images: it "
+        f"{say_drop(drop.drop_pp)}. Of {len(found)} such intervals {len(above)} {'is' if len(above) == 1 else 'are'} "
+        f"above 0, where chance alone puts {_round_up(TAIL * len(found))}."
     )
+
+
+def _round_up(expected: float) -> str:
+    return "less than 1" if expected < 1 else f"about {expected:.0f}"
 
 
 def _name(grouping: Grouping, group: str) -> str:

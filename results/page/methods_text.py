@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from results.page.answers import list_deployed
 from results.page.catalog import Config, Data
 from results.page.facts import Facts
 from results.page.markup import count
@@ -20,6 +21,11 @@ def write_methods(facts: Facts) -> str:
         )
     if any(facts.overall(config, "reference") for config in configs):
         parts += [_say_drops(), _say_intervals(configs), _say_tests()]
+    if runtimes := list_deployed(facts):
+        parts.append(
+            f"Finished models were also exported and run in {' and '.join(runtimes)}; there each was compared with "
+            "itself and with its floating-point models in torch."
+        )
     versions = [f"{name} {facts.provenance[name]}" for name in ("torch", "onnxruntime") if facts.provenance.get(name)]
     made = f"Quantfair, code version {facts.provenance.get('code_version', 'unknown')}"
     return " ".join([*(part for part in parts if part), f"({'; '.join([made, *versions])}.)"])
