@@ -102,14 +102,17 @@ const drawSlopes = (view, { colors, width }) => {
     .filter(({ found }) => found);
   const worst = all.sort((a, b) => view.sizeOf(b.found.mean) - view.sizeOf(a.found.mean))[0];
   const summary = worst
-    ? `Largest: ${nameOf(view, worst.group)} ${say(worst.found)} at ${worst.config.name}.`
+    ? view.sizeOf(worst.found.mean) <= 0
+      ? `No ${view.noun} does worse.`
+      : `Largest: ${nameOf(view, worst.group)} ${say(worst.found)} at ${worst.config.name}.`
     : view.noneInPlay;
   const shown = panels.map(({ configs, ...panel }) => ({
     ...panel,
     configs: configs.filter((config) => config.index !== panel.base),
   }));
   const worse = view.metric.isLoss ? ", downwards where it is worse" : "";
-  const band = isAccuracy && view.highlighted ? ` Band: 95 % interval of ${shorten(view.highlighted, 30)}.` : "";
+  const band =
+    isAccuracy && view.highlighted ? ` Band: 95 % interval of ${nameOf(view, { name: view.highlighted })}.` : "";
   const zero = panels.some(({ base }) => base !== null)
     ? " Lines start at 0, the float model they are compared with."
     : "";

@@ -66,7 +66,9 @@ const drawFlips = (view, { colors, width }) => {
     }),
     summary: !most
       ? `${detail.name}: ${view.noneInPlay}`
-      : `${detail.name}: most answers change for ${nameOf(view, most.group)}, ${formatPercent(most.drop.flip_rate)}${yardstick}.`,
+      : !most.drop.flip_rate
+        ? `${detail.name}: no answer changes.`
+        : `${detail.name}: most answers change for ${nameOf(view, most.group)}, ${formatPercent(most.drop.flip_rate)}${yardstick}.`,
     note: `Against ${side}. What both bars of a ${view.noun} differ by is its drop. Dots: all answers that changed, also from one wrong answer to another. ${found.some(({ churn }) => isNumber(churn)) ? `Open diamonds, the yardstick: what changes from one training seed of the ${side} to another (churn; over all seeds).` : "No churn is drawn: it takes two training seeds of a float model on the other side."}`,
     table: {
       head: [view.byClass ? "Class" : "Group", "n", "Changed", "Bad", "Good", "Churn of seeds"],

@@ -96,6 +96,6 @@ const drawIntersections = (view, size) => {
   ];
   const crossed = view.grouping.includes("*") ? view.grouping : known.find((grouping) => grouping.includes("*"));
   return crossed
-    ? drawGroups(view, size, crossed)
+    ? { ...drawGroups(view, size, crossed), ignores: crossed === view.grouping ? [] : ["grouping"] }
     : { empty: 'this sweep has no intersection; group_by = ["ethnicity*gender"] makes one' };
 };

@@ -64,7 +64,9 @@ const drawMap = (view, { colors, width }) => {
     ...drawn,
     title: isAccuracy ? undefined : `${sentence(view.metric.change)} of each group, by configuration`,
     summary: largest
-      ? `Largest: ${nameOf(view, largest.group)}, ${largest.config.name}: ${sayChange(view, largest.found)}${view.metricKey === "accuracy" ? " pp" : ""}.`
+      ? view.sizeOf(largest.found.mean) <= 0
+        ? `No ${view.noun} does worse.`
+        : `Largest: ${nameOf(view, largest.group)}, ${largest.config.name}: ${sayChange(view, largest.found)}${view.metricKey === "accuracy" ? " pp" : ""}.`
       : view.noneInPlay,
     note:
       `${sentence(view.metric.change)} against ${sayComparison(view.comparison)}. ${colours}; colours are full at ±${format(limit)}.${marks} ` +

@@ -29,7 +29,9 @@ const drawSensitivity = (view, { colors, width }) => {
       { colors, width },
     ),
     summary: largest
-      ? `${detail.name}: ${largest.layer} alone costs ${view.byClass ? "class " : ""}${shorten(largest.group, 40)} (n = ${largest.n}) most: ${sayDrop(largest.drop_pp)}.`
+      ? largest.drop_pp <= 0
+        ? `${detail.name}: no layer alone costs a ${view.noun} anything.`
+        : `${detail.name}: ${largest.layer} alone costs ${view.byClass ? "class " : ""}${shorten(largest.group, 40)} (n = ${largest.n}) most: ${sayDrop(largest.drop_pp)}.`
       : `${detail.name}: no ${view.noun} has ${db.minRanked} validation images, so none is named.`,
     note: `Drop on validation images with this layer alone quantized, in pp; ${view.saySeeds("sensitivity")}.`,
     table: {

@@ -10,7 +10,7 @@ const drawShifts = (view, { colors, width }) => {
   const at = new Map(rows.map((row) => [`${row.group}\u0001${row.class}`, row.shift_pp]));
   const z = groups.map(({ name }) => classes.map((one) => at.get(`${name}\u0001${one}`) ?? null));
   const largest = rows
-    .filter((row) => groups.some(({ name }) => name === row.group))
+    .filter((row) => groups.some(({ name }) => name === row.group) && !(view.byClass && row.group === row.class))
     .sort((a, b) => b.shift_pp - a.shift_pp)[0];
   return {
     ...drawHeat(

@@ -34,17 +34,21 @@ const drawTradeoff = (view, { colors }) => {
       first.overall.drop_pp <= point.overall.drop_ci_high_pp,
     );
   };
+  const apart = points.filter((point) => point.overall && !isClose(point)).slice(0, MOST_HUES); // these are named
   const variants = [...new Set(points.map(({ config }) => config.variant))];
   const unit = view.metricKey === "accuracy" ? " pp" : "";
   const data = variants.map((variant, i) => {
     const some = points.filter(({ config }) => config.variant === variant);
     return {
       type: "scatter",
-      mode: "markers",
+      mode: "markers+text",
       name: variant,
       x: some.map(({ accuracy }) => accuracy),
       y: some.map(({ disparity }) => disparity.value),
-      text: some.map(
+      text: some.map((point) => (apart.includes(point) ? label(point.config.name, 22) : "")),
+      textposition: "top center",
+      textfont: { size: 11, color: colors.muted },
+      hovertext: some.map(
         ({ config, accuracy, disparity }) =>
           `<b>${escapeText(config.name)}</b><br>${formatPercent(accuracy, 2)}, groups ${formatNumber(disparity.value)}${unit} apart${isNumber(disparity.floor) ? ` (chance ${formatNumber(disparity.floor)})` : ""}`,
       ),
@@ -65,7 +69,7 @@ const drawTradeoff = (view, { colors }) => {
         opacity: some.map((point) => (isClose(point) ? 0.4 : 1)),
         line: { width: 1, color: colors.ground },
       },
-      hovertemplate: "%{text}<extra></extra>",
+      hovertemplate: "%{hovertext}<extra></extra>",
     };
   });
   const floors = points.filter(({ disparity }) => isNumber(disparity.floor));

@@ -63,7 +63,9 @@ class Figure {
 
   // A filter that somebody has set and that this chart cannot follow is named.
   sayIgnored() {
-    const names = this.ignores.filter((key) => this.view.unusual.includes(key)).map((key) => LABELS[key]);
+    const names = [...this.ignores, ...(this.made.ignores ?? [])]
+      .filter((key) => this.view.unusual.includes(key))
+      .map((key) => LABELS[key]);
     return names.length ? `Without effect on this chart: ${names.join(", ")}.` : "";
   }
 

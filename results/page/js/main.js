@@ -7,9 +7,15 @@ const CHARTS = [
   { key: "chance", title: "Is it more than chance?", draw: drawNull },
   { key: "seeds", title: "Do seeds agree?", draw: drawSeeds, ignores: ["metric"] },
   { key: "groups", title: "All groups of one configuration", draw: drawGroups },
-  { key: "intersections", title: "Intersections of one configuration", draw: drawIntersections, ignores: ["grouping"] },
+  { key: "intersections", title: "Intersections of one configuration", draw: drawIntersections },
   { key: "flips", title: "Which answers change", draw: drawFlips, ignores: ["metric"] },
   { key: "shifts", title: "Where predictions move", draw: drawShifts, ignores: ["metric"] },
+  {
+    key: "sensitivity",
+    title: "Which layer costs whom",
+    draw: drawSensitivity,
+    ignores: ["comparison", "runtime", "metric"],
+  },
   {
     key: "calibration",
     title: "Is the model as sure as it is right?",
@@ -18,12 +24,6 @@ const CHARTS = [
   },
   { key: "mechanism", title: "What goes with the drop", draw: drawMechanism },
   { key: "runtimes", title: "Runtimes side by side", draw: drawRuntimes, ignores: ["comparison", "runtime", "metric"] },
-  {
-    key: "sensitivity",
-    title: "Which layer costs whom",
-    draw: drawSensitivity,
-    ignores: ["comparison", "runtime", "metric"],
-  },
 ];
 const PAPER = 680; // px: the width of a printed page
 

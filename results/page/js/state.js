@@ -200,7 +200,8 @@ class State {
     for (const key of LISTS) for (const value of this.values[key]) address.append(key, value);
     for (const key of this.unusual) address.set(key, this.values[key]);
     const text = String(address);
-    history[step](null, "", text ? `#${text}` : location.pathname + location.search);
+    const now = text ? `#${text}` : "";
+    if (now !== location.hash) history[step](null, "", now || location.pathname + location.search);
   }
 
   set(changes) {

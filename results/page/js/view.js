@@ -218,7 +218,7 @@ class View {
 
   // The float model that a configuration is compared with; none beside itself in torch.
   otherOf(config) {
-    const other = this.db.allTrials[config.trials[0]?.[this.sideOf(config)]];
+    const other = config.trials.map((trial) => this.db.allTrials[trial[this.sideOf(config)]]).find(Boolean);
     return other ? this.db.allConfigs[other.config] : null;
   }
 
