@@ -9,6 +9,7 @@ from results.page.cells import join_cells, name_group, render_disparity, small
 from results.page.facts import Facts
 from results.page.markup import (
     MISSING,
+    NO_BREAK,
     count,
     escape,
     format_percent,
@@ -23,11 +24,11 @@ from results.schema import MIN_RANKED
 Row = dict[str, Any]
 HEAD: Final = (
     "Configuration",
-    "There, here",
+    "There → here",
     "All images",
     "Who lost most",
     "How unevenly",
-    "Drop by quantization",
+    "Own drop, here minus there",
 )
 
 
@@ -41,11 +42,9 @@ def render_differences(facts: Facts, tables: Tables, other: str) -> str:
     parts = [
         f'<section id="differences"><h2>Against {escape(other)}</h2>{_render_counts(rows)}',
         *(_render_data(data, _Changes(rows, spreads, _find_ids(facts, data)), names) for data in facts.catalog.data),
-        '<p class="note">A drop is the accuracy there minus the accuracy here, of the same configuration: '
-        "positive where "
-        "this store is worse. Drop by quantization: what quantization costs here minus what it costs there, "
-        "against the "
-        "reference, of QAT against its control.</p>",
+        '<p class="note">A drop is the accuracy there minus the accuracy here, of the same configuration: positive '
+        "where this store is worse. Own drop: what it loses here against its reference, of QAT against its control, "
+        "minus what it loses there.</p>",
         _render_settings(tables["setting_differences"].to_pylist()),
         _render_alone(rows, names),
         "</section>",
@@ -69,9 +68,8 @@ def _render_counts(rows: Sequence[Row]) -> str:
     ]
     changed = [row for row in whole if row["drop_ci_low_pp"] > 0 or row["drop_ci_high_pp"] < 0]
     return (
-        f"<p>{count(len(whole), 'configuration')} of both; of {len(changed)} the interval of what all images "
-        "lose or gain "
-        "leaves out 0.</p>"
+        f"<p>{count(len(whole), 'configuration')} of both; in {len(changed)} of them the interval of what all images "
+        "lose or gain leaves out 0.</p>"
     )
 
 
@@ -130,9 +128,13 @@ def _tell(changes: _Changes, config_id: str, grouping: Grouping) -> list[str]:
     whole, worst = changes.overall(config_id), changes.worst(config_id, grouping)
     spread, quantized = changes.spreads.get((config_id, grouping.name), {}), changes.damage(config_id)
     return [
-        f"{format_percent(whole['other_accuracy'])}, {format_percent(whole['accuracy'])}",
+        f"{format_percent(whole['other_accuracy'])} → {format_percent(whole['accuracy'])}".replace(
+            " %", f"{NO_BREAK}%"
+        ),
         _say(whole),
-        f"{name_group(worst['group'])} {_say(worst)}" if worst else f"no {grouping.noun} loses",
+        f"{'class ' if grouping.by_class else ''}{name_group(worst['group'])} {_say(worst)}"
+        if worst
+        else f"no {grouping.noun} loses",
         render_disparity(spread or {"reason": whole["reason"]}),
         _more(quantized) if quantized else MISSING,
     ]
