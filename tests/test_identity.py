@@ -223,7 +223,7 @@ GOLDEN = {
     ("mnist", "ptq W16A16 minmax seed 0"): "2d2388a2b8939c42",
     ("utkface", "fp32 seed 0"): "e4b7060374625615",
     ("utkface", "fp32_ft seed 0"): "7c0ab7499de8ed8f",
-    ("utkface", "qat W16A16 ema seed 0"): "f18188c62940fa44",
+    ("utkface", "qat W16A16 minmax bn_fold=fold seed 0"): "502eb699490f3f00",
     ("scratch", "fp32_ft seed 0"): "c10e12a7f11fed0d",
     ("scratch", "qat W16A16 ema seed 0"): "dcb9be19805cfed1",
     ("schemes", "fp32 seed 0"): "1d1c5be361c0f72d",

@@ -279,8 +279,9 @@ def values(model: nn.Module, images_NCHW: Tensor = BATCH) -> Tensor:
 def test_o10_without_quantizers_training_has_the_unbiased_variance(bn_fold, init, bias):
     model = fused(bias, bn_fold=bn_fold, init=init)
     with bypassed(model):
-        # With a bias, which cancels, rounding is that of larger terms.
-        atol = 1e-7 if bias is None else 5e-7
+        # Terms of nearly 2 cancel in the second value, each known to 1.2e-7: which way they round is the machine's. With
+        # a bias, which cancels too, they are larger.
+        atol = 2.4e-7 if bias is None else 5e-7
         close(values(model), [-1.0370419, -0.1587323, 0.7195774, 2.4761968], rtol=5e-7, atol=atol)
         if init == "fp32" and bias is None:
             close(values(model.eval()), [2.0129445, 4.0997643, 6.1865840, 10.3602238], rtol=5e-7)

@@ -162,7 +162,7 @@ def test_a_lease_is_refreshed_while_it_is_held(elsewhere: Store, monkeypatch: py
     with elsewhere.locked():
         first = elsewhere.find_driver()
         assert first is not None
-        while (elsewhere.find_driver() or {})["refreshed_utc"] == first["refreshed_utc"]:
+        while (elsewhere.find_driver() or first)["refreshed_utc"] == first["refreshed_utc"]:  # None: it is written now
             time.sleep(0.01)
 
 
