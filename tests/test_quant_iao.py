@@ -279,8 +279,8 @@ def values(model: nn.Module, images_NCHW: Tensor = BATCH) -> Tensor:
 def test_o10_without_quantizers_training_has_the_unbiased_variance(bn_fold, init, bias):
     model = fused(bias, bn_fold=bn_fold, init=init)
     with bypassed(model):
-        # Terms of nearly 2 cancel in the second value, each known to 1.2e-7: which way they round is the machine's. With
-        # a bias, which cancels too, they are larger.
+        # Terms of nearly 2 cancel in the second value, each known to 1.2e-7: which way they round is the machine's.
+        # With a bias, which cancels too, they are larger.
         atol = 2.4e-7 if bias is None else 5e-7
         close(values(model), [-1.0370419, -0.1587323, 0.7195774, 2.4761968], rtol=5e-7, atol=atol)
         if init == "fp32" and bias is None:
