@@ -92,7 +92,7 @@ def test_sentences_count_verdicts_and_quote_the_tables(page: Page, expected: Exp
         n_excesses, above = 0, []
         for place, grouping in enumerate(data.groupings, 1):
             words = [row[place].find("b", "word")[0].text.split(" ", 1)[1] for row in rows]
-            assert f"By {grouping.title}, of {len(rows)} quantized: " in lead.text
+            assert f"By {grouping.title}, of {len(rows)} quantized rows " in lead.text
             assert all(f"{words.count(word)} {word}" in lead.text for word in set(words))
             ranked = {group.name for group in grouping.groups if group.n >= 50}
             for row in rows:

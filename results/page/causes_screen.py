@@ -31,9 +31,9 @@ AGAINST: Final = {  # -> variant, method, comparison
 
 UNEVEN: Final = (
     '<p class="note">Drops apart: the largest drop of a group minus the smallest, beside what chance stays under in 95 '
-    "of 100 cases. The p is of a sharper test, which weighs every group by its noise, so it may be small where the "
-    "distance is within chance. Accuracies apart: best minus worst group of the model named first, which may move the "
-    "other way.</p>"
+    "of 100 cases. The p is of a sharper test, in which every group is weighted by its noise, so it may be small "
+    "where the distance is within chance. Accuracies apart: best minus worst group of the model named first, which may "
+    "move the other way.</p>"
 )
 LIKE_FOR_LIKE: Final = "QAT against PTQ on FP32-FT"
 
@@ -109,7 +109,9 @@ def render_mixtures(facts: Facts, data: Sequence[Data]) -> str:
     found = {one: list_questions(facts, one, one.groupings[0], "data") for one in data}
     rows = [_render_mixture(facts, one, question) for one, questions in found.items() for question in questions]
     if not rows:
-        return nothing("this sweep has one mixture of training data; imbalance in a sweep file makes several")
+        return nothing(
+            "this sweep has one mixture of training data. To test it, give imbalance several values in the sweep file"
+        )
     caption = "What is lost more under one mixture than under another"
     leads = "".join(
         lead(facts, one, lead_mixtures(quantized, _name_other(facts, quantized[0])))

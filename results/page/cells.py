@@ -98,8 +98,9 @@ def _tell_evidence(loss: Loss) -> Iterator[str]:
     if p is not None:
         yield render_number(format_p(p), p)
     if margin is not None:
-        near = f"every {loss.grouping.noun} within" if loss.word == "harmless" else "harmless only at"
-        yield render_number(f"{near} ±{format_pp(margin)}", margin)
+        noun, near = loss.grouping.noun, format_pp(margin)
+        told = f"every {noun} within ±{near}" if loss.word == "harmless" else f"a {noun} may be off by up to ±{near}"
+        yield render_number(told, margin)
     if out := loss.verdict.get("out_of_play"):
         more = f" and {len(out) - MOST_OUT} more" if len(out) > MOST_OUT else ""
         yield f"out of play: {', '.join(map(name_group, out[:MOST_OUT]))}{more}"
@@ -125,7 +126,7 @@ def say_others(loss: Loss) -> str:
         return ""
     words = ", ".join(f"{n} {word}" for word, n in loss.words_of_others.most_common())
     ends = loss.range_of_others
-    return f"{words}; excess {say_range(*ends)}" if ends else words
+    return f"{words}; worst {loss.grouping.noun} {say_range(*ends)} worse than all" if ends else words
 
 
 def say_range(low: float, high: float) -> str:
@@ -142,13 +143,13 @@ def render_drop(drop: Drop | None) -> str:
 
 
 def render_disparity(evenness: Row, gap_pp: float | None = None) -> str:
-    """Return "unevenness p = 0.01: drops 3.1 pp apart (chance 2.0); accuracies 7.0 apart"."""
+    """Return "unevenness p = 0.01 (weighted); drops 3.1 pp apart (by chance under 2.0); accuracies 7.0 apart"."""
     value, p = evenness.get("drop_disparity_pp"), evenness.get("perm_p")
     if value is None:
         return escape(evenness.get("reason") or "no disparity is known")
-    apart = f"drops {format_pp(value)} pp apart (chance {format_pp(evenness.get('null_q95_pp'))})"
+    apart = f"drops {format_pp(value)} pp apart (by chance under {format_pp(evenness.get('null_q95_pp'))})"
     gap = f"; {render_number(f'accuracies {format_pp(gap_pp)} apart', gap_pp)}" if gap_pp is not None else ""
-    return f"unevenness {render_number(format_p(p), p)}: {render_number(apart, value)}{gap}"
+    return f"unevenness {render_number(format_p(p), p)} (weighted); {render_number(apart, value)}{gap}"
 
 
 def join_cells(cells: Iterable[str], labels: Iterable[str]) -> str:

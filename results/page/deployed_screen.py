@@ -95,7 +95,7 @@ def _tell_twin(facts: Facts, loss: Loss, against_float: Loss | None) -> list[str
 
 
 def _tell_against_float(loss: Loss) -> str:
-    about = f"against {loss.side}: {render_drop(loss.overall)}"
+    about = f"against {loss.side}; all images: {render_drop(loss.overall)}"
     return render_word(loss) + small(about, kind="more")
 
 

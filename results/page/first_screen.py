@@ -11,21 +11,23 @@ from results.page.deployed_screen import render_deployed
 from results.page.facts import TORCH, Facts
 from results.page.leads import lead_losers, lead_reach
 from results.page.markup import MISSING, count, escape, format_percent, format_pp, render_number, render_table
+from results.schema import MIN_RANKED
 
 REACH_HEAD: Final = (
     "Data",
     "FP32 accuracy",
     "Grouping",
     "Smallest group",
-    "Drop that could go unseen in a ranked group",
+    f"Drop that could go unseen (groups of {MIN_RANKED} or more)",
 )
 
 CELLS: Final = (
     '<div class="note"><p>Each row: the settings that validation images chose. A word is the first of these that '
     "holds, unless there is <b>no verdict</b> or the model has <b>collapsed</b> (see How to read this):</p>"
     "<ul><li><b>Harmless</b>: the 90 % interval of every group's drop is within ±1 pp (how near it stands in the "
-    "cell).</li><li><b>Uneven</b>: the groups of these trained models drop differently, p &lt; .05; of twenty p values "
-    "one is by chance.</li><li><b>Degraded</b>: all images lose; that groups differ is not shown, nor that they do "
+    "cell).</li><li><b>Uneven</b>: the groups of these trained models drop differently, p &lt; .05. Where groups do "
+    "not differ, one of twenty p values is below .05 too; none here is corrected.</li><li><b>Degraded</b>: the "
+    "accuracy over all images falls (95 % interval above 0); that groups differ is not shown, nor that they do "
     "not.</li><li><b>Inconclusive</b>: none of these, which is no sign of harmlessness.</li></ul>"
     "<p>The group named is the one that does worst beside all images, with the 95 % interval of the difference. SEEDS "
     "FP32-FT is the control: fine-tuned like QAT, without quantizers.</p></div>"

@@ -41,7 +41,7 @@ def _count_verdicts(losses: Sequence[Loss]) -> str:
         return ""
     words = Counter(loss.word for loss in losses)
     told = ", ".join(f"{n} {word}" for word, n in words.most_common())
-    return f"By {losses[0].grouping.title}, of {len(losses)} quantized: {told}."
+    return f"By {losses[0].grouping.title}, of {count(len(losses), 'quantized row')} {told}."
 
 
 def _tell_clearest(losses: Sequence[Loss]) -> str:
@@ -51,7 +51,7 @@ def _tell_clearest(losses: Sequence[Loss]) -> str:
     if not found:
         return "Of no single group is an excess known."
     if not above:
-        return f"That a group does worse than all images is not established: of {len(found)} intervals none is above 0."
+        return f"No group is shown to do worse than all images: of {len(found)} intervals none is above 0."
     loss, group, drop = max(above, key=lambda one: one[2].eag_low_pp or 0)
     return (
         f"Clearest: {_name(loss.grouping, group.name)} at {name_bits(loss.config.variant, loss.config.bits)}, "
