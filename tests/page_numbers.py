@@ -23,6 +23,8 @@ from results.schema import TABLES
 READ = """() => Object.fromEntries([...document.querySelectorAll("figure")].map(figure => [figure.id,
     [...figure.querySelectorAll(".twin tr")].map(row => [...row.cells].map(cell =>
         [cell.textContent, cell.dataset.value === undefined ? null : Number(cell.dataset.value)]))]))"""
+READ_TRIALS = """() => [...document.querySelectorAll(".trials tbody tr")].map(row => [...row.cells].map(cell =>
+        [cell.textContent, cell.dataset.value === undefined ? null : Number(cell.dataset.value)]))"""
 Rows = list[list[tuple[str, float | None]]]
 OF_MEANS = 1e-3  # pp: the page's means are of numbers with five digits, which may take each other away
 STATISTICS = {
@@ -89,6 +91,7 @@ def check_page(page: Any, tables: Mapping[str, pa.Table]) -> Counter[str]:
             place = Place(frames, data, grouping, configs, detail)
             for key, check in CHECKS.items():
                 checked[key] += check(found[key], place) if found[key] else 0
+            checked["trials"] += check_trials(page.evaluate(READ_TRIALS), place)
     return checked
 
 
@@ -276,6 +279,26 @@ def check_sensitivity(rows: Rows, place: Place) -> int:
     means = place.tables.means("sensitivity", ["layer", "group"], "drop_pp", **equals)
     wanted = {name: [means.get((name, group)) for group in heads(rows, 1)] for [(name, _), *_] in rows[1:]}
     return sum(compare(row[1:], wanted[row[0][0]], row[0], error=OF_MEANS) for row in rows[1:])
+
+
+def check_trials(rows: Rows, place: Place) -> int:
+    """The table of trials: accuracy, drop of all images and of the worst group, seconds."""
+    trials, n_checked = place.tables.frames["trials"].set_index("trial_id"), 0
+    pairs = place.tables.frames["paired_metrics"]
+    pairs = pairs[pairs.runtime == "torch"].set_index(["trial_id", "comparison", "grouping", "group"]).drop_pp
+    for (start, _), (status, _), _, (seed, _), accuracy, drop, _, (side, _), worst, lost, seconds in rows:
+        (trial_id,) = [one for one in trials.index if one.startswith(start)]
+        trial = trials.loc[trial_id]
+        assert (status.split(":")[0], int(seed)) == (trial.status, trial.seed)
+        wanted = [trial.accuracy, pairs.get((trial_id, side, "overall", "all")), trial.total_s]
+        n_checked += compare([accuracy, drop, seconds], wanted, trial_id)
+        names = [group.name for group in place.grouping.groups if group.name.startswith(worst[0].removesuffix("…"))]
+        if worst[0] in ("–", ""):
+            continue
+        drops = [pairs.get((trial_id, side, place.grouping.name, name)) for name in names]
+        assert any(lost[1] == pytest.approx(one, rel=1e-4) for one in drops), trial_id
+        n_checked += 1
+    return n_checked
 
 
 CHECKS: dict[str, Callable[[Rows, Place], int]] = {
