@@ -15,7 +15,6 @@ from html_page import Element, Page, rows_of
 
 from results.page.catalog import Config, Data, make_catalog
 
-MIN_RANKED = 50
 ROWS = {
     "PTQ against FP32": ("PTQ", "reference"),
     "QAT against FP32": ("QAT", "reference"),

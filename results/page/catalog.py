@@ -50,6 +50,11 @@ class Grouping(NamedTuple):
         return "class" if self.by_class else "group"
 
     @property
+    def prefix(self) -> str:
+        """What stands before the name of one in a sentence: "class 7"."""
+        return "class " if self.by_class else ""
+
+    @property
     def smallest(self) -> Group | None:
         """The smallest group that has test images."""
         found = [group for group in self.groups if group.n]
@@ -69,6 +74,11 @@ class Config:
     trials: tuple[Trial, ...]
     is_primary: bool
     is_chosen: bool  # val chose it, or it is the only one
+
+    @property
+    def settings(self) -> str:
+        """What its name says beside method and bits."""
+        return self.name.partition(", ")[2]
 
     @property
     def ok(self) -> list[Trial]:
@@ -128,7 +138,7 @@ def make_catalog(tables: Tables) -> Catalog:
         key = _key(trial)
         data.setdefault(key, Data(key[0], names[key[0]], key[1], key[2], groupings.get(key[0], ())))
         of_config[trial["config_id"] or trial["trial_id"]].append(trial)
-    primary, unchosen = _find_primary(take(tables, "choices"), of_config)
+    primary = _find_primary(take(tables, "choices"), of_config)
     called = {
         config_id: name
         for one in data
@@ -144,7 +154,7 @@ def make_catalog(tables: Tables) -> Catalog:
             name=called.get(config_id, config_id),
             trials=tuple(same),
             is_primary=config_id in primary,
-            is_chosen=config_id in primary - unchosen,
+            is_chosen=primary.get(config_id, False),
         )
         for config_id, same in of_config.items()
     ]
@@ -192,9 +202,10 @@ def _name_data(trials: Sequence[Trial]) -> dict[str, str]:
     names = {}
     for (name, _), alike in settings.items():
         keys = sorted({key for one in alike.values() for key in one} - {"name", "imbalance", "imbalance_by"})
-        told = {id_: {key: _say(key, one.get(key)) for key in keys} for id_, one in alike.items()}
-        mixtures = {id_: _say_mixture(one) for id_, one in alike.items()}
-        told = {id_: {**texts, "mixture": mixtures[id_]} for id_, texts in told.items()}
+        told = {
+            id_: {**{key: _say(key, one.get(key)) for key in keys}, "mixture": _say_mixture(one)}
+            for id_, one in alike.items()
+        }
         varying = [key for key in (*keys, "mixture") if len({texts[key] for texts in told.values()}) > 1]
         texts = {id_: ", ".join([name, *(one[key] for key in varying)]) for id_, one in told.items()}
         unique = len(set(texts.values())) == len(texts)
@@ -221,17 +232,20 @@ def _say_mixture(settings: Mapping[str, Any]) -> str:
     return "as it comes"
 
 
-def _find_primary(choices: pa.Table, of_config: Mapping[str, Sequence[Trial]]) -> tuple[set[str], set[str]]:
-    """Return the config_ids that val chose, where it chose none of a method and bits the first by name; and these."""
+def _find_primary(choices: pa.Table, of_config: Mapping[str, Sequence[Trial]]) -> dict[str, bool]:
+    """Return the config_ids that val chose, or of a method and bits of which it chose none the first by name.
+
+    False says that this one is the first of several.
+    """
     by_accuracy = choices.filter((pc.field("criterion") == "accuracy") & pc.field("config_id").is_valid())
     chosen = set(by_accuracy["config_id"].to_pylist())
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for config_id, trials in of_config.items():
         alike[(*_key(trials[0]), name_variant(trials[0]), name_bits(trials[0]))].append(config_id)
-    found, unchosen = set[str](), set[str]()
+    primary = dict[str, bool]()
     for config_ids in alike.values():
         finished = [id_ for id_ in config_ids if any(trial["status"] == "ok" for trial in of_config[id_])]
-        best = [id_ for id_ in finished if id_ in chosen][:1]
-        found.update(best or finished[:1])
-        unchosen.update(finished[:1] if not best and len(finished) > 1 else [])
-    return found, unchosen
+        if finished:
+            best = next((id_ for id_ in finished if id_ in chosen), None)
+            primary[best or finished[0]] = best is not None or len(finished) == 1
+    return primary

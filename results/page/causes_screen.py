@@ -122,9 +122,8 @@ def render_mixtures(facts: Facts, data: Sequence[Data]) -> str:
         leads
         + render_table(MIXTURE_HEAD, rows, caption=caption, kind="matrix")
         + (
-            '<p class="note">The drop under the first data minus the drop under the second, on equal test '
-            "images: a positive "
-            "number says that more is lost under the first. FP32-FT: fine-tuning alone.</p>"
+            '<p class="note">The drop under the first data minus the drop under the second, on equal test images: a '
+            "positive number says that more is lost under the first. FP32-FT: fine-tuning alone.</p>"
         )
     )
 

@@ -85,8 +85,7 @@ def render_loss(loss: Loss) -> str:
         group, drop = loss.worst
         beyond = f"{format_pp(drop.eag_pp)} worse than all{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
         lost = render_number(f"{say_drop(drop.drop_pp)},", drop.drop_pp)
-        noun = "class " if loss.grouping.by_class else ""
-        told = f"{noun}{name_group(group.name)} {lost} {render_number(beyond, drop.eag_pp)}"
+        told = f"{loss.grouping.prefix}{name_group(group.name)} {lost} {render_number(beyond, drop.eag_pp)}"
     others = f"other settings: {escape(say_others(loss))}" if loss.others else ""
     lines = [told, "; ".join(_tell_evidence(loss)), others]
     return render_word(loss) + "".join(small(line, kind="more") for line in lines if line)

@@ -36,7 +36,7 @@ def render_deployed(facts: Facts, data: Sequence[Data]) -> str:
     if not runtimes:
         return nothing('this sweep measured torch alone; runtimes = ["torch", "onnxruntime"] measures what ships')
     tables = "".join(_render_runtime(facts, one, runtime) for one in data for runtime in runtimes)
-    return tables + NOTE + "".join(_render_reasons(facts, runtime) for runtime in runtimes)
+    return tables + (NOTE if tables else "") + "".join(_render_reasons(facts, runtime) for runtime in runtimes)
 
 
 def _render_reasons(facts: Facts, runtime: str) -> str:
@@ -72,7 +72,7 @@ def _render_runtime(facts: Facts, data: Data, runtime: str) -> str:
         return ""
     verdicts = {one.config.config_id: one for loss in against_float for one in (loss, *loss.others)}
     rows = [
-        head(name_bits(one.config.variant, one.config.bits), one.config.name.partition(", ")[2])
+        head(name_bits(one.config.variant, one.config.bits), one.config.settings)
         + join_cells(_tell_twin(facts, one, verdicts.get(one.config.config_id)), titles)
         for loss in losses
         for one in (loss, *_list_broken(loss))
@@ -100,8 +100,7 @@ def _tell_against_float(loss: Loss) -> str:
 
 
 def _list_broken(loss: Loss) -> list[Loss]:
-    """Return other settings of which many more answers change: one that is broken must not hide behind the named "
-    "one."""
+    """Return other settings of which many more answers change: a broken one must not hide behind the named one."""
     usual = (loss.overall.flip_rate if loss.overall else None) or 0.0
     rates = [(one, (one.overall.flip_rate if one.overall else None) or 0.0) for one in loss.others]
     return [one for one, rate in rates if rate > BROKEN and rate > 2 * usual]

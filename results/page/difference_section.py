@@ -132,9 +132,7 @@ def _tell(changes: _Changes, config_id: str, grouping: Grouping) -> list[str]:
             " %", f"{NO_BREAK}%"
         ),
         _say(whole),
-        f"{'class ' if grouping.by_class else ''}{name_group(worst['group'])} {_say(worst)}"
-        if worst
-        else f"no {grouping.noun} loses",
+        f"{grouping.prefix}{name_group(worst['group'])} {_say(worst)}" if worst else f"no {grouping.noun} loses",
         render_disparity(spread or {"reason": whole["reason"]}),
         _more(quantized) if quantized else MISSING,
     ]

@@ -31,7 +31,7 @@ class Drop(NamedTuple):
 
 
 class Deployed(NamedTuple):
-    """Trials of a configuration in a runtime: the time of one image, and why some have no result."""
+    """Trials of a configuration in a runtime: time of one image and size of the file, and why some have no result."""
 
     p50_ms: float | None
     file_bytes: float | None
@@ -49,7 +49,7 @@ class Facts:
     gaps: dict[tuple[str, str, str], float]  # of config_id, runtime, grouping
     contrasts: dict[tuple[str, str], list[Row]]  # of all images: other questions, by kind and config_id
     contrast_evenness: dict[tuple[str, str], Row]  # of those, by contrast_id and grouping
-    deployed: dict[tuple[str, str], "Deployed"]  # of config_id, runtime
+    deployed: dict[tuple[str, str], Deployed]  # of config_id, runtime
     provenance: dict[str, str]
 
     def overall(self, config: Config, comparison: str, runtime: str = TORCH) -> Drop | None:

@@ -122,7 +122,7 @@ def _render_losers(facts: Facts, data: Data, legend: str) -> str:
     rows = []
     for alike in zip(*losses.values(), strict=True):
         config, side = alike[0].config, alike[0].side
-        settings = config.name.partition(", ")[2] + ("" if config.is_chosen else " (val chose none)")
+        settings = config.settings + ("" if config.is_chosen else " (val chose none)")
         first = head(name_bits(config.variant, config.bits), "; ".join(filter(None, (settings, f"against {side}"))))
         rows.append(first + join_cells(map(render_loss, alike), titles))
     table = render_table(["Method, bits", *titles], rows, caption=data.title, kind="matrix")

@@ -57,16 +57,16 @@ def _tell_clearest(losses: Sequence[Loss]) -> str:
         f"Clearest: {_name(loss.grouping, group.name)} at {name_bits(loss.config.variant, loss.config.bits)}, "
         f"{format_pp(drop.eag_pp)} pp{say_interval(drop.eag_low_pp, drop.eag_high_pp)} worse than all images: it "
         f"{say_drop(drop.drop_pp)}. Of {len(found)} such intervals {len(above)} {'is' if len(above) == 1 else 'are'} "
-        f"above 0, where chance alone puts {_round_up(TAIL * len(found))}."
+        f"above 0, where chance alone puts {_say_expected(TAIL * len(found))}."
     )
 
 
-def _round_up(expected: float) -> str:
+def _say_expected(expected: float) -> str:
     return "less than 1" if expected < 1 else f"about {expected:.0f}"
 
 
 def _name(grouping: Grouping, group: str) -> str:
-    return f"class {group}" if grouping.by_class else shorten(group, NAME)
+    return grouping.prefix + shorten(group, NAME)
 
 
 def lead_causes(effects: Mapping[str, Mapping[str, Drop | None]], bits: str) -> str:

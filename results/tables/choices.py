@@ -1,10 +1,10 @@
 """Which configuration to take, chosen on val alone -> the table `choices`.
 
 One question is data set x float model (network and training) x method (with its base or init) x bits; its
-configurations differ in all else. Two
-criteria: the largest accuracy, and the smallest drop of the group that drops most (groups with MIN_RANKED images), each
-configuration against its own reference. What a choice then does on test is beside what picking on test would have
-claimed: the difference is optimism. Fractions; means over the seeds that all configurations of a question have. Of
+configurations differ in all else. Two criteria: the largest accuracy, and the smallest drop of the group that drops
+most (groups with MIN_RANKED images), each configuration against its own reference. What a choice then does on test is
+beside what picking on test would have claimed: the difference is optimism. Fractions; means over the seeds that all
+configurations of a question have. Of
 equal ones the first of the plan is chosen.
 """
 

@@ -42,7 +42,7 @@ const drawValues = (view, { colors, width }) => {
     title: `${view.metric.name} as the bits fall`,
     summary,
     note: [
-      "Means over the seeds, without intervals: those of losses are in the next chart.",
+      `${sentence(view.saySeeds("values"))}, without intervals: those of losses are in the next chart.`,
       floats,
       sayPicks(view),
       sayDotted(view),
@@ -51,23 +51,20 @@ const drawValues = (view, { colors, width }) => {
   };
 };
 
-// Each line starts at the float model that its configurations are compared with.
+const OVERALL = { grouping: "overall" };
+
+// Each line starts at the float model that its configurations are compared with, its base.
 const panelsOfChange = (view) =>
   view.panels
     .map((panel) => {
-      const quantized = panel.configs.filter(isQuantized).filter((config) => view.change(config, "all", OVERALL));
+      const quantized = panel.configs.filter((config) => isQuantized(config) && view.change(config, "all", OVERALL));
       const bases = new Set(quantized.map((config) => view.otherOf(config)?.index ?? null));
       const [base] = bases.size === 1 ? bases : [null];
-      const isBeside = (config) =>
-        isQuantized(config)
-          ? quantized.includes(config)
-          : config.index === base || view.otherOf(config)?.index === base;
-      const configs = panel.configs.filter((config) => (base === null ? quantized.includes(config) : isBeside(config)));
-      return { ...panel, base, configs: quantized.length ? configs : [] };
+      const isBeside = (config) => base !== null && (config.index === base || view.otherOf(config)?.index === base);
+      const floats = panel.configs.filter((config) => !isQuantized(config) && isBeside(config));
+      return { ...panel, base, configs: [...floats, ...quantized] };
     })
     .filter(({ configs }) => configs.length);
-
-const OVERALL = { grouping: "overall" };
 
 const drawSlopes = (view, { colors, width }) => {
   const panels = panelsOfChange(view);
@@ -87,12 +84,12 @@ const drawSlopes = (view, { colors, width }) => {
     const otherwise = view.quantized.length
       ? `nothing is compared with ${sayComparison(view.comparison)} in ${view.runtime}`
       : view.lacksDetail;
-    return { empty: view.missing(view.seedNumber === null ? "contrasts" : "pairs", otherwise) };
+    return { empty: view.missingDrops(otherwise) };
   }
   const all = panels
-    .flatMap(({ configs, base }) =>
+    .flatMap(({ configs }) =>
       configs
-        .filter((config) => isQuantized(config) && config.index !== base)
+        .filter(isQuantized)
         .flatMap((config) =>
           view.groups
             .filter((group) => view.isInPlay(config, group))

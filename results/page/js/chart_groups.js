@@ -74,7 +74,7 @@ const drawGroups = (view, { colors, width }, grouping = view.grouping) => {
     ],
     layout,
     summary: worst
-      ? `${detail.name}, ${view.metric.change.replace(", pp", "")}: ${groups[0].by_class ? "class " : ""}${shorten(worst.group, 40)} ${say(worst.change)}${overall ? `; all images: ${say(overall)}` : ""}.`
+      ? `${detail.name}, ${view.metric.change.replace(", pp", "")}: ${nameOf({ byClass: groups[0].by_class }, { name: worst.group })} ${say(worst.change)}${overall ? `; all images: ${say(overall)}` : ""}.`
       : `${detail.name}: no group of ${view.db.minRanked} images is in play.`,
     note: `Against ${sayComparison(view.sideOf(detail))}. Dotted: all images. Open circles: fewer than ${view.db.minRanked} images, never ranked.`,
     table: {

@@ -12,7 +12,7 @@ const drawMap = (view, { colors, width }) => {
     .filter(({ cells }) => cells.some(Boolean));
   if (!rows.length) {
     const otherwise = `no configuration that the filters leave is compared with ${sayComparison(view.comparison)} in ${view.runtime}`;
-    return { empty: view.missing(view.seedNumber === null ? "contrasts" : "pairs", otherwise) };
+    return { empty: view.missingDrops(otherwise) };
   }
   const shown = rows.slice(0, MOST_ROWS);
   const limit = limitOf(

@@ -85,10 +85,7 @@ const drawRuntimes = (view, { colors, width }) => {
   };
   if (!drawn.length)
     return {
-      empty: view.missing(
-        view.seedNumber === null ? "contrasts" : "pairs",
-        `no configuration here has a result: ${lines[0].reason ?? "see the table"}`,
-      ),
+      empty: view.missingDrops(`no configuration here has a result: ${lines[0].reason ?? "see the table"}`),
       table,
     };
   const names = drawn.map(({ config, runtime }) => (runtimes.length > 1 ? `${config.name}, ${runtime}` : config.name));

@@ -31,7 +31,7 @@ const drawSensitivity = (view, { colors, width }) => {
     summary: largest
       ? largest.drop_pp <= 0
         ? `${detail.name}: no layer alone costs a ${view.noun} anything.`
-        : `${detail.name}: ${largest.layer} alone costs ${view.byClass ? "class " : ""}${shorten(largest.group, 40)} (n = ${largest.n}) most: ${sayDrop(largest.drop_pp)}.`
+        : `${detail.name}: ${largest.layer} alone costs ${nameOf(view, { name: largest.group })} (n = ${largest.n}) most: ${sayDrop(largest.drop_pp)}.`
       : `${detail.name}: no ${view.noun} has ${db.minRanked} validation images, so none is named.`,
     note: `Drop on validation images with this layer alone quantized, in pp; ${view.saySeeds("sensitivity")}.`,
     table: {

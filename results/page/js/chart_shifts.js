@@ -1,10 +1,10 @@
 // How much more or less often groups are predicted as each class.
 const drawShifts = (view, { colors, width }) => {
-  const { detail, db } = view;
+  const { detail } = view;
   if (!detail) return { empty: view.lacksDetail };
   const place = { runtime: view.runtime, comparison: view.sideOf(detail), grouping: view.grouping };
   const rows = view.meansOf("shifts", view.trialsOf(detail), place, ["group", "class"], "shift_pp");
-  if (!rows.length) return { empty: db.leftOut.shifts ? `shifts: ${db.leftOut.shifts}` : view.lacksSide };
+  if (!rows.length) return { empty: view.missing("shifts", view.lacksSide) };
   const classes = [...new Set(rows.map((row) => row.class))];
   const groups = view.groups.filter(({ ranked, name }) => ranked && rows.some((row) => row.group === name));
   const at = new Map(rows.map((row) => [`${row.group}\u0001${row.class}`, row.shift_pp]));
@@ -30,7 +30,7 @@ const drawShifts = (view, { colors, width }) => {
       { colors, width },
     ),
     summary: largest
-      ? `${detail.name}: most drawn to ${shorten(largest.class, 40)} are images of ${view.byClass ? "class " : ""}${shorten(largest.group, 40)}, ${formatPp(largest.shift_pp)} pp more often.`
+      ? `${detail.name}: most drawn to ${shorten(largest.class, 40)} are images of ${nameOf(view, { name: largest.group })}, ${formatPp(largest.shift_pp)} pp more often.`
       : "",
     note: `Columns: the class that is predicted. How much more often (orange) or less often (purple) images of a ${view.noun} are predicted as a class than by ${COMPARISONS[view.sideOf(detail)]}, in pp of the ${view.noun}; ${view.saySeeds("shifts")}.${view.byClass ? " Rows are true classes: this is the change of the confusion matrix." : ""}`,
     table: {

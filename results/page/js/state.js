@@ -52,12 +52,14 @@ class State {
     });
   }
 
+  get dataIndex() {
+    const { dataset, task, network } = this.values;
+    return this.db.data.findIndex((one) => one.name === dataset && one.task === task && one.network === network);
+  }
+
   // The configurations of the chosen data, before the lists narrow them.
   get ofData() {
-    const { dataset, task, network } = this.values;
-    const fits = (one) => one.name === dataset && one.task === task && one.network === network;
-    const data = this.db.data.findIndex(fits);
-    return this.db.allConfigs.filter((config) => config.data === data);
+    return this.db.allConfigs.filter((config) => config.data === this.dataIndex);
   }
 
   get matching() {
@@ -76,9 +78,7 @@ class State {
     const { db, values } = this;
     const same = (items) =>
       [...new Set(items)].filter((item) => item !== null).map((item) => [String(item), String(item)]);
-    const data = db.data.findIndex(
-      (one) => one.name === values.dataset && one.task === values.task && one.network === values.network,
-    );
+    const data = this.dataIndex;
     const inData = (table) => (row) => db.allConfigs[table.get("config", row)]?.data === data;
     switch (key) {
       case "dataset":
@@ -150,11 +150,6 @@ class State {
     return few?.id ?? options[0]?.[0] ?? "";
   }
 
-  // The choices that are not those the page starts with.
-  get unusual() {
-    return CHOICES.filter((key) => this.values[key] !== this.initial(key, this.options(key)));
-  }
-
   // What the filters leave, in words.
   describe() {
     const { dataset, task, network, runtime, seed, metric, comparison } = this.values;
@@ -184,13 +179,20 @@ class State {
     if (this.unknown.length) this.write("replaceState");
   }
 
-  // Every filter has one of its choices, in the order in which they depend on each other.
+  // Every filter has one of its choices, in the order in which they depend on each other. `unusual` are those that are
+  // not what the page starts with.
   settle() {
+    this.unusual = [];
     for (const key of ["dataset", "task", "network", ...LISTS, ...CHOICES.slice(3)]) {
       const options = this.options(key);
       const known = new Set(options.map(([value]) => value));
-      if (LISTS.includes(key)) this.values[key] = this.values[key].filter((value) => known.has(value));
-      else if (!known.has(this.values[key])) this.values[key] = this.initial(key, options);
+      if (LISTS.includes(key)) {
+        this.values[key] = this.values[key].filter((value) => known.has(value));
+        continue;
+      }
+      const usual = this.initial(key, options);
+      if (!known.has(this.values[key])) this.values[key] = usual;
+      if (this.values[key] !== usual) this.unusual.push(key);
     }
   }
 

@@ -54,7 +54,7 @@ const toCsv = ({ head, rows }, shown) => {
   const guard = (text) => (/^\s*[=+\-@]/.test(text) ? `'${text}` : text);
   const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const number = (value) => (isNumber(value) ? String(Number(value.toPrecision(6))) : "");
-  const isShare = head.map((_, i) => rows.some((cells) => cells[i].text.endsWith(" %")));
+  const isShare = head.map((_, i) => rows.some((cells) => isNumber(cells[i].value) && cells[i].text.endsWith(" %")));
   const say = ({ text, value }, i) =>
     isNumber(value) ? number(isShare[i] ? 100 * value : value) : text === MISSING ? "" : quote(guard(text));
   const hasLimits = head.map((_, i) => rows.some((cells) => isNumber(cells[i].limits?.low)));

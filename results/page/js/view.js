@@ -15,9 +15,7 @@ class View {
       shown: state.describe(),
     });
     this.seedNumber = values.seed === "all" ? null : Number(values.seed);
-    this.dataIndex = db.data.findIndex(
-      (one) => one.name === values.dataset && one.task === values.task && one.network === values.network,
-    );
+    this.dataIndex = state.dataIndex;
     this.groups = db.groups
       .find(["data", "grouping"], [this.dataIndex, values.grouping])
       .map((row, index) => ({ ...db.groups.row(row), index }))
@@ -40,6 +38,11 @@ class View {
   missing(name, otherwise) {
     const why = this.db.leftOut[name];
     return why ? `the page has no ${name} ${why.startsWith("of ") ? why : `(${why})`}` : otherwise;
+  }
+
+  // The same where drops are lacking, which over seeds and of one seed are in tables of their own.
+  missingDrops(otherwise) {
+    return this.missing(this.seedNumber === null ? "contrasts" : "pairs", otherwise);
   }
 
   // Whether a group is ranked, and has something to lose: the verdict says which have not.
@@ -224,11 +227,12 @@ class View {
 
   // Why nothing is known of the configuration in detail: what it lacks is the other side.
   get lacksSide() {
-    if (this.db.leftOut.contrasts || (this.seedNumber !== null && this.db.leftOut.pairs))
-      return this.missing(this.seedNumber === null ? "contrasts" : "pairs");
-    if (this.metricKey !== "accuracy")
-      return `${this.metric.name.toLowerCase()} of ${this.detail.name} is not known of these groups`;
-    return `${this.detail.name} is not compared with ${sayComparison(this.comparison)} in ${this.runtime}`;
+    const { name } = this.detail;
+    return this.missingDrops(
+      this.metricKey === "accuracy"
+        ? `${name} is not compared with ${sayComparison(this.comparison)} in ${this.runtime}`
+        : `${this.metric.name.toLowerCase()} of ${name} is not known of these groups`,
+    );
   }
 
   // The group that stands out: the chosen one, else the worst of the configuration in detail.
@@ -264,7 +268,7 @@ const bitsName = (config) =>
         ? `${config.bits} bits`
         : config.bits;
 
-const nameOf = (view, group) => (view.byClass ? `class ${group.name}` : shorten(group.name, 40));
+const nameOf = ({ byClass }, { name }) => `${byClass ? "class " : ""}${shorten(name, 40)}`;
 
 const sayChange = (view, found) => {
   if (!found) return MISSING;
