@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from datasets.spec import SOURCES, DatasetSpec, find_target
+from quantfair.datasets.spec import SOURCES, DatasetSpec, find_target
 
 if TYPE_CHECKING:
-    from datasets.batches import Batches
-    from datasets.cache import data_folder
-    from datasets.describe import describe_dataset, list_sources
-    from datasets.load import find_dataset_id, load_dataset
-    from datasets.types import ArrayImages, Attribute, DataError, GroupedDataset, RawData
+    from quantfair.datasets.batches import Batches
+    from quantfair.datasets.cache import data_folder
+    from quantfair.datasets.describe import describe_dataset, list_sources
+    from quantfair.datasets.load import find_dataset_id, load_dataset
+    from quantfair.datasets.types import ArrayImages, Attribute, DataError, GroupedDataset, RawData
 
 __all__ = [
     "SOURCES",
@@ -49,4 +49,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'datasets' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"datasets.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"quantfair.datasets.{_HOMES[name]}"), name)

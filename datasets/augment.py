@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Generator, Tensor
 
-from datasets.types import DataError
+from quantfair.datasets.types import DataError
 
 
 def crop(pixels_NCHW: Tensor, generator: Generator) -> Tensor:

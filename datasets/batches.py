@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datasets.augment import find_augmentations
-from datasets.types import GroupedDataset
+from quantfair.datasets.augment import find_augmentations
+from quantfair.datasets.types import GroupedDataset
 
 
 class Batches:

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.progress import Ticker, say
-from datasets.types import ArrayImages, Attribute, DataError, Images, RawData
+from quantfair.datasets.progress import Ticker, say
+from quantfair.datasets.types import ArrayImages, Attribute, DataError, Images, RawData
 
 FORMAT = 1  # raise it when the same source files become different images or columns
 STREAM_ABOVE_BYTES = 16 * 2**30  # larger sets are decoded anew in every epoch

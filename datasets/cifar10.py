@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.cache import SourceFiles
-from datasets.spec import DatasetSpec
-from datasets.types import ArrayImages, Attribute, DataError, RawData
+from quantfair.datasets.cache import SourceFiles
+from quantfair.datasets.spec import DatasetSpec
+from quantfair.datasets.types import ArrayImages, Attribute, DataError, RawData
 
 FOLDER = "cifar-10-batches-py"
 FILES = (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch", "batches.meta")

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from datasets.cache import Prepared, data_folder
-from datasets.load import load_dataset, read_source
-from datasets.spec import FACTORY, SOURCES, DatasetSpec, SourceInfo, find_source
-from datasets.splits import find_conflicts
-from datasets.types import Attribute, DataError
+from quantfair.datasets.cache import Prepared, data_folder
+from quantfair.datasets.load import load_dataset, read_source
+from quantfair.datasets.spec import FACTORY, SOURCES, DatasetSpec, SourceInfo, find_source
+from quantfair.datasets.splits import find_conflicts
+from quantfair.datasets.types import Attribute, DataError
 
 
 def list_sources() -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.cache import SourceFiles
-from datasets.spec import DatasetSpec
-from datasets.types import ArrayImages, Attribute, DataError, RawData
+from quantfair.datasets.cache import SourceFiles
+from quantfair.datasets.spec import DatasetSpec
+from quantfair.datasets.types import ArrayImages, Attribute, DataError, RawData
 
 
 def find_files(folder: Path, spec: DatasetSpec) -> SourceFiles:

@@ -1,6 +1,6 @@
 """Your own data set, as `name = "package.module:function"`: the function takes nothing and returns RawData.
 
-    from datasets import ArrayImages, Attribute, RawData
+    from quantfair.datasets import ArrayImages, Attribute, RawData
 
     def faces() -> RawData:
         images_NCHW = np.load("faces.npy")                           # uint8, N x C x H x W
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.spec import DatasetSpec
-from datasets.types import DataError, RawData
+from quantfair.datasets.spec import DatasetSpec
+from quantfair.datasets.types import DataError, RawData
 
 
 def load(folder: Path, spec: DatasetSpec) -> RawData:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.cache import SourceFiles
-from datasets.folder_images import FolderImages, list_images
-from datasets.spec import DatasetSpec
-from datasets.types import Attribute, DataError, RawData
+from quantfair.datasets.cache import SourceFiles
+from quantfair.datasets.folder_images import FolderImages, list_images
+from quantfair.datasets.spec import DatasetSpec
+from quantfair.datasets.types import Attribute, DataError, RawData
 
 
 def find_files(folder: Path, spec: DatasetSpec) -> SourceFiles:

@@ -8,10 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.cache import FORMAT, Prepared, SourceFiles, data_folder, fingerprint_files, measure, open_or_convert
-from datasets.spec import DatasetSpec, find_source, find_target
-from datasets.splits import find_conflicts, make_splits
-from datasets.types import Attribute, DataError, GroupedDataset, cross_attributes
+from quantfair.datasets.cache import (
+    FORMAT,
+    Prepared,
+    SourceFiles,
+    data_folder,
+    fingerprint_files,
+    measure,
+    open_or_convert,
+)
+from quantfair.datasets.spec import DatasetSpec, find_source, find_target
+from quantfair.datasets.splits import find_conflicts, make_splits
+from quantfair.datasets.types import Attribute, DataError, GroupedDataset, cross_attributes
 
 
 class Source(NamedTuple):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.cache import SourceFiles
-from datasets.spec import DatasetSpec
-from datasets.types import ArrayImages, Attribute, DataError, RawData
+from quantfair.datasets.cache import SourceFiles
+from quantfair.datasets.spec import DatasetSpec
+from quantfair.datasets.types import ArrayImages, Attribute, DataError, RawData
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}  # torchvision's names of class and folder

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from datasets.imbalance import find_fault
+from quantfair.datasets.imbalance import find_fault
 
 
 class SourceInfo(NamedTuple):
@@ -27,7 +27,7 @@ class SourceInfo(NamedTuple):
 
 SOURCES: dict[str, SourceInfo] = {
     "digits": SourceInfo(
-        "datasets.digits",
+        "quantfair.datasets.digits",
         {"digit": "digit"},
         may_flip=False,
         where="in scikit-learn",
@@ -35,7 +35,7 @@ SOURCES: dict[str, SourceInfo] = {
         terms="CC BY 4.0 (Alpaydin and Kaynak, UCI Machine Learning Repository, 1998)",
     ),
     "mnist": SourceInfo(
-        "datasets.mnist",
+        "quantfair.datasets.mnist",
         {"class": "digit"},
         has_official_test=True,
         may_flip=False,
@@ -44,7 +44,7 @@ SOURCES: dict[str, SourceInfo] = {
         terms="CC BY-SA 3.0 is claimed by its mirrors (LeCun, Cortes and Burges)",
     ),
     "fashion_mnist": SourceInfo(
-        "datasets.mnist",
+        "quantfair.datasets.mnist",
         {"class": "class"},
         has_official_test=True,
         where="FashionMNIST/raw",
@@ -52,7 +52,7 @@ SOURCES: dict[str, SourceInfo] = {
         terms="MIT (Zalando SE; Xiao, Rasul and Vollgraf 2017)",
     ),
     "cifar10": SourceInfo(
-        "datasets.cifar10",
+        "quantfair.datasets.cifar10",
         {"class": "class"},
         has_official_test=True,
         where="cifar-10-batches-py",
@@ -60,7 +60,7 @@ SOURCES: dict[str, SourceInfo] = {
         terms="cite Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
     ),
     "utkface": SourceInfo(
-        "datasets.utkface",
+        "quantfair.datasets.utkface",
         {"gender": "gender", "ethnicity": "ethnicity", "age": "age_bin"},
         settings=("path", "size"),
         where="UTKFace/age_gender.csv (or .gz, .bz2, .xz, .zip), age_gender.csv, UTKFace/*.jpg",
@@ -69,7 +69,7 @@ SOURCES: dict[str, SourceInfo] = {
         "owners; never redistribute them (Zhang, Song and Qi 2017)",
     ),
     "image_folder": SourceInfo(
-        "datasets.image_folder",
+        "quantfair.datasets.image_folder",
         {},
         settings=("path", "size"),
         where="the folder or CSV file that `path` names",
@@ -77,7 +77,7 @@ SOURCES: dict[str, SourceInfo] = {
         terms="yours",
     ),
     "synthetic": SourceInfo(
-        "datasets.synthetic",
+        "quantfair.datasets.synthetic",
         {"class": "class"},
         attributes=("group",),
         settings=("hard_share", "hard_group"),
@@ -87,7 +87,11 @@ SOURCES: dict[str, SourceInfo] = {
     ),
 }
 FACTORY = SourceInfo(
-    "datasets.factory", {}, where="your own module", get="yours: a function that returns RawData", terms="yours"
+    "quantfair.datasets.factory",
+    {},
+    where="your own module",
+    get="yours: a function that returns RawData",
+    terms="yours",
 )
 FACTORY_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 TEST_SHARE = 0.2  # where a source has no official test set and the spec names no share

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from datasets.imbalance import find_shares, round_to_total
-from datasets.spec import TEST_SHARE, DatasetSpec
-from datasets.types import Attribute, DataError, RawData, cross_attributes, rank_within
+from quantfair.datasets.imbalance import find_shares, round_to_total
+from quantfair.datasets.spec import TEST_SHARE, DatasetSpec
+from quantfair.datasets.types import Attribute, DataError, RawData, cross_attributes, rank_within
 
 
 def stratified_order(strata_N: np.ndarray, seed: int) -> np.ndarray:

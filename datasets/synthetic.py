@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.spec import DatasetSpec
-from datasets.types import ArrayImages, Attribute, DataError, RawData
+from quantfair.datasets.spec import DatasetSpec
+from quantfair.datasets.types import ArrayImages, Attribute, DataError, RawData
 
 CLASSES = ("horizontal", "vertical", "falling", "rising")
 GROUPS = ("a", "b", "c")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.cache import SourceFiles
-from datasets.folder_images import FolderImages, list_images
-from datasets.spec import DatasetSpec
-from datasets.types import ArrayImages, Attribute, DataError, RawData
-from datasets.utkface_csv import read_csv
+from quantfair.datasets.cache import SourceFiles
+from quantfair.datasets.folder_images import FolderImages, list_images
+from quantfair.datasets.spec import DatasetSpec
+from quantfair.datasets.types import ArrayImages, Attribute, DataError, RawData
+from quantfair.datasets.utkface_csv import read_csv
 
 GENDERS = ("Male", "Female")
 ETHNICITIES = ("White", "Black", "Asian", "Indian", "Others")

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from datasets.progress import Ticker
-from datasets.types import DataError
+from quantfair.datasets.progress import Ticker
+from quantfair.datasets.types import DataError
 
 LABELS = ("age", "gender", "ethnicity")
 SIDE = 48

@@ -1,6 +1,10 @@
-"""`python -m orchestrator`."""
+"""`python -m orchestrator`: the command line of this checkout, installed or not."""
 
-from orchestrator.cli import app
+from .checkout import use_checkout
 
 if __name__ == "__main__":
+    use_checkout()
+
+    from quantfair.orchestrator.cli import app
+
     app(prog_name="python -m orchestrator")

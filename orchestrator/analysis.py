@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-import quant
-from datasets import Batches, GroupedDataset
-from results import Store
+from quantfair import quant
+from quantfair.datasets import Batches, GroupedDataset
+from quantfair.results import Store
 
 MOST_OF_A_GROUP = 128  # training images of which the curvature is measured
 Images = Callable[[], Iterable[torch.Tensor]]  # one pass over batches of images_NCHW

@@ -5,15 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-import quant
-from datasets import find_dataset_id
-from orchestrator.bench import Bench, find_device, set_up
-from orchestrator.deployment import describe_export, export_trial
-from orchestrator.journal import Journal
-from orchestrator.plan import PlannedTrial, make_plan
-from orchestrator.problems import Problem, RequestError
-from orchestrator.spec import Resources, parse_sweep
-from results import Store
+from quantfair import quant
+from quantfair.datasets import find_dataset_id
+from quantfair.orchestrator.bench import Bench, find_device, set_up
+from quantfair.orchestrator.deployment import describe_export, export_trial
+from quantfair.orchestrator.journal import Journal
+from quantfair.orchestrator.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.problems import Problem, RequestError
+from quantfair.orchestrator.spec import Resources, parse_sweep
+from quantfair.results import Store
 
 EXAMPLES: Final = Path(__file__).parent / "examples"
 

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-import quant
-from datasets import Batches, DatasetSpec, GroupedDataset, find_target, load_dataset
-from orchestrator.evaluation import list_evaluated
-from orchestrator.journal import Journal
-from orchestrator.memory import Memory
-from orchestrator.plan import PlannedTrial
-from orchestrator.spec import Resources
-from results import Store, make_predictions
+from quantfair import quant
+from quantfair.datasets import Batches, DatasetSpec, GroupedDataset, find_target, load_dataset
+from quantfair.orchestrator.evaluation import list_evaluated
+from quantfair.orchestrator.journal import Journal
+from quantfair.orchestrator.memory import Memory
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.spec import Resources
+from quantfair.results import Store, make_predictions
 
 EVALUATION_BATCH_SIZE = 256
 LOGITS: Memory[np.ndarray] = Memory(4)  # of reference models, by what `Bench.reference_key` says

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from orchestrator.cli_data import data_app
-from orchestrator.cli_deploy import export, trt_check
-from orchestrator.cli_figure import figure
-from orchestrator.cli_import import import_
-from orchestrator.cli_status import (
+from quantfair.orchestrator.cli_data import data_app
+from quantfair.orchestrator.cli_deploy import export, trt_check
+from quantfair.orchestrator.cli_figure import figure
+from quantfair.orchestrator.cli_import import import_
+from quantfair.orchestrator.cli_status import (
     MOST_REASONS,
     AsJson,
     StoreArgument,
@@ -27,20 +27,20 @@ from orchestrator.cli_status import (
     write_comparison,
     write_reasons,
 )
-from orchestrator.exit_codes import exit_codes
-from orchestrator.manifest import keep_manifest
-from orchestrator.plan import count_by_method
-from orchestrator.problems import Problem, RequestError
-from orchestrator.progress import Progress, ProgressLines
-from orchestrator.repair import report_what_is_left, sweep_until_whole
-from orchestrator.request import Request, make_queue, read_plan, read_request, warn_of_devices
-from orchestrator.runtimes import summarize_runtimes, write_runtimes
-from orchestrator.schedule import BundleQueue
-from orchestrator.sweep_file import built_in_sweeps, is_file
-from results import Derived, Store, describe_mixed_pairs
+from quantfair.orchestrator.exit_codes import exit_codes
+from quantfair.orchestrator.manifest import keep_manifest
+from quantfair.orchestrator.plan import count_by_method
+from quantfair.orchestrator.problems import Problem, RequestError
+from quantfair.orchestrator.progress import Progress, ProgressLines
+from quantfair.orchestrator.repair import report_what_is_left, sweep_until_whole
+from quantfair.orchestrator.request import Request, make_queue, read_plan, read_request, warn_of_devices
+from quantfair.orchestrator.runtimes import summarize_runtimes, write_runtimes
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.sweep_file import built_in_sweeps, is_file
+from quantfair.results import Derived, Store, describe_mixed_pairs
 
 if TYPE_CHECKING:
-    from results import Comparison
+    from quantfair.results import Comparison
 
 app = typer.Typer(
     help="Measure which groups lose when an image classifier is quantized.",
@@ -119,8 +119,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what would run: trials, finished ones, bundles, estimated time and room on the disk."""
-    from orchestrator.plan_summary import summarize_plan, write_plan
-    from orchestrator.sweep_schema import make_schema
+    from quantfair.orchestrator.plan_summary import summarize_plan, write_plan
+    from quantfair.orchestrator.sweep_schema import make_schema
 
     with exit_codes():
         if schema:
@@ -130,7 +130,7 @@ def plan(
         summary = summarize_plan(request)
         lines = write_plan(summary)
         if power or flips:
-            from orchestrator.power import FLIPS, describe_power, write_power
+            from quantfair.orchestrator.power import FLIPS, describe_power, write_power
 
             specs = dict.fromkeys(experiment.dataset for experiment in request.sweep.experiments)
             summary["power"] = describe_power(specs, flips or FLIPS)
@@ -178,7 +178,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the tables and report.html from what is stored, of a partial store too."""
-    from results import compare_stores, import_groups, write_exports
+    from quantfair.results import compare_stores, import_groups, write_exports
 
     with exit_codes():
         if output is not None and not formats:
@@ -222,9 +222,9 @@ def _run(
     if not state.to_run or limit == 0:
         return
     if executor == "ray":
-        from orchestrator.executor_ray import run_ray as run
+        from quantfair.orchestrator.executor_ray import run_ray as run
     else:
-        from orchestrator.executor_inline import run_inline as run
+        from quantfair.orchestrator.executor_inline import run_inline as run
 
     queue = make_queue(request, limit=limit)
     n_later = len(state.to_run) - len(queue.trials)
@@ -252,7 +252,7 @@ def _show(request: Request, queue: BundleQueue, *, quiet: bool) -> Progress:
     before = {key: n for key, n in before.items() if key[1] != "to_run"}
     if quiet or not sys.stdout.isatty():
         return ProgressLines(queue, name=name, before=before, quiet=quiet)
-    from orchestrator.progress_table import ProgressTable
+    from quantfair.orchestrator.progress_table import ProgressTable
 
     return ProgressTable(queue, name=name, before=before)
 
@@ -266,7 +266,7 @@ def _finish(
     comparison: "Comparison | None" = None,
 ) -> None:
     """Say how the trials ended and where the dashboard and tables for papers are, and exit with 1 if a trial failed."""
-    from results import count_trials, survey
+    from quantfair.results import count_trials, survey
 
     trials, facts, path = derived
     n_others = int(facts["n_not_in_plan"])

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from datasets import data_folder, describe_dataset, find_dataset_id, list_sources
-from orchestrator.exit_codes import exit_codes
-from orchestrator.spec import read_dataset
+from quantfair.datasets import data_folder, describe_dataset, find_dataset_id, list_sources
+from quantfair.orchestrator.exit_codes import exit_codes
+from quantfair.orchestrator.spec import read_dataset
 
 data_app = typer.Typer(help="Say which data sets there are, convert them, and count what is in them.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set, or package.module:factory.")]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli_status import AsJson, StoreArgument
-from orchestrator.exit_codes import exit_codes
-from orchestrator.problems import Problem, RequestError
-from results import Store
+from quantfair.orchestrator.cli_status import AsJson, StoreArgument
+from quantfair.orchestrator.exit_codes import exit_codes
+from quantfair.orchestrator.problems import Problem, RequestError
+from quantfair.results import Store
 
 if TYPE_CHECKING:
-    from quant import AheadReport
+    from quantfair.quant import AheadReport
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE.onnx...", help="ONNX files, such as those of `export`.")]
 
@@ -36,7 +36,7 @@ def export(
 ) -> None:
     """Write a trial's model for a runtime, with a small program that classifies images with it."""
     with exit_codes():
-        from orchestrator.artifacts import write_artifacts
+        from quantfair.orchestrator.artifacts import write_artifacts
 
         paths = [str(path) for path in write_artifacts(Store.open(store), trial_id, runtime.value, output, half=half)]
         print(json.dumps({"files": paths}) if as_json else "\n".join(paths))
@@ -57,7 +57,7 @@ def trt_check(files: Files, as_json: AsJson = False) -> None:
 
 
 def _check(files: list[Path]) -> "list[AheadReport]":
-    from quant import TensorRTMissing, check_ahead_of_time
+    from quantfair.quant import TensorRTMissing, check_ahead_of_time
 
     try:
         return [check_ahead_of_time(file) for file in files]

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli_status import AsJson, StoreArgument
-from orchestrator.exit_codes import exit_codes
-from orchestrator.problems import Problem, RequestError
-from results import Store, derive_again, draw_figure
+from quantfair.orchestrator.cli_status import AsJson, StoreArgument
+from quantfair.orchestrator.exit_codes import exit_codes
+from quantfair.orchestrator.problems import Problem, RequestError
+from quantfair.results import Store, derive_again, draw_figure
 
 SUFFIXES = ("svg", "png")
 

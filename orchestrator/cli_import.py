@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli_status import AsJson, StoreArgument
-from orchestrator.exit_codes import exit_codes
-from orchestrator.problems import Problem, RequestError
-from results import Store
+from quantfair.orchestrator.cli_status import AsJson, StoreArgument
+from quantfair.orchestrator.exit_codes import exit_codes
+from quantfair.orchestrator.problems import Problem, RequestError
+from quantfair.results import Store
 
 
 def import_(
@@ -30,7 +30,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Take in predictions from elsewhere, of exactly the test images (and of all val images, or none)."""
-    from results import import_predictions
+    from quantfair.results import import_predictions
 
     with exit_codes():
         if not file.is_file():

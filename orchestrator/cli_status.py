@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.exit_codes import exit_codes
-from orchestrator.plan import METHODS
-from orchestrator.progress import first_line, format_s
-from orchestrator.runtimes import summarize_runtimes, write_runtimes
-from results import BLOCKED, Store
+from quantfair.orchestrator.exit_codes import exit_codes
+from quantfair.orchestrator.plan import METHODS
+from quantfair.orchestrator.progress import first_line, format_s
+from quantfair.orchestrator.runtimes import summarize_runtimes, write_runtimes
+from quantfair.results import BLOCKED, Store
 
 if TYPE_CHECKING:
-    from results import Comparison
+    from quantfair.results import Comparison
 
 MOST_REASONS, MOST_IDS = 10, 5  # that are printed; --json has all
 RATE_OF = 100  # trials: the rate is that of the last ones
@@ -38,7 +38,7 @@ def summarize_status(store: Store, *, now: float) -> dict[str, Any]:
 
     `running` is the driver that runs a sweep there now, or None; `rate_per_min` and `left_s` are None without one.
     """
-    from results import count_trials, list_trials, survey
+    from quantfair.results import count_trials, list_trials, survey
 
     manifest, driver = store.read_manifest(), store.find_driver()
     found = survey(store)

@@ -5,9 +5,9 @@ The settings of one section are checked by its own spec; here are the rules that
 
 from collections.abc import Iterable, Iterator
 
-from datasets import DataError, GroupedDataset, find_target
-from orchestrator.problems import Problem, did_you_mean
-from quant import MULTI_HEAD, ModelSpec, PtqSpec, QatSpec
+from quantfair.datasets import DataError, GroupedDataset, find_target
+from quantfair.orchestrator.problems import Problem, did_you_mean
+from quantfair.quant import MULTI_HEAD, ModelSpec, PtqSpec, QatSpec
 
 
 def find_misfits(model: ModelSpec, quant: Iterable[PtqSpec | QatSpec], dataset: GroupedDataset) -> list[Problem]:

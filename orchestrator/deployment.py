@@ -16,14 +16,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-import quant
-from orchestrator.bench import EVALUATION_BATCH_SIZE, Bench
-from orchestrator.evaluation import list_evaluated
-from orchestrator.journal import Journal
-from orchestrator.manifest import name_processor
-from orchestrator.plan import PlannedTrial
-from orchestrator.runtimes import list_missing
-from results import EXACT, DamagedError, Store, WriteError
+from quantfair import quant
+from quantfair.orchestrator.bench import EVALUATION_BATCH_SIZE, Bench
+from quantfair.orchestrator.evaluation import list_evaluated
+from quantfair.orchestrator.journal import Journal
+from quantfair.orchestrator.manifest import name_processor
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.runtimes import list_missing
+from quantfair.results import EXACT, DamagedError, Store, WriteError
 
 LATENCY_BATCHES: Final = (1, 256)
 Row = dict[str, Any]

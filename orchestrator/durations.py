@@ -8,7 +8,7 @@ computed anew: a queue asks for it at every bundle.
 from collections.abc import Hashable
 from typing import Final
 
-from orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.plan import PlannedTrial
 
 RUNTIMES: Final = "runtimes"  # the kind of trials that only runtimes are missing of
 FIRST_GUESS_S: Final = {"fp32": 20.0, "fp32_ft": 10.0, "qat": 10.0, "ptq": 1.0, RUNTIMES: 5.0}

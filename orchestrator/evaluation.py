@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from datasets import GroupedDataset
-from results import MIN_RANKED, Store
+from quantfair.datasets import GroupedDataset
+from quantfair.results import MIN_RANKED, Store
 
 
 class LargestDrop(NamedTuple):

@@ -16,9 +16,9 @@ from ray._private.services import canonicalize_bootstrap_address_or_die as find_
 from ray._private.state import state as ray_state
 from ray.job_config import JobConfig
 
-from orchestrator.manifest import CODE_VERSION_VARIABLE, find_code_version
-from orchestrator.problems import Problem, RequestError
-from orchestrator.spec import Resources, ResourcesByMethod
+from quantfair.orchestrator.manifest import CODE_VERSION_VARIABLE, find_code_version
+from quantfair.orchestrator.problems import Problem, RequestError
+from quantfair.orchestrator.spec import Resources, ResourcesByMethod
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints banners even at verbose=0

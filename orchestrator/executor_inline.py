@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from orchestrator.plan import TIMED_OUT, PlannedTrial
-from orchestrator.progress import Progress
-from orchestrator.runtimes import fail
-from orchestrator.schedule import BundleQueue
-from orchestrator.spec import Retry
-from orchestrator.work import Outcome, RunTrial, TimedOut, run_trial
-from results import Store
+from quantfair.orchestrator.plan import TIMED_OUT, PlannedTrial
+from quantfair.orchestrator.progress import Progress
+from quantfair.orchestrator.runtimes import fail
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.spec import Retry
+from quantfair.orchestrator.work import Outcome, RunTrial, TimedOut, run_trial
+from quantfair.results import Store
 
 
 def run_inline(

@@ -9,7 +9,7 @@ from threading import Event, Thread
 
 from ray.util.metrics import Counter, Gauge
 
-from orchestrator.progress import STATES, Progress
+from quantfair.orchestrator.progress import STATES, Progress
 
 EVERY_S = 1.0
 

@@ -16,13 +16,13 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from datasets import DataError, DatasetSpec, find_dataset_id
-from orchestrator.executor_cluster import Node, find_node_types, find_nodes, n_slots
-from orchestrator.plan import PlannedTrial
-from orchestrator.problems import Problem, RequestError
-from orchestrator.spec import Resources, ResourcesByMethod
-from quant import ENGINE_VERSION, ModelSpec, fingerprint_weights
-from results import Store
+from quantfair.datasets import DataError, DatasetSpec, find_dataset_id
+from quantfair.orchestrator.executor_cluster import Node, find_node_types, find_nodes, n_slots
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.problems import Problem, RequestError
+from quantfair.orchestrator.spec import Resources, ResourcesByMethod
+from quantfair.quant import ENGINE_VERSION, ModelSpec, fingerprint_weights
+from quantfair.results import Store
 
 ANSWER_S = 60.0
 DATA_S = 900.0  # the first use of a data set converts it, and may download it

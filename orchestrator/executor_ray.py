@@ -21,17 +21,17 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import FunctionStopper
 
-from orchestrator.executor_cluster import connect, count_slots
-from orchestrator.executor_metrics import publish_metrics
-from orchestrator.executor_preflight import check_cluster
-from orchestrator.executor_worker import make_worker, pack
-from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
-from orchestrator.progress import Progress
-from orchestrator.runtimes import fail, read_end
-from orchestrator.schedule import Bundle, BundleQueue
-from orchestrator.spec import Retry
-from orchestrator.work import Outcome, RunTrial, SweepStopped, Watcher, run_trial
-from results import Store, WriteError
+from quantfair.orchestrator.executor_cluster import connect, count_slots
+from quantfair.orchestrator.executor_metrics import publish_metrics
+from quantfair.orchestrator.executor_preflight import check_cluster
+from quantfair.orchestrator.executor_worker import make_worker, pack
+from quantfair.orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
+from quantfair.orchestrator.progress import Progress
+from quantfair.orchestrator.runtimes import fail, read_end
+from quantfair.orchestrator.schedule import Bundle, BundleQueue
+from quantfair.orchestrator.spec import Retry
+from quantfair.orchestrator.work import Outcome, RunTrial, SweepStopped, Watcher, run_trial
+from quantfair.results import Store, WriteError
 
 COUNT_SLOTS_EVERY_S = 2.0  # nodes come and go
 NO_MEMORY = "running low on memory"  # in Ray's words, of a worker that it has ended

@@ -14,12 +14,12 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.executor_cluster import reserve
-from orchestrator.plan import TIMED_OUT, PlannedTrial
-from orchestrator.runtimes import fail, read_end
-from orchestrator.spec import Resources
-from orchestrator.work import Outcome, RunTrial
-from results import Store, WriteError
+from quantfair.orchestrator.executor_cluster import reserve
+from quantfair.orchestrator.plan import TIMED_OUT, PlannedTrial
+from quantfair.orchestrator.runtimes import fail, read_end
+from quantfair.orchestrator.spec import Resources
+from quantfair.orchestrator.work import Outcome, RunTrial
+from quantfair.results import Store, WriteError
 
 REPORT_EVERY_S = 1.0
 GRACE_S = 10.0  # after its time a trial that holds the interpreter ends with its process

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import typer
 
-from datasets import DataError
-from orchestrator.problems import RequestError
-from orchestrator.work import SweepStopped
-from results import StoreError
+from quantfair.datasets import DataError
+from quantfair.orchestrator.problems import RequestError
+from quantfair.orchestrator.work import SweepStopped
+from quantfair.results import StoreError
 
 
 @contextmanager

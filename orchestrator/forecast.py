@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Final, NamedTuple
 
-from orchestrator.plan import PlannedTrial
-from orchestrator.schedule import Bundle, BundleQueue
-from orchestrator.spec import Resources
-from results import Store
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.schedule import Bundle, BundleQueue
+from quantfair.orchestrator.spec import Resources
+from quantfair.results import Store
 
 N_RESERVE: Final = 2  # bundles that wait for a free worker, as on Ray
 ROUNDING: Final = 1e-9  # of sums of fractions

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
 
-from orchestrator.manifest import find_code_version, find_versions
-from orchestrator.plan import PlannedTrial
-from orchestrator.spec import Resources
-from results import WriteError
+from quantfair.orchestrator.manifest import find_code_version, find_versions
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.spec import Resources
+from quantfair.results import WriteError
 
 WRITE_EVERY_S = 5.0
 

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import PlannedTrial
-from orchestrator.request import Request
-from orchestrator.spec import SweepSpec
-from quant import ENGINE_VERSION
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.request import Request
+from quantfair.orchestrator.spec import SweepSpec
+from quantfair.quant import ENGINE_VERSION
 
 CODE_VERSION_VARIABLE = "QUANTFAIR_CODE_VERSION"  # what the driver found, for workers that have the files alone
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pandas", "pyarrow", "scipy", "plotly")

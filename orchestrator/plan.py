@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from datasets import DatasetSpec
-from orchestrator.spec import Analysis, Experiment, SweepSpec
-from quant import (
+from quantfair.datasets import DatasetSpec
+from quantfair.orchestrator.spec import Analysis, Experiment, SweepSpec
+from quantfair.quant import (
     ENGINE_VERSION,
     Fp32FtSpec,
     Fp32Spec,

@@ -3,11 +3,11 @@
 from collections import Counter
 from typing import Any
 
-from orchestrator.forecast import estimate_bytes, find_machine, forecast, measure_trials
-from orchestrator.plan import METHODS, PlanState, count_by_method
-from orchestrator.progress import format_s
-from orchestrator.request import Request, make_queue, warn_of_devices
-from orchestrator.runtimes import summarize_runtimes, write_runtimes
+from quantfair.orchestrator.forecast import estimate_bytes, find_machine, forecast, measure_trials
+from quantfair.orchestrator.plan import METHODS, PlanState, count_by_method
+from quantfair.orchestrator.progress import format_s
+from quantfair.orchestrator.request import Request, make_queue, warn_of_devices
+from quantfair.orchestrator.runtimes import summarize_runtimes, write_runtimes
 
 MOST_REASONS = 3
 

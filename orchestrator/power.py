@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from datasets import DatasetSpec, GroupedDataset, load_dataset
-from results import (
+from quantfair.datasets import DatasetSpec, GroupedDataset, load_dataset
+from quantfair.results import (
     MIN_RANKED,
     minimum_detectable_disparity,
     minimum_detectable_drop,

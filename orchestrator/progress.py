@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import NamedTuple, Self
 
-from orchestrator.plan import METHODS
-from orchestrator.schedule import BundleQueue
-from orchestrator.work import Outcome
+from quantfair.orchestrator.plan import METHODS
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.work import Outcome
 
 EVERY_S = 2.0
 STATES = ("ok", "failed", "running", "waiting", "blocked")

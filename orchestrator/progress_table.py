@@ -14,9 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.progress import STATES, Progress, first_line, format_s
-from orchestrator.schedule import BundleQueue
-from orchestrator.work import Outcome
+from quantfair.orchestrator.progress import STATES, Progress, first_line, format_s
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.work import Outcome
 
 REDRAWS_PER_S = 4
 MOST_RUNNING = 8  # rows of what runs now

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import typer
 
-from datasets import load_dataset
-from orchestrator.evaluation import write_samples
-from orchestrator.request import Request, Wanted, add_state
-from results import DamagedError, Derived, Store, StoreError, derive, find_damage, set_aside, survey
+from quantfair.datasets import load_dataset
+from quantfair.orchestrator.evaluation import write_samples
+from quantfair.orchestrator.request import Request, Wanted, add_state
+from quantfair.results import DamagedError, Derived, Store, StoreError, derive, find_damage, set_aside, survey
 
 MAX_ROUNDS = 3
 

@@ -6,16 +6,16 @@ No torch and no ray: `plan` and a finished `sweep` need neither.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import DataError, DatasetSpec, GroupedDataset, load_dataset
-from orchestrator.combinations import find_misfits
-from orchestrator.forecast import ImagesOf
-from orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
-from orchestrator.problems import Problem, RequestError
-from orchestrator.runtimes import find_wanted
-from orchestrator.schedule import BundleQueue
-from orchestrator.spec import SweepSpec, load_sweep
-from orchestrator.sweep_file import is_file
-from results import Store, Survey, describe_mixed_pairs, survey
+from quantfair.datasets import DataError, DatasetSpec, GroupedDataset, load_dataset
+from quantfair.orchestrator.combinations import find_misfits
+from quantfair.orchestrator.forecast import ImagesOf
+from quantfair.orchestrator.plan import CRASHED, PlannedTrial, PlanState, find_state, make_plan
+from quantfair.orchestrator.problems import Problem, RequestError
+from quantfair.orchestrator.runtimes import find_wanted
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.spec import SweepSpec, load_sweep
+from quantfair.orchestrator.sweep_file import is_file
+from quantfair.results import Store, Survey, describe_mixed_pairs, survey
 
 
 class Wanted(NamedTuple):

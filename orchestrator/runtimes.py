@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from orchestrator.plan import PlannedTrial, Status
-from quant import find_unsupported
-from results import DEPLOYED, Store
+from quantfair.orchestrator.plan import PlannedTrial, Status
+from quantfair.quant import find_unsupported
+from quantfair.results import DEPLOYED, Store
 
 
 def find_wanted(trial: PlannedTrial, measured: Mapping[tuple[str, str], str], *, retry_failed: bool) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from orchestrator.durations import Durations
-from orchestrator.plan import PlannedTrial, Status
-from orchestrator.spec import Resources, ResourcesByMethod
+from quantfair.orchestrator.durations import Durations
+from quantfair.orchestrator.plan import PlannedTrial, Status
+from quantfair.orchestrator.spec import Resources, ResourcesByMethod
 
 BUNDLE_S: Final = 30.0
 LEAST_BUNDLE_S: Final = 0.25

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_origin
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from datasets import SOURCES, DatasetSpec
-from orchestrator.problems import Problem, RequestError, describe_errors, did_you_mean
-from orchestrator.sweep_file import apply_overrides, read_sweep_file
-from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
+from quantfair.datasets import SOURCES, DatasetSpec
+from quantfair.orchestrator.problems import Problem, RequestError, describe_errors, did_you_mean
+from quantfair.orchestrator.sweep_file import apply_overrides, read_sweep_file
+from quantfair.quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 Analysis = Literal["sqnr", "sensitivity", "curvature"]

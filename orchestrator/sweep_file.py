@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.problems import Problem, RequestError, did_you_mean
+from quantfair.orchestrator.problems import Problem, RequestError, did_you_mean
 
 BUILT_IN_FOLDER = Path(__file__).parent / "sweeps"
 COMMAND_LINE = "on the command line"

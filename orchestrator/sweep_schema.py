@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from datasets import DatasetSpec
-from orchestrator.spec import METHODS, SweepHead, is_list
-from quant import ModelSpec, TrainSpec
+from quantfair.datasets import DatasetSpec
+from quantfair.orchestrator.spec import METHODS, SweepHead, is_list
+from quantfair.quant import ModelSpec, TrainSpec
 
 Schema = dict[str, Any]
 SECTIONS: dict[str, type[BaseModel]] = {"dataset": DatasetSpec, "model": ModelSpec, "train": TrainSpec}

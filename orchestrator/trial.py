@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-import quant
-from orchestrator.analysis import write_curvature, write_layers, write_sensitivity
-from orchestrator.bench import EVALUATION_BATCH_SIZE, Bench, find_device, set_up
-from orchestrator.deployment import measure_runtimes
-from orchestrator.evaluation import LargestDrop, find_largest_drop, list_evaluated, score, write_samples
-from orchestrator.journal import Journal, describe_run
-from orchestrator.manifest import find_code_version
-from orchestrator.memory import Memory
-from orchestrator.plan import OUT_OF_MEMORY, PlannedTrial
-from orchestrator.spec import Resources
-from orchestrator.work import Outcome
-from results import DEPLOYED, Store, WriteError
+from quantfair import quant
+from quantfair.orchestrator.analysis import write_curvature, write_layers, write_sensitivity
+from quantfair.orchestrator.bench import EVALUATION_BATCH_SIZE, Bench, find_device, set_up
+from quantfair.orchestrator.deployment import measure_runtimes
+from quantfair.orchestrator.evaluation import LargestDrop, find_largest_drop, list_evaluated, score, write_samples
+from quantfair.orchestrator.journal import Journal, describe_run
+from quantfair.orchestrator.manifest import find_code_version
+from quantfair.orchestrator.memory import Memory
+from quantfair.orchestrator.plan import OUT_OF_MEMORY, PlannedTrial
+from quantfair.orchestrator.spec import Resources
+from quantfair.orchestrator.work import Outcome
+from quantfair.results import DEPLOYED, Store, WriteError
 
 CURVATURE_BATCH_SIZE = 64  # the graph of a batch is held
 CALIBRATIONS: Memory[quant.Calibration] = Memory(4)  # of reference models, by `Bench.reference_key` and the images

@@ -6,9 +6,9 @@ Executors take any function of this shape: tests and simulations give them work 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from orchestrator.plan import PlannedTrial, Status
-from orchestrator.spec import Resources
-from results import Store
+from quantfair.orchestrator.plan import PlannedTrial, Status
+from quantfair.orchestrator.spec import Resources
+from quantfair.results import Store
 
 
 class Outcome(NamedTuple):
@@ -52,6 +52,6 @@ RunTrial = Callable[[PlannedTrial, Store, Resources, Callable[[str], None]], Out
 
 def run_trial(trial: PlannedTrial, store: Store, resources: Resources, watch: Callable[[str], None]) -> Outcome:
     """Run one trial for real; torch is loaded here, in the worker, and never in a driver on Ray."""
-    from orchestrator import trial as real
+    from quantfair.orchestrator import trial as real
 
     return real.run_trial(trial, store, resources, watch)

@@ -2,38 +2,36 @@
 
 from typing import TYPE_CHECKING, Any
 
-from quant.fingerprint import fingerprint_weights
-from quant.model_spec import MODELS, MULTI_HEAD, ModelSpec
-from quant.spec import (
-    ENGINE_VERSION,
-    Fp32FtSpec,
-    Fp32Spec,
-    LayerOverride,
-    MethodSpec,
-    PtqSpec,
-    QatSpec,
-)
-from quant.targets import find_unsupported, find_unsupported_layers
-from quant.training_spec import TrainSpec
+from quantfair.quant.fingerprint import fingerprint_weights
+from quantfair.quant.model_spec import MODELS, MULTI_HEAD, ModelSpec
+from quantfair.quant.spec import ENGINE_VERSION, Fp32FtSpec, Fp32Spec, LayerOverride, MethodSpec, PtqSpec, QatSpec
+from quantfair.quant.targets import find_unsupported, find_unsupported_layers
+from quantfair.quant.training_spec import TrainSpec
 
 if TYPE_CHECKING:
-    from quant.analysis import describe_noise, float_twin, predict_each_layer
-    from quant.api import Prepared, calibrate, freeze, prepare
-    from quant.calibration import Calibration, collect
-    from quant.curvature import Curvature, measure_curvature
-    from quant.describe import LayerReport, count_bytes, describe_layers
-    from quant.engine_file import EngineFacts, EngineMismatch
-    from quant.engine_layers import LayerPrecision
-    from quant.export import ExportError, export_onnx
-    from quant.gpu_buffers import TensorRTMissing
-    from quant.models import build_model
-    from quant.modules import Add, Concat
-    from quant.non_finite import DivergedError, NonFiniteError
-    from quant.onnx_graph import OnnxFileError
-    from quant.prediction import predict
-    from quant.runtime_ort import OnnxRuntime, RuntimeFailure, Session, measure_latency
-    from quant.runtime_tensorrt import TensorRTFailed, TensorRTRunner, build_engine, find_missing_tensorrt, open_engine
-    from quant.states import (
+    from quantfair.quant.analysis import describe_noise, float_twin, predict_each_layer
+    from quantfair.quant.api import Prepared, calibrate, freeze, prepare
+    from quantfair.quant.calibration import Calibration, collect
+    from quantfair.quant.curvature import Curvature, measure_curvature
+    from quantfair.quant.describe import LayerReport, count_bytes, describe_layers
+    from quantfair.quant.engine_file import EngineFacts, EngineMismatch
+    from quantfair.quant.engine_layers import LayerPrecision
+    from quantfair.quant.export import ExportError, export_onnx
+    from quantfair.quant.gpu_buffers import TensorRTMissing
+    from quantfair.quant.models import build_model
+    from quantfair.quant.modules import Add, Concat
+    from quantfair.quant.non_finite import DivergedError, NonFiniteError
+    from quantfair.quant.onnx_graph import OnnxFileError
+    from quantfair.quant.prediction import predict
+    from quantfair.quant.runtime_ort import OnnxRuntime, RuntimeFailure, Session, measure_latency
+    from quantfair.quant.runtime_tensorrt import (
+        TensorRTFailed,
+        TensorRTRunner,
+        build_engine,
+        find_missing_tensorrt,
+        open_engine,
+    )
+    from quantfair.quant.states import (
         frozen_to_bytes,
         load_frozen,
         load_quantizer_state,
@@ -41,10 +39,10 @@ if TYPE_CHECKING:
         quantizer_state_to_bytes,
         weights_to_bytes,
     )
-    from quant.tensorrt_build import BuildRefused
-    from quant.tensorrt_rules import lint_for_tensorrt
-    from quant.train import Batches, FitResult, fit
-    from quant.trt_check import AheadReport, check_ahead_of_time
+    from quantfair.quant.tensorrt_build import BuildRefused
+    from quantfair.quant.tensorrt_rules import lint_for_tensorrt
+    from quantfair.quant.train import Batches, FitResult, fit
+    from quantfair.quant.trt_check import AheadReport, check_ahead_of_time
 
 __all__ = [
     "ENGINE_VERSION",
@@ -149,5 +147,5 @@ def __getattr__(name: str) -> Any:
 
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(importlib.import_module(f"quant.{home}"), name)
+            return getattr(importlib.import_module(f"quantfair.quant.{home}"), name)
     raise AttributeError(f"module 'quant' has no attribute {name!r}")

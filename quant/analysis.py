@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from quant.api import deployed_weight
-from quant.describe import LayerReport, describe_layers
-from quant.fake_quant import FakeQuantize
-from quant.modules import QuantLayer
-from quant.prediction import predict
-from quant.states import device_of, evaluating
+from quantfair.quant.api import deployed_weight
+from quantfair.quant.describe import LayerReport, describe_layers
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.modules import QuantLayer
+from quantfair.quant.prediction import predict
+from quantfair.quant.states import device_of, evaluating
 
 IMAGES_AT_ONCE = 16  # the outputs of all layers are held for so many images
 

@@ -15,23 +15,23 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from quant.calibration import Calibration, collect
-from quant.corrections import correct, needs_corrections, plan_corrections, sample_images
-from quant.describe import LayerReport, describe_layers
-from quant.fake_quant import FakeQuantize
-from quant.fold import attach_batchnorm, finish_fold, fold_batchnorm
-from quant.folded import starting_weight
-from quant.iao import IaoQuantizer
-from quant.iao_calibration import calibrate_iao
-from quant.iao_layers import install_iao
-from quant.joins import JoinsInCode
-from quant.layer_settings import LayerSettings, settings_by_layer
-from quant.modules import JOINS, QUANTIZED, QuantLayer, quant_layers, quantizers, swap
-from quant.non_finite import NonFiniteError, is_finite
-from quant.observers import Seen, activation_range, weight_range
-from quant.qparams import SMALLEST_SCALE, TensorSpec
-from quant.spec import FLOAT_BITS, Fp32FtSpec, PtqSpec, QatSpec, QuantSettings
-from quant.states import device_of, evaluating, require_calibrated
+from quantfair.quant.calibration import Calibration, collect
+from quantfair.quant.corrections import correct, needs_corrections, plan_corrections, sample_images
+from quantfair.quant.describe import LayerReport, describe_layers
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.fold import attach_batchnorm, finish_fold, fold_batchnorm
+from quantfair.quant.folded import starting_weight
+from quantfair.quant.iao import IaoQuantizer
+from quantfair.quant.iao_calibration import calibrate_iao
+from quantfair.quant.iao_layers import install_iao
+from quantfair.quant.joins import JoinsInCode
+from quantfair.quant.layer_settings import LayerSettings, settings_by_layer
+from quantfair.quant.modules import JOINS, QUANTIZED, QuantLayer, quant_layers, quantizers, swap
+from quantfair.quant.non_finite import NonFiniteError, is_finite
+from quantfair.quant.observers import Seen, activation_range, weight_range
+from quantfair.quant.qparams import SMALLEST_SCALE, TensorSpec
+from quantfair.quant.spec import FLOAT_BITS, Fp32FtSpec, PtqSpec, QatSpec, QuantSettings
+from quantfair.quant.states import device_of, evaluating, require_calibrated
 
 
 class Prepared(NamedTuple):

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.modules import SITES, bypassed
-from quant.non_finite import NonFiniteError
-from quant.observers import Seen, extremes
-from quant.states import device_of, evaluating
+from quantfair.quant.modules import SITES, bypassed
+from quantfair.quant.non_finite import NonFiniteError
+from quantfair.quant.observers import Seen, extremes
+from quantfair.quant.states import device_of, evaluating
 
 
 class Calibration:

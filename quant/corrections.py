@@ -24,12 +24,12 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quant.fake_quant import FakeQuantize
-from quant.modules import QuantLayer, QuantLinear, bypassed, quant_layers
-from quant.patches import count_inputs, input_rows, weight_matrix, weight_of_matrix
-from quant.rounding import Candidates, OutputError, choose_rounding
-from quant.spec import PtqSpec
-from quant.states import device_of, evaluating
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.modules import QuantLayer, QuantLinear, bypassed, quant_layers
+from quantfair.quant.patches import count_inputs, input_rows, weight_matrix, weight_of_matrix
+from quantfair.quant.rounding import Candidates, OutputError, choose_rounding
+from quantfair.quant.spec import PtqSpec
+from quantfair.quant.states import device_of, evaluating
 
 MOST_IMAGES: Final = 256
 MOST_POSITIONS: Final = 16384  # output positions over all images that a rounding looks at

@@ -21,7 +21,7 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from quant.states import device_of, evaluating
+from quantfair.quant.states import device_of, evaluating
 
 N_PROBES: Final = 16
 MOST_STEPS: Final = 100  # products after which the search for the eigenvalue gives up

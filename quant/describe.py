@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from quant.fake_quant import FakeQuantize
-from quant.modules import QUANTIZED, Add, Concat, QuantInput, QuantLayer, quant_layers, quantizers
-from quant.spec import FLOAT_BITS
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.modules import QUANTIZED, Add, Concat, QuantInput, QuantLayer, quant_layers, quantizers
+from quantfair.quant.spec import FLOAT_BITS
 
 
 class LayerReport(NamedTuple):

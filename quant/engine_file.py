@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from quant.engine_layers import LayerPrecision
-from quant.files import write_aside
+from quantfair.quant.engine_layers import LayerPrecision
+from quantfair.quant.files import write_aside
 
 AGAIN: Final = "build it again on this machine"
 

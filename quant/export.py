@@ -18,10 +18,10 @@ import torch
 from onnxscript import opset21
 from torch import Tensor, nn
 
-from quant.iao import IaoQuantizer
-from quant.modules import quantizers
-from quant.qdq import Storage, install_qdq
-from quant.states import require_calibrated
+from quantfair.quant.iao import IaoQuantizer
+from quantfair.quant.modules import quantizers
+from quantfair.quant.qdq import Storage, install_qdq
+from quantfair.quant.states import require_calibrated
 
 op: Any = opset21  # its types know no attribute but literals
 INPUT: Final = "images"

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from quant.observers import follow
-from quant.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
+from quantfair.quant.observers import follow
+from quantfair.quant.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
 
 Mode = Literal["follow", "learn", "fixed", "frozen"]
 MODES: tuple[Mode, ...] = ("follow", "learn", "fixed", "frozen")

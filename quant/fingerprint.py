@@ -5,7 +5,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from quant.model_spec import ModelSpec
+from quantfair.quant.model_spec import ModelSpec
 
 
 def fingerprint_weights(spec: ModelSpec) -> str | None:

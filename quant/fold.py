@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from quant.modules import QuantLayer, QuantLinear
-from quant.states import evaluating
+from quantfair.quant.modules import QuantLayer, QuantLinear
+from quantfair.quant.states import evaluating
 
 _READS_NO_VALUES = {"shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda", "dim", "size", "numel"}
 _FOLDABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # not subclasses: theirs may do more

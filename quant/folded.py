@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from quant.fake_quant import FakeQuantize
+from quantfair.quant.fake_quant import FakeQuantize
 
 if TYPE_CHECKING:
-    from quant.modules import QuantLayer
+    from quantfair.quant.modules import QuantLayer
 
 _SMALLEST_FACTOR = 2.0**-100  # times a weight of 0.01 it is still far above the smallest scale of 16 bits, 2 ** -126
 

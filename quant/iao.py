@@ -20,9 +20,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from quant.fake_quant import FakeQuantize
-from quant.observers import EMA_MOMENTUM, Range, extremes
-from quant.qparams import TensorSpec
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.observers import EMA_MOMENTUM, Range, extremes
+from quantfair.quant.qparams import TensorSpec
 
 SMALLEST_SCALE: Final = torch.finfo(torch.float32).eps
 

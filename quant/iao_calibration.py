@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from quant.calibration import Calibration
-from quant.iao import IaoQuantizer
-from quant.modules import quantizers
-from quant.non_finite import NonFiniteError, is_finite
-from quant.states import device_of, evaluating
+from quantfair.quant.calibration import Calibration
+from quantfair.quant.iao import IaoQuantizer
+from quantfair.quant.modules import quantizers
+from quantfair.quant.non_finite import NonFiniteError, is_finite
+from quantfair.quant.states import device_of, evaluating
 
 
 @torch.no_grad()

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from quant.fold import attach_batchnorm
-from quant.iao import IaoPairQuantizer, IaoQuantizer, IaoTensorSpec
-from quant.modules import (
+from quantfair.quant.fold import attach_batchnorm
+from quantfair.quant.iao import IaoPairQuantizer, IaoQuantizer, IaoTensorSpec
+from quantfair.quant.modules import (
     Add,
     Concat,
     QuantConv1d,
@@ -27,9 +27,9 @@ from quant.modules import (
     QuantLayer,
     quantizers,
 )
-from quant.qparams import TensorSpec
-from quant.spec import PtqSpec, QatSpec
-from quant.states import device_of
+from quantfair.quant.qparams import TensorSpec
+from quantfair.quant.spec import PtqSpec, QatSpec
+from quantfair.quant.states import device_of
 
 
 class IaoConv2d(QuantConv2d):

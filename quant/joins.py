@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from quant.modules import Add, Concat
+from quantfair.quant.modules import Add, Concat
 
 _OPERATIONS = {"add": "add", "add_": "add", "__add__": "add", "__iadd__": "add"} | dict.fromkeys(
     ("cat", "concat", "concatenate"), "cat"

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from quant.spec import FLOAT_BITS, QuantSettings
+from quantfair.quant.spec import FLOAT_BITS, QuantSettings
 
 
 class LayerSettings(NamedTuple):

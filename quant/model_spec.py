@@ -7,15 +7,15 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
-from quant.base_spec import Spec, misfit
+from quantfair.quant.base_spec import Spec, misfit
 
 # name -> class, loaded by `quant.build_model`
 MODELS: dict[str, str] = {
-    "small_cnn": "quant.models.small_cnn:SmallCnn",
-    "nin": "quant.models.nin:Nin",
-    "nin_gc": "quant.models.nin:NinGc",
-    "resnet18": "quant.models.resnet18:ResNet18",
-    "trident": "quant.models.trident:Trident",
+    "small_cnn": "quantfair.quant.models.small_cnn:SmallCnn",
+    "nin": "quantfair.quant.models.nin:Nin",
+    "nin_gc": "quantfair.quant.models.nin:NinGc",
+    "resnet18": "quantfair.quant.models.resnet18:ResNet18",
+    "trident": "quantfair.quant.models.trident:Trident",
 }
 # channels of the first layer, as the networks were published
 WIDTHS: dict[str, int] = {"small_cnn": 16, "nin": 192, "nin_gc": 256, "resnet18": 64, "trident": 32}

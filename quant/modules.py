@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from quant.fake_quant import FakeQuantize
-from quant.folded import compute_folded, fold_parameters
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.folded import compute_folded, fold_parameters
 
 
 class QuantLayer(nn.Module):

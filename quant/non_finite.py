@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from quant.fake_quant import FakeQuantize
+from quantfair.quant.fake_quant import FakeQuantize
 
 
 class NonFiniteError(ValueError):

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from quant.histogram import Histogram
-from quant.qparams import TensorSpec
-from quant.range_search import search_histogram, search_weight
-from quant.spec import SEARCHING
+from quantfair.quant.histogram import Histogram
+from quantfair.quant.qparams import TensorSpec
+from quantfair.quant.range_search import search_histogram, search_weight
+from quantfair.quant.spec import SEARCHING
 
 EMA_MOMENTUM = 0.1  # the share of the newest batch; the first batch is copied
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.modules import quantizers
-from quant.states import device_of
-from quant.training_spec import TrainSpec
+from quantfair.quant.modules import quantizers
+from quantfair.quant.states import device_of
+from quantfair.quant.training_spec import TrainSpec
 
 SGD_MOMENTUM = 0.9
 

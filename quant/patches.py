@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant.modules import QuantConvTranspose2d, QuantLayer, QuantLinear
+from quantfair.quant.modules import QuantConvTranspose2d, QuantLayer, QuantLinear
 
 
 def weight_matrix(layer: QuantLayer, weight: Tensor) -> Tensor:

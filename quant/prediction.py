@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from quant.non_finite import NonFiniteError, find_non_finite, is_finite
-from quant.states import device_of, evaluating, require_calibrated
+from quantfair.quant.non_finite import NonFiniteError, find_non_finite, is_finite
+from quantfair.quant.states import device_of, evaluating, require_calibrated
 
 
 @torch.no_grad()

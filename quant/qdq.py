@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from quant.fake_quant import FakeQuantize
-from quant.fold import find_bn_pairs
-from quant.modules import QuantConvTranspose2d, QuantLayer, quant_layers
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.fold import find_bn_pairs
+from quantfair.quant.modules import QuantConvTranspose2d, QuantLayer, quant_layers
 
 STORAGE_BITS: Final = (4, 8, 16)  # widths of integers that ONNX has at opset 21
 

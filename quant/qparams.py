@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from quant.spec import MOST_BITS_STARTED_BY_MSE, MOST_SEARCHED_BITS, SEARCHING, QatSpec, QuantSettings
+from quantfair.quant.spec import MOST_BITS_STARTED_BY_MSE, MOST_SEARCHED_BITS, SEARCHING, QatSpec, QuantSettings
 
 # The smallest normal float32. A larger floor (torch.ao uses 1.2e-7) would already distort 16-bit weights of a channel
 # whose peak is below 0.004; a smaller one would be denormal, which accelerators flush to zero.

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from quant.histogram import Histogram
-from quant.qparams import TensorSpec, choose_qparams
+from quantfair.quant.histogram import Histogram
+from quantfair.quant.qparams import TensorSpec, choose_qparams
 
 N_CANDIDATES = 64
 

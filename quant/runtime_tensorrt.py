@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from quant.engine_file import EngineFacts, Machine, read_engine, sha256_of, write_engine
-from quant.engine_layers import compare_precisions, find_faults, parse_inspector
-from quant.gpu_buffers import Buffers, PycudaBuffers, TensorRTMissing, TorchBuffers
-from quant.onnx_graph import Graph, read_onnx, weighted_layers
-from quant.tensorrt_build import MAX_BATCH, BuildRefused, Trt, build_plan, captured_log
-from quant.tensorrt_rules import lint_for_tensorrt
+from quantfair.quant.engine_file import EngineFacts, Machine, read_engine, sha256_of, write_engine
+from quantfair.quant.engine_layers import compare_precisions, find_faults, parse_inspector
+from quantfair.quant.gpu_buffers import Buffers, PycudaBuffers, TensorRTMissing, TorchBuffers
+from quantfair.quant.onnx_graph import Graph, read_onnx, weighted_layers
+from quantfair.quant.tensorrt_build import MAX_BATCH, BuildRefused, Trt, build_plan, captured_log
+from quantfair.quant.tensorrt_rules import lint_for_tensorrt
 
 if TYPE_CHECKING:
     from torch import Tensor

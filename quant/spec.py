@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import Doc
 
-from quant.base_spec import Spec, misfit
-from quant.training_spec import Epoch, Recipe, Schedule, Selection, check_milestones
+from quantfair.quant.base_spec import Spec, misfit
+from quantfair.quant.training_spec import Epoch, Recipe, Schedule, Selection, check_milestones
 
 # Part of every trial's identity. Raise it by hand in the change that changes a golden result, and only then.
 ENGINE_VERSION: Final = 2

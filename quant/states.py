@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.fake_quant import FakeQuantize
-from quant.modules import QuantLayer, quant_layers, quantizers
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.modules import QuantLayer, quant_layers, quantizers
 
 _CUDNN_CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
 

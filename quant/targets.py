@@ -10,10 +10,10 @@ ONNX operator QuantizeLinear, version 21. Nothing here has been compared with a 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
-from quant.spec import FLOAT_BITS, MethodSpec, QuantSettings
+from quantfair.quant.spec import FLOAT_BITS, MethodSpec, QuantSettings
 
 if TYPE_CHECKING:
-    from quant.describe import LayerReport
+    from quantfair.quant.describe import LayerReport
 
 Runtime = Literal["torch", "onnxruntime", "tensorrt"]
 _GRANULARITIES: Final = ("per_channel", "per_tensor")

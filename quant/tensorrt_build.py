@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from quant.engine_layers import EngineLayer, parse_build_log
-from quant.files import write_aside
+from quantfair.quant.engine_layers import EngineLayer, parse_build_log
+from quantfair.quant.files import write_aside
 
 Trt = Any  # the module tensorrt or tensorrt_rtx: no stubs, and installed on few machines
 MAX_BATCH: Final = 256

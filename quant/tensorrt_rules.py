@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from quant.onnx_graph import Graph, attribute, node_name, type_name, weighted_layers
+from quantfair.quant.onnx_graph import Graph, attribute, node_name, type_name, weighted_layers
 
 Violations = Iterator[str]
 LAYERS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")

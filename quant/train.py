@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from quant.api import deployed_weight
-from quant.fake_quant import FakeQuantize
-from quant.modules import quant_layers, quantizers
-from quant.non_finite import DivergedError, NonFiniteError, find_non_finite, is_finite
-from quant.optimization import Loss, learning_rate, make_optimizer, set_learning_rate, training_loss
-from quant.prediction import predict
-from quant.states import device_of, require_calibrated
-from quant.training_spec import TrainSpec
+from quantfair.quant.api import deployed_weight
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.modules import quant_layers, quantizers
+from quantfair.quant.non_finite import DivergedError, NonFiniteError, find_non_finite, is_finite
+from quantfair.quant.optimization import Loss, learning_rate, make_optimizer, set_learning_rate, training_loss
+from quantfair.quant.prediction import predict
+from quantfair.quant.states import device_of, require_calibrated
+from quantfair.quant.training_spec import TrainSpec
 
 
 class Batches(Protocol):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from quant.base_spec import Spec, misfit
+from quantfair.quant.base_spec import Spec, misfit
 
 Epoch = Annotated[int, Field(ge=1)]
 Schedule = Literal["constant", "step", "cosine"]

@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from quant.engine_layers import LayerPrecision, compare_precisions, find_faults
-from quant.gpu_buffers import TensorRTMissing
-from quant.onnx_graph import Graph, OnnxFileError, read_onnx, weighted_layers
-from quant.runtime_tensorrt import load_trt
-from quant.tensorrt_build import BuildRefused, build_plan
-from quant.tensorrt_rules import lint_for_tensorrt
+from quantfair.quant.engine_layers import LayerPrecision, compare_precisions, find_faults
+from quantfair.quant.gpu_buffers import TensorRTMissing
+from quantfair.quant.onnx_graph import Graph, OnnxFileError, read_onnx, weighted_layers
+from quantfair.quant.runtime_tensorrt import load_trt
+from quantfair.quant.tensorrt_build import BuildRefused, build_plan
+from quantfair.quant.tensorrt_rules import lint_for_tensorrt
 
 TIMEOUT_S: Final = 900
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ class AheadReport(NamedTuple):
 
 def check_ahead_of_time(onnx_path: str | Path) -> AheadReport:
     """Check one ONNX file in a process of its own. Raises TensorRTMissing where tensorrt_rtx cannot be imported."""
-    command = [sys.executable, "-m", "quant.trt_check", str(Path(onnx_path).absolute())]
+    command = [sys.executable, "-m", "quantfair.quant.trt_check", str(Path(onnx_path).absolute())]
     try:
         run = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

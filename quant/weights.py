@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.model_spec import ModelSpec
+from quantfair.quant.model_spec import ModelSpec
 
 State = dict[str, Tensor]
 

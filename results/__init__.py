@@ -4,29 +4,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from results.comparison import Comparison, compare_stores
-    from results.custom_groups import import_groups
-    from results.damage import Survey, find_damage, set_aside, survey
-    from results.devices import describe_mixed_pairs
-    from results.exports.write import write_exports
-    from results.files import DamagedError, StoreError, WriteError
-    from results.frames import Frames, read
-    from results.imports import import_predictions
-    from results.metric_frame import to_fairlearn
-    from results.page.paper_figures import draw_figure
-    from results.page.report import write_report
-    from results.predictions import make_predictions
-    from results.refresh import Derived, derive, derive_again
-    from results.schema import BLOCKED, DEPLOYED, EXACT, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
-    from results.statistics.power import (
+    from quantfair.results.comparison import Comparison, compare_stores
+    from quantfair.results.custom_groups import import_groups
+    from quantfair.results.damage import Survey, find_damage, set_aside, survey
+    from quantfair.results.devices import describe_mixed_pairs
+    from quantfair.results.exports.write import write_exports
+    from quantfair.results.files import DamagedError, StoreError, WriteError
+    from quantfair.results.frames import Frames, read
+    from quantfair.results.imports import import_predictions
+    from quantfair.results.metric_frame import to_fairlearn
+    from quantfair.results.page.paper_figures import draw_figure
+    from quantfair.results.page.report import write_report
+    from quantfair.results.predictions import make_predictions
+    from quantfair.results.refresh import Derived, derive, derive_again
+    from quantfair.results.schema import BLOCKED, DEPLOYED, EXACT, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
+    from quantfair.results.statistics.power import (
         minimum_detectable_disparity,
         minimum_detectable_drop,
         minimum_detectable_excess,
         null_disparity,
     )
-    from results.store import Store
-    from results.tables.build import build_tables
-    from results.trial_list import count_trials, list_trials
+    from quantfair.results.store import Store
+    from quantfair.results.tables.build import build_tables
+    from quantfair.results.trial_list import count_trials, list_trials
 
 __all__ = [
     "BLOCKED",
@@ -113,4 +113,4 @@ def __getattr__(name: str) -> Any:
     """Load a name from its file when it is first used: a worker needs no plotly, and a plan no scipy."""
     if name not in _HOMES:
         raise AttributeError(f"module 'results' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"results.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"quantfair.results.{_HOMES[name]}"), name)

@@ -2,13 +2,13 @@
 
 from typing import Any, NamedTuple
 
-from results.page.catalog import OVERALL, make_catalog
-from results.page.difference_section import is_ranked
-from results.page.markup import say_drop
-from results.page.report import render_report
-from results.schema import TABLES
-from results.store import Store
-from results.tables.differences import find_differences
+from quantfair.results.page.catalog import OVERALL, make_catalog
+from quantfair.results.page.difference_section import is_ranked
+from quantfair.results.page.markup import say_drop
+from quantfair.results.page.report import render_report
+from quantfair.results.schema import TABLES
+from quantfair.results.store import Store
+from quantfair.results.tables.differences import find_differences
 
 
 class Comparison(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from results.schema import IMPORTED
+from quantfair.results.schema import IMPORTED
 
 Trial = dict[str, Any]  # one row of the table `trials`
 

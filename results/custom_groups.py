@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from results.files import StoreError
-from results.store import Store
+from quantfair.results.files import StoreError
+from quantfair.results.store import Store
 
 UNKNOWN = "unknown"  # the group of images whose cell is empty
 

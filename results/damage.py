@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from results.files import DamagedError, MissingError
-from results.schema import DEPLOYED, EXACT, IMPORTED
-from results.store import Folder, Store
+from quantfair.results.files import DamagedError, MissingError
+from quantfair.results.schema import DEPLOYED, EXACT, IMPORTED
+from quantfair.results.store import Folder, Store
 
 
 class Survey(NamedTuple):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from results.schema import COMPARISONS
+from quantfair.results.schema import COMPARISONS
 
 
 class MixedPair(NamedTuple):

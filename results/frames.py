@@ -10,11 +10,11 @@ from typing import Any, Final, overload
 import pandas as pd
 import pyarrow as pa
 
-from results.configurations import SETTINGS, name_within_models, order_trials
-from results.custom_groups import add_custom_groups
-from results.files import DamagedError, MissingError, StoreError
-from results.refresh import derive
-from results.store import Store
+from quantfair.results.configurations import SETTINGS, name_within_models, order_trials
+from quantfair.results.custom_groups import add_custom_groups
+from quantfair.results.files import DamagedError, MissingError, StoreError
+from quantfair.results.refresh import derive
+from quantfair.results.store import Store
 
 # What `with_settings` adds; of a configuration all but the seed.
 SETTINGS_COLUMNS: Final = (

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from results.files import StoreError
+from quantfair.results.files import StoreError
 
 PARQUET = b"PAR1"  # how such a file begins
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from results.files import StoreError
-from results.imported_file import Given, read_given
-from results.predictions import make_predictions
-from results.schema import IMPORTED, PREDICTIONS
-from results.store import Store
+from quantfair.results.files import StoreError
+from quantfair.results.imported_file import Given, read_given
+from quantfair.results.predictions import make_predictions
+from quantfair.results.schema import IMPORTED, PREDICTIONS
+from quantfair.results.store import Store
 
 SHARED = ("dataset_id", "dataset", "task", "model", "imbalance")  # columns that it has from its reference
 NO_CONTROL = "no control was named when the predictions were imported"

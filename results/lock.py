@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Event, Thread, main_thread
 from typing import Any
 
-from results.files import Files, StoreError, WriteError, is_full
+from quantfair.results.files import Files, StoreError, WriteError, is_full
 
 NAME = ".lock"
 REFRESH_S = 10.0

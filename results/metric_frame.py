@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from results.frames import Frames, read
-from results.store import Store
+from quantfair.results.frames import Frames, read
+from quantfair.results.store import Store
 
 Metrics = Callable[..., Any] | dict[str, Callable[..., Any]]
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from results.files import StoreError
+from quantfair.results.files import StoreError
 
 TAKEN: Final = (
     *("accuracy", "loss_nats", "confidence", "margin", "entropy_nats", "ece"),

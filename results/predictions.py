@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import log_softmax
 
-from results.schema import PREDICTIONS
-from results.statistics.offsets import fit_offsets
+from quantfair.results.schema import PREDICTIONS
+from quantfair.results.statistics.offsets import fit_offsets
 
 
 def make_predictions(

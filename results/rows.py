@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from results.files import StoreError
+from quantfair.results.files import StoreError
 
 MOST_BLOCKS: Final = 1000  # and small tables that wait to be joined
 

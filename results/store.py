@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from results import lock, trial_index
-from results.files import DamagedError, Files, MissingError, StoreError, Version
-from results.rows import conform, table_of
-from results.schema import (
+from quantfair.results import lock, trial_index
+from quantfair.results.files import DamagedError, Files, MissingError, StoreError, Version
+from quantfair.results.rows import conform, table_of
+from quantfair.results.schema import (
     LAYER_PREDICTIONS,
     LAYERS,
     MECHANISM,

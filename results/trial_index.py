@@ -14,9 +14,9 @@ from contextlib import suppress
 
 import pyarrow as pa
 
-from results.files import DamagedError, Files, MissingError, Version, WriteError
-from results.rows import join
-from results.schema import TRIALS
+from quantfair.results.files import DamagedError, Files, MissingError, Version, WriteError
+from quantfair.results.rows import join
+from quantfair.results.schema import TRIALS
 
 NAME = "trials.index.parquet"
 INDEX = pa.schema([*TRIALS, ("mtime_ns", pa.int64()), ("n_bytes", pa.int64())], metadata=TRIALS.metadata)

@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import Any
 
-from results.damage import Survey, is_of_samples, survey
-from results.schema import BLOCKED, IMPORTED
-from results.store import Store
+from quantfair.results.damage import Survey, is_of_samples, survey
+from quantfair.results.schema import BLOCKED, IMPORTED
+from quantfair.results.store import Store
 
 _ById = dict[str, dict[str, Any]]
 

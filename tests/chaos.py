@@ -18,7 +18,7 @@ from typing import NamedTuple
 from processes import find_workers
 from test_sweep import assert_equal_tables, start, times_of_rows
 
-from results import Store
+from quantfair.results import Store
 
 LIMIT_S = 1200.0
 SWEEP = """

@@ -17,7 +17,7 @@ from typing import Any
 from processes import LIMIT_S
 from ray.cluster_utils import Cluster
 
-from results import Store
+from quantfair.results import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}

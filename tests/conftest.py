@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from quant import TensorRTMissing
-from quant.runtime_tensorrt import load_trt
+from quantfair.quant import TensorRTMissing
+from quantfair.quant.runtime_tensorrt import load_trt
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

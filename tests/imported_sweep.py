@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from results import Store, make_predictions
+from quantfair.results import Store, make_predictions
 
 NAMES, SEXES = ["cat", "dog", "eel"], ["f", "m"]
 N_TEST, N_VAL, N_TRAIN = 240, 30, 30

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from datasets import find_dataset_id
-from orchestrator.manifest import make_manifest
-from orchestrator.plan import PlannedTrial, make_plan
-from orchestrator.spec import Resources, parse_sweep
-from orchestrator.trial import run_trial
-from results import Store, build_tables
+from quantfair.datasets import find_dataset_id
+from quantfair.orchestrator.manifest import make_manifest
+from quantfair.orchestrator.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.spec import Resources, parse_sweep
+from quantfair.orchestrator.trial import run_trial
+from quantfair.results import Store, build_tables
 
 
 def plan_sweep(raw: dict[str, Any], *analysis: str) -> tuple[PlannedTrial, ...]:

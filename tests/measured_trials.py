@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from results.rows import Rows
-from results.schema import DISPARITY, FAMILIES, PAIRED_METRICS
-from results.tables.disparity import add_disparity
-from results.tables.families import find_unfinished
-from results.tables.groupings import Grouping, TestSet
-from results.tables.outcomes import Measured, Outcomes
-from results.tables.pairs import add_pairs, compare_trials
+from quantfair.results.rows import Rows
+from quantfair.results.schema import DISPARITY, FAMILIES, PAIRED_METRICS
+from quantfair.results.tables.disparity import add_disparity
+from quantfair.results.tables.families import find_unfinished
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.outcomes import Measured, Outcomes
+from quantfair.results.tables.pairs import add_pairs, compare_trials
 
 
 def make_test_set(labels_N: np.ndarray, groupings: Mapping[str, tuple[Sequence[str], np.ndarray]]) -> TestSet:

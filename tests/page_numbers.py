@@ -16,9 +16,9 @@ import pytest
 from html_page import Page
 from screen_numbers import check_screen
 
-from results import Store, derive
-from results.page.catalog import Config, Data, Grouping, make_catalog
-from results.schema import TABLES
+from quantfair.results import Store, derive
+from quantfair.results.page.catalog import Config, Data, Grouping, make_catalog
+from quantfair.results.schema import TABLES
 
 READ = """() => Object.fromEntries([...document.querySelectorAll("figure")].map(figure => [figure.id,
     [...figure.querySelectorAll(".twin tr")].map(row => [...row.cells].map(cell =>
@@ -323,7 +323,7 @@ def check_store(location: str) -> str:
     """Compare the page of a store, and say how many numbers were compared."""
     from playwright.sync_api import sync_playwright
 
-    from results.page.paper_figures import find_browser
+    from quantfair.results.page.paper_figures import find_browser
 
     store = Store.open(location)
     derive(store)

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from quant import ModelSpec, TrainSpec, build_model, fit
+from quantfair.quant import ModelSpec, TrainSpec, build_model, fit
 
 torch.set_num_threads(1)
 

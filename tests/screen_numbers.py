@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from html_page import Element, Page, rows_of
 
-from results.page.catalog import Config, Data, make_catalog
+from quantfair.results.page.catalog import Config, Data, make_catalog
 
 ROWS = {
     "PTQ against FP32": ("PTQ", "reference"),

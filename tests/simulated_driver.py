@@ -13,15 +13,15 @@ from collections.abc import Callable
 import ray
 import typer
 
-from orchestrator import executor_preflight as preflight
-from orchestrator.executor_ray import run_ray
-from orchestrator.exit_codes import exit_codes
-from orchestrator.plan import PlannedTrial
-from orchestrator.progress import ProgressLines
-from orchestrator.request import make_queue, read_request
-from orchestrator.spec import Resources, Retry
-from orchestrator.work import Outcome
-from results import Store
+from quantfair.orchestrator import executor_preflight as preflight
+from quantfair.orchestrator.executor_ray import run_ray
+from quantfair.orchestrator.exit_codes import exit_codes
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.progress import ProgressLines
+from quantfair.orchestrator.request import make_queue, read_request
+from quantfair.orchestrator.spec import Resources, Retry
+from quantfair.orchestrator.work import Outcome
+from quantfair.results import Store
 
 asked = json.loads(sys.argv[1])
 SECONDS = asked.get("seconds", 0.5)

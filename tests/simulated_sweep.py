@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from results import Store, build_tables, make_predictions
-from results.schema import EXACT
+from quantfair.results import Store, build_tables, make_predictions
+from quantfair.results.schema import EXACT
 
 LONG_NAME: Final = "A group whose name nobody shortened " * 8 + "and its end"
 GROUP_NAMES: Final = (

@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from ray import cloudpickle
 
-from datasets import load_dataset
-from orchestrator.evaluation import list_evaluated, score, write_samples
-from orchestrator.executor_inline import run_inline
-from orchestrator.manifest import make_manifest
-from orchestrator.plan import PlannedTrial, make_plan
-from orchestrator.progress import Progress
-from orchestrator.request import make_queue, read_request
-from orchestrator.spec import Resources, Retry, SweepSpec, parse_sweep
-from orchestrator.work import Outcome, RunTrial
-from results import Store, make_predictions
+from quantfair.datasets import load_dataset
+from quantfair.orchestrator.evaluation import list_evaluated, score, write_samples
+from quantfair.orchestrator.executor_inline import run_inline
+from quantfair.orchestrator.manifest import make_manifest
+from quantfair.orchestrator.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.progress import Progress
+from quantfair.orchestrator.request import make_queue, read_request
+from quantfair.orchestrator.spec import Resources, Retry, SweepSpec, parse_sweep
+from quantfair.orchestrator.work import Outcome, RunTrial
+from quantfair.results import Store, make_predictions
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
 

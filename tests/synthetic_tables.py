@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from results.schema import TABLES
+from quantfair.results.schema import TABLES
 
 LONG_NAME = "A group whose name nobody shortened " * 8 + "and its end"
 GROUP_NAMES = ('<b>"Ann & Bob"</b>', "Ōkami 🐺", LONG_NAME, "</script><script>alert(1)</script>", "O'Neil", "Few")

@@ -25,7 +25,7 @@ from processes import wait_until
 from ray.cluster_utils import Cluster
 from test_sweep import SWEEP, assert_equal_tables, run
 
-from results import Store
+from quantfair.results import Store
 
 pytestmark = pytest.mark.alone
 GPU_NODE = {"num_gpus": 1, "resources": {"accelerator_type:A100": 1}, "labels": {"pool": "gpu"}}

@@ -22,9 +22,9 @@ from cluster_nodes import LIMIT_S, ROOT, environment, own_folder
 from processes import wait_until
 from test_sweep import SWEEP
 
-from orchestrator.cli import sweep
-from orchestrator.spec import load_sweep
-from results import Store
+from quantfair.orchestrator.cli import sweep
+from quantfair.orchestrator.spec import load_sweep
+from quantfair.results import Store
 
 FOLDER = ROOT / "orchestrator" / "cluster"
 METRICS = ROOT / "orchestrator" / "executor_metrics.py"
@@ -37,9 +37,9 @@ def read_yaml(name: str) -> Any:
 
 def test_an_install_has_every_file() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    found = {path.name for pattern in patterns["orchestrator.cluster"] for path in FOLDER.glob(pattern)}
+    found = {path.name for pattern in patterns["quantfair.orchestrator.cluster"] for path in FOLDER.glob(pattern)}
     assert found == set(NAMES)
-    assert files("orchestrator.cluster").joinpath("slurm.sh").is_file()
+    assert files("quantfair.orchestrator.cluster").joinpath("slurm.sh").is_file()
 
 
 def test_the_walk_through_names_every_file_and_the_readme_names_it() -> None:

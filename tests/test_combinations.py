@@ -13,13 +13,13 @@ from test_plan import plan_of
 from test_sweep import Said, rows_of, run
 from torchvision.transforms.v2 import functional as v2
 
-from datasets import DatasetSpec, load_dataset
-from orchestrator import trial as trial_module
-from orchestrator.combinations import find_misfits
-from orchestrator.plan import PlannedTrial
-from orchestrator.spec import load_sweep
-from quant import Calibration, Fp32Spec, ModelSpec, PtqSpec, TrainSpec, build_model, predict
-from results import Store
+from quantfair.datasets import DatasetSpec, load_dataset
+from quantfair.orchestrator import trial as trial_module
+from quantfair.orchestrator.combinations import find_misfits
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.spec import load_sweep
+from quantfair.quant import Calibration, Fp32Spec, ModelSpec, PtqSpec, TrainSpec, build_model, predict
+from quantfair.results import Store
 
 FACES = """
 name = "faces"

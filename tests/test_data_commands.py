@@ -7,7 +7,7 @@ import pytest
 from data_files import write_csv
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli import app
+from quantfair.orchestrator.cli import app
 
 
 def run(*words: str) -> Result:

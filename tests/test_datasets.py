@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from datasets import ArrayImages, Attribute, Batches, DataError, DatasetSpec, RawData, find_dataset_id, load_dataset
-from datasets.cache import measure
-from datasets.splits import make_splits, stratified_order
+from quantfair.datasets import (
+    ArrayImages,
+    Attribute,
+    Batches,
+    DataError,
+    DatasetSpec,
+    RawData,
+    find_dataset_id,
+    load_dataset,
+)
+from quantfair.datasets.cache import measure
+from quantfair.datasets.splits import make_splits, stratified_order
 
 DIGITS = DatasetSpec(name="digits", task="digit", test_share=0.5)
 GOLDEN_SPLITS = "b811e7e7b9a93c33"

@@ -6,8 +6,8 @@ import torch
 from torchvision.transforms import functional
 from torchvision.transforms.v2 import functional as v2
 
-from datasets import Batches, DataError, DatasetSpec, load_dataset
-from datasets.augment import crop, find_augmentations, flip
+from quantfair.datasets import Batches, DataError, DatasetSpec, load_dataset
+from quantfair.datasets.augment import crop, find_augmentations, flip
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (64, 3, 32, 32), dtype=np.uint8))
 STRIPES = DatasetSpec(name="synthetic", task="class")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from data_files import csv_row, write_class_folders, write_csv
 
-from datasets import DatasetSpec, cache, find_dataset_id, load_dataset, utkface
-from datasets.cache import SourceFiles, cache_folder, fingerprint_files
+from quantfair.datasets import DatasetSpec, cache, find_dataset_id, load_dataset, utkface
+from quantfair.datasets.cache import SourceFiles, cache_folder, fingerprint_files
 
 FACES = DatasetSpec(name="utkface", task="gender")
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +108,7 @@ def test_an_interrupted_conversion_leaves_nothing(folder: Path, monkeypatch: pyt
 
 KILLED = """
 import sys, time
-from datasets import DatasetSpec, cache, load_dataset
+from quantfair.datasets import DatasetSpec, cache, load_dataset
 cache._sync = lambda files: (print("halfway", flush=True), time.sleep(60))
 load_dataset(DatasetSpec(name="utkface", task="gender"))
 """
@@ -170,7 +170,7 @@ def test_a_long_conversion_shows_progress(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_csv(folder)
-    monkeypatch.setattr("datasets.progress.EVERY_S", 0)
+    monkeypatch.setattr("quantfair.datasets.progress.EVERY_S", 0)
     load_dataset(FACES)
     said = capsys.readouterr()
     assert "parsing age_gender.csv: 100%, about 0 s left" in said.err

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from datasets import DataError, DatasetSpec, GroupedDataset, load_dataset
-from datasets.imbalance import find_fault, find_shares, round_to_total
+from quantfair.datasets import DataError, DatasetSpec, GroupedDataset, load_dataset
+from quantfair.datasets.imbalance import find_fault, find_shares, round_to_total
 
 
 def synthetic(**changes: object) -> DatasetSpec:

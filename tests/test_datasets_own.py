@@ -10,7 +10,7 @@ from data_files import write_class_folders, write_picture
 from PIL import Image
 from pydantic import ValidationError
 
-from datasets import Batches, DataError, DatasetSpec, describe_dataset, find_dataset_id, load_dataset
+from quantfair.datasets import Batches, DataError, DatasetSpec, describe_dataset, find_dataset_id, load_dataset
 
 PETS = DatasetSpec(name="image_folder", task="class", path="pets")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torchvision
 
-from datasets import DataError, DatasetSpec, describe_dataset, load_dataset
-from datasets.cifar10 import FILES as CIFAR_FILES
-from datasets.mnist import FILES
+from quantfair.datasets import DataError, DatasetSpec, describe_dataset, load_dataset
+from quantfair.datasets.cifar10 import FILES as CIFAR_FILES
+from quantfair.datasets.mnist import FILES
 
 CIFAR = DatasetSpec(name="cifar10", task="class")
 FASHION = DatasetSpec(name="fashion_mnist", task="class")
@@ -117,7 +117,7 @@ def test_an_altered_cifar10_is_refused(folder: Path, real_data: Path) -> None:
 
 def test_a_cifar10_without_one_file_is_fetched_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("datasets.cifar10.download", lambda folder, spec: asked.append(folder))
+    monkeypatch.setattr("quantfair.datasets.cifar10.download", lambda folder, spec: asked.append(folder))
     with pytest.raises(DataError, match=r"CIFAR-10 is not complete: .*data_batch_1 is missing"):
         load_dataset(CIFAR)
     assert asked == [folder]

@@ -12,8 +12,8 @@ import pytest
 from data_files import csv_row, write_csv, write_picture
 from PIL import Image
 
-from datasets import DataError, DatasetSpec, GroupedDataset, describe_dataset, load_dataset
-from datasets.utkface import AGE_BINS, AGE_EDGES, _describe_faces, load
+from quantfair.datasets import DataError, DatasetSpec, GroupedDataset, describe_dataset, load_dataset
+from quantfair.datasets.utkface import AGE_BINS, AGE_EDGES, _describe_faces, load
 
 FACES = DatasetSpec(name="utkface", task="gender", group_by=("ethnicity*gender", "age_bin"))
 

@@ -13,13 +13,19 @@ from simulated_sweep import GROUP_NAMES, GROUP_SIZES, make_store
 from statsmodels.stats.proportion import confint_proportions_2indep
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from results import Store, StoreError, compare_stores, derive
-from results.schema import PREDICTIONS
-from results.statistics.intervals import drop_interval
-from results.tables.alignment import ONLY_HERE, ONLY_THERE, SEVERAL, align_configs, list_setting_differences
-from results.tables.configs import find_configs
-from results.tables.differences import NO_SEED, OTHER_IMAGES, WITH_SEEDS, find_differences, independent_interval
+from quantfair.orchestrator.cli import app
+from quantfair.results import Store, StoreError, compare_stores, derive
+from quantfair.results.schema import PREDICTIONS
+from quantfair.results.statistics.intervals import drop_interval
+from quantfair.results.tables.alignment import ONLY_HERE, ONLY_THERE, SEVERAL, align_configs, list_setting_differences
+from quantfair.results.tables.configs import find_configs
+from quantfair.results.tables.differences import (
+    NO_SEED,
+    OTHER_IMAGES,
+    WITH_SEEDS,
+    find_differences,
+    independent_interval,
+)
 
 SMALL: dict[str, Any] = {"bits": (8, 4), "observers": ("minmax",), "datasets": ("faces",), "n_failed": 0}
 HURT, N_HURT = GROUP_NAMES[4], 20  # of 90 images of that group

@@ -16,13 +16,13 @@ import ray.cloudpickle
 from ray.util.state import list_actors
 from test_plan import plan_of
 
-from orchestrator.executor_ray import run_ray
-from orchestrator.plan import PlannedTrial
-from orchestrator.progress import Progress
-from orchestrator.schedule import BundleQueue
-from orchestrator.spec import Resources, ResourcesByMethod, Retry
-from orchestrator.work import Outcome
-from results import Store
+from quantfair.orchestrator.executor_ray import run_ray
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.progress import Progress
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.spec import Resources, ResourcesByMethod, Retry
+from quantfair.orchestrator.work import Outcome
+from quantfair.results import Store
 
 
 def run_fake(trial: PlannedTrial, store: Store, resources: Resources, watch: Callable[[str], None]) -> Outcome:

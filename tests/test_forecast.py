@@ -10,12 +10,12 @@ from test_plan import plan_of
 from test_schedule import queue_of
 from test_sweep import ROOT, run
 
-from orchestrator.forecast import ImagesOf, Machine, estimate_bytes, forecast, guess_bytes, measure_trials
-from orchestrator.plan import PlannedTrial
-from orchestrator.plan_summary import say_bytes
-from orchestrator.schedule import BundleQueue
-from orchestrator.spec import Resources, ResourcesByMethod
-from results import Store
+from quantfair.orchestrator.forecast import ImagesOf, Machine, estimate_bytes, forecast, guess_bytes, measure_trials
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.plan_summary import say_bytes
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.spec import Resources, ResourcesByMethod
+from quantfair.results import Store
 
 
 def floats(n: int) -> tuple[PlannedTrial, ...]:
@@ -89,7 +89,7 @@ def test_amounts_are_said_in_units_for_people(said: str, expected: str) -> None:
 def test_plan_of_ten_thousand_trials_is_short_and_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     words = ["plan", "quickstart", f"seeds={list(range(590))}", "--store", str(tmp_path / "none")]
     code = (
-        "import sys; from orchestrator.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "import sys; from quantfair.orchestrator.cli import app; app(sys.argv[1:], standalone_mode=False); "
         "print([name for name in ('torch', 'ray', 'plotly') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, *words]

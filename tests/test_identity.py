@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from test_plan import plan_of
 
-from datasets import DatasetSpec
-from orchestrator.plan import PlannedTrial, make_plan
-from orchestrator.spec import SweepHead, load_sweep
-from quant import Fp32FtSpec, ModelSpec, PtqSpec, QatSpec, TrainSpec
+from quantfair.datasets import DatasetSpec
+from quantfair.orchestrator.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.spec import SweepHead, load_sweep
+from quantfair.quant import Fp32FtSpec, ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 
 def ids_of(*overrides: str, name: str = "quickstart") -> dict[str, list[str]]:

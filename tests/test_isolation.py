@@ -8,7 +8,7 @@ from cluster_nodes import ENVIRONMENT, NODE, end_of, start_sweep
 from ray.cluster_utils import Cluster
 from test_sweep import SWEEP, assert_equal_tables, run, start
 
-from results import Store
+from quantfair.results import Store
 
 SETTINGS = """
 [[quant]]

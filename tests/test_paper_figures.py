@@ -9,9 +9,9 @@ import pytest
 from simulated_sweep import make_store
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from results import derive, draw_figure
-from results.page.paper_figures import VARIABLE, FigureError
+from quantfair.orchestrator.cli import app
+from quantfair.results import derive, draw_figure
+from quantfair.results.page.paper_figures import VARIABLE, FigureError
 
 pytestmark = pytest.mark.browser
 

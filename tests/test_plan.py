@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.plan import PlannedTrial, find_state, make_plan
-from orchestrator.spec import load_sweep
-from results.configurations import name_configurations, order_trials
-from results.rows import table_of
-from results.schema import TRIALS
+from quantfair.orchestrator.plan import PlannedTrial, find_state, make_plan
+from quantfair.orchestrator.spec import load_sweep
+from quantfair.results.configurations import name_configurations, order_trials
+from quantfair.results.rows import table_of
+from quantfair.results.schema import TRIALS
 
 
 def plan_of(*overrides: str, name: str = "quickstart") -> tuple[PlannedTrial, ...]:

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from results import minimum_detectable_drop, minimum_detectable_excess
+from quantfair.orchestrator.cli import app
+from quantfair.results import minimum_detectable_drop, minimum_detectable_excess
 
 
 def run(*words: str) -> str:

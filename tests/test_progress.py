@@ -18,12 +18,12 @@ from rich.console import Console
 from test_plan import plan_of
 from test_sweep import ROOT, SWEEP, run
 
-from orchestrator.plan import PlannedTrial
-from orchestrator.progress import Progress, ProgressLines, format_s
-from orchestrator.progress_table import MOST_RUNNING, ProgressTable
-from orchestrator.schedule import BundleQueue
-from orchestrator.spec import ResourcesByMethod
-from orchestrator.work import Outcome
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.progress import Progress, ProgressLines, format_s
+from quantfair.orchestrator.progress_table import MOST_RUNNING, ProgressTable
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.spec import ResourcesByMethod
+from quantfair.orchestrator.work import Outcome
 
 PLAN = plan_of("seeds=[0, 1]")
 

@@ -8,7 +8,7 @@ import torch
 from quant_digits import EXAMPLE, TEST, TRAIN, VAL, same_state, trained_model
 from torch import nn
 
-from quant import (
+from quantfair.quant import (
     Add,
     LayerOverride,
     LayerReport,
@@ -25,8 +25,8 @@ from quant import (
     predict_each_layer,
     prepare,
 )
-from quant.analysis import quantized_layers
-from quant.modules import quantizers
+from quantfair.quant.analysis import quantized_layers
+from quantfair.quant.modules import quantizers
 
 
 def images_of(batches):

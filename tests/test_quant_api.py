@@ -9,8 +9,8 @@ import torch
 from quant_digits import EXAMPLE, TEST, TRAIN, same_state, trained_model
 from torch import nn
 
-import quant
-from quant import (
+from quantfair import quant
+from quantfair.quant import (
     Fp32FtSpec,
     NonFiniteError,
     PtqSpec,
@@ -26,8 +26,8 @@ from quant import (
     quantizer_state_to_bytes,
     weights_to_bytes,
 )
-from quant.fake_quant import FakeQuantize
-from quant.modules import QuantLayer, quant_layers, quantizers
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.modules import QuantLayer, quant_layers, quantizers
 
 PTQ = PtqSpec(method="ptq")
 CONTROL = Fp32FtSpec(method="fp32_ft", epochs=1, lr=0.001)

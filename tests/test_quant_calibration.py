@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from quant_digits import EXAMPLE, TRAIN, trained_model
 from torch import nn
 
-from quant import Calibration, NonFiniteError, PtqSpec, QatSpec, calibrate, collect, freeze, prepare
-from quant.fake_quant import FakeQuantize
-from quant.histogram import BINS
-from quant.modules import Add, quantizers
-from quant.observers import EMA_MOMENTUM, Seen, activation_range
-from quant.qparams import TensorSpec
+from quantfair.quant import Calibration, NonFiniteError, PtqSpec, QatSpec, calibrate, collect, freeze, prepare
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.histogram import BINS
+from quantfair.quant.modules import Add, quantizers
+from quantfair.quant.observers import EMA_MOMENTUM, Seen, activation_range
+from quantfair.quant.qparams import TensorSpec
 
 OBSERVERS = ["minmax", "ema", "percentile", "mse", "kl"]
 SIXTEEN = PtqSpec(method="ptq", weight_bits=16, act_bits=16, quantize_adds=True)

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from quant import ModelSpec, build_model, curvature, measure_curvature
-from quant.curvature import N_PROBES
+from quantfair.quant import ModelSpec, build_model, curvature, measure_curvature
+from quantfair.quant.curvature import N_PROBES
 
 
 def make_case(seed: int = 0) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from quant_digits import EXAMPLE, TEST, TRAIN, trained_model
 from torch import nn
 
-from quant import (
+from quantfair.quant import (
     ExportError,
     ModelSpec,
     PtqSpec,
@@ -27,8 +27,8 @@ from quant import (
     predict,
     prepare,
 )
-from quant.modules import quant_layers
-from quant.runtime_ort import OnnxRuntime
+from quantfair.quant.modules import quant_layers
+from quantfair.quant.runtime_ort import OnnxRuntime
 
 NAMES = ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")
 TYPES: dict[str, int] = {name: TensorProto.DataType.Value(name) for name in NAMES}

@@ -5,9 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
-from quant import PtqSpec, describe_layers, prepare
-from quant.fold import find_bn_pairs, fold_batchnorm
-from quant.modules import QUANTIZED, swap
+from quantfair.quant import PtqSpec, describe_layers, prepare
+from quantfair.quant.fold import find_bn_pairs, fold_batchnorm
+from quantfair.quant.modules import QUANTIZED, swap
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

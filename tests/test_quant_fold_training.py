@@ -15,7 +15,7 @@ from quant_digits import EXAMPLE, TEST, TRAIN, VAL, trained_model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from quant import (
+from quantfair.quant import (
     ModelSpec,
     QatSpec,
     TrainSpec,
@@ -29,8 +29,8 @@ from quant import (
     prepare,
     weights_to_bytes,
 )
-from quant.fake_quant import fake_quantize
-from quant.modules import QuantLayer, quant_layers, quantizers
+from quantfair.quant.fake_quant import fake_quantize
+from quantfair.quant.modules import QuantLayer, quant_layers, quantizers
 
 FOLDS = ["fold", "fold_calibrated"]
 GRANULARITIES = ["per_tensor", "per_channel"]

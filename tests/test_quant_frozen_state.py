@@ -8,7 +8,7 @@ import torch
 from quant_digits import EXAMPLE, TEST, TRAIN, VAL, same_state, split, trained_model
 from torch import nn
 
-from quant import (
+from quantfair.quant import (
     PtqSpec,
     QatSpec,
     TrainSpec,

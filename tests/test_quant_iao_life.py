@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from quant_digits import EXAMPLE, TEST, TRAIN, VAL, same_state, trained_model, untrained_model
 from torch import Tensor, nn
 
-from quant import (
+from quantfair.quant import (
     Concat,
     NonFiniteError,
     PtqSpec,
@@ -30,9 +30,9 @@ from quant import (
     quantizer_state_to_bytes,
     weights_to_bytes,
 )
-from quant.iao import IaoQuantizer
-from quant.iao_layers import IaoConv2d
-from quant.modules import quantizers
+from quantfair.quant.iao import IaoQuantizer
+from quantfair.quant.iao_layers import IaoConv2d
+from quantfair.quant.modules import quantizers
 
 PTQ = PtqSpec(method="ptq", preset="iao", act_observer="percentile", percentile=0.9999)
 QAT = QatSpec(method="qat", preset="iao", epochs=2, lr=0.001)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from quant_digits import EXAMPLE, TEST, TRAIN, VAL, same_state, trained_model
 from torch import Tensor, nn
 
-from quant import (
+from quantfair.quant import (
     Add,
     Concat,
     PtqSpec,
@@ -24,9 +24,9 @@ from quant import (
     predict,
     prepare,
 )
-from quant.fake_quant import FakeQuantize
-from quant.modules import QuantLayer, quant_layers, quantizers
-from quant.optimization import make_optimizer, set_learning_rate
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.modules import QuantLayer, quant_layers, quantizers
+from quantfair.quant.optimization import make_optimizer, set_learning_rate
 
 KINDS: dict[str, dict[str, Any]] = {
     "follow": {},

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from quant.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
-from quant.spec import PtqSpec
+from quantfair.quant.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
+from quantfair.quant.spec import PtqSpec
 
 
 def weight_spec(**settings) -> TensorSpec:

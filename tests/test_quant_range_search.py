@@ -5,10 +5,10 @@ import pytest
 import scipy.stats
 import torch
 
-from quant import PtqSpec, QatSpec
-from quant.observers import Seen, activation_range, weight_range
-from quant.qparams import TensorSpec, choose_qparams
-from quant.range_search import N_CANDIDATES, _without_zeros
+from quantfair.quant import PtqSpec, QatSpec
+from quantfair.quant.observers import Seen, activation_range, weight_range
+from quantfair.quant.qparams import TensorSpec, choose_qparams
+from quantfair.quant.range_search import N_CANDIDATES, _without_zeros
 
 GRIDS = ["signed", "unsigned", "asymmetric"]
 

@@ -9,7 +9,7 @@ import torch
 from quant_digits import EXAMPLE, TEST, TRAIN, same_state, trained_model
 from torch import Tensor, nn
 
-from quant import (
+from quantfair.quant import (
     PtqSpec,
     calibrate,
     collect,
@@ -23,10 +23,10 @@ from quant import (
     quantizer_state_to_bytes,
     weights_to_bytes,
 )
-from quant.fake_quant import FakeQuantize
-from quant.modules import QuantLayer, quant_layers, swap
-from quant.patches import input_rows, weight_matrix, weight_of_matrix
-from quant.rounding import Candidates, OutputError, choose_rounding
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.modules import QuantLayer, quant_layers, swap
+from quantfair.quant.patches import input_rows, weight_matrix, weight_of_matrix
+from quantfair.quant.rounding import Candidates, OutputError, choose_rounding
 
 IMAGES = list(TRAIN.images_NCHW.split(64))
 KINDS = {

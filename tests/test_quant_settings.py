@@ -10,11 +10,22 @@ import torchvision
 from quant_digits import EXAMPLE, TRAIN, trained_model
 from torch import Tensor, nn
 
-from quant import Add, Concat, ModelSpec, PtqSpec, QatSpec, build_model, calibrate, describe_layers, freeze, prepare
-from quant.describe import LayerReport
-from quant.fake_quant import FakeQuantize
-from quant.layer_settings import settings_by_layer
-from quant.modules import QuantAdd, QuantConcat, quantizers
+from quantfair.quant import (
+    Add,
+    Concat,
+    ModelSpec,
+    PtqSpec,
+    QatSpec,
+    build_model,
+    calibrate,
+    describe_layers,
+    freeze,
+    prepare,
+)
+from quantfair.quant.describe import LayerReport
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.layer_settings import settings_by_layer
+from quantfair.quant.modules import QuantAdd, QuantConcat, quantizers
 
 LAYERS = ["features.block1.conv", "features.block2.conv", "features.block3.conv", "classifier"]
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from quant_digits import EXAMPLE, TEST, TRAIN, VAL, TensorBatches, same_state, trained_model, untrained_model
 from torch import nn
 
-from quant import (
+from quantfair.quant import (
     DivergedError,
     ModelSpec,
     NonFiniteError,
@@ -25,11 +25,11 @@ from quant import (
     predict,
     prepare,
 )
-from quant.fake_quant import FakeQuantize
-from quant.modules import quant_layers, quantizers
-from quant.non_finite import find_non_finite
-from quant.optimization import learning_rate
-from quant.training_spec import Recipe
+from quantfair.quant.fake_quant import FakeQuantize
+from quantfair.quant.modules import quant_layers, quantizers
+from quantfair.quant.non_finite import find_non_finite
+from quantfair.quant.optimization import learning_rate
+from quantfair.quant.training_spec import Recipe
 
 CUDNN_CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
 SPEC = TrainSpec(epochs=2, lr=0.003)

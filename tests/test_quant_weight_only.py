@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from quant_digits import EXAMPLE, TEST, TRAIN, VAL, trained_model
 from torch import nn
 
-from quant import (
+from quantfair.quant import (
     PtqSpec,
     QatSpec,
     TrainSpec,

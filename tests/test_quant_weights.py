@@ -13,12 +13,12 @@ import torchvision.models
 from quant_digits import TEST, same_state, trained_model
 from torch import Tensor, nn
 
-from datasets import load_dataset
-from orchestrator.plan import make_plan
-from orchestrator.spec import Resources, parse_sweep
-from orchestrator.trial import run_trial
-from quant import ModelSpec, build_model, fingerprint_weights, predict
-from results import Store
+from quantfair.datasets import load_dataset
+from quantfair.orchestrator.plan import make_plan
+from quantfair.orchestrator.spec import Resources, parse_sweep
+from quantfair.orchestrator.trial import run_trial
+from quantfair.quant import ModelSpec, build_model, fingerprint_weights, predict
+from quantfair.results import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -18,11 +18,11 @@ from html_page import Page
 from plotly.offline import get_plotlyjs
 from simulated_sweep import ERROR, GROUP_NAMES, make_tables
 
-from results import write_report
-from results.page import page_data
-from results.page.markup import dump_json, format_pp, say_drop
-from results.page.report import render_report
-from results.schema import TABLES
+from quantfair.results import write_report
+from quantfair.results.page import page_data
+from quantfair.results.page.markup import dump_json, format_pp, say_drop
+from quantfair.results.page.report import render_report
+from quantfair.results.schema import TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 Tables = dict[str, pa.Table]
@@ -107,7 +107,7 @@ def test_page_calls_nothing_fair(page: Page) -> None:
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_bytes_depend_on_the_tables_alone(seed: str) -> None:
     code = "import sys; sys.path.insert(0, 'tests'); from simulated_sweep import make_tables; import hashlib;"
-    code += "from results.page.report import render_report;"
+    code += "from quantfair.results.page.report import render_report;"
     code += f"print(hashlib.sha256(render_report(make_tables(**{SMALL})).encode()).hexdigest())"
     environment = {**os.environ, "PYTHONHASHSEED": seed}
     run = subprocess.run(

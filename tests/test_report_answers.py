@@ -10,7 +10,7 @@ from html_page import Page, rows_of
 from screen_numbers import Expected, Key, head_of, titles_of
 from simulated_sweep import make_tables
 
-from results.page.report import render_report
+from quantfair.results.page.report import render_report
 
 SETTINGS: dict[str, Any] = {
     "datasets": ("digits", "faces"),

@@ -16,7 +16,7 @@ from axe import find_violations
 from page_numbers import check_page
 from simulated_sweep import GROUP_NAMES, make_tables
 
-from results.page.report import render_report
+from quantfair.results.page.report import render_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

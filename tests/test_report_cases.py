@@ -12,8 +12,8 @@ from html_page import Page, rows_of
 from screen_numbers import check_screen, head_of, titles_of
 from simulated_sweep import GROUP_NAMES, Images, make_store, make_tables
 
-from results import build_tables
-from results.page.report import render_report
+from quantfair.results import build_tables
+from quantfair.results.page.report import render_report
 
 FACES: dict[str, Any] = {"datasets": ("faces",), "bits": (8, 4), "observers": ("minmax",), "n_failed": 0}
 Tables = dict[str, pa.Table]

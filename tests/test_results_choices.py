@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from contrast_study import make_row
 
-from results.rows import Rows
-from results.schema import CHOICES
-from results.tables import groupings
-from results.tables.choices import NO_GROUP, NO_REFERENCE, NO_SEED, NO_VAL, add_choices
-from results.tables.groupings import Grouping
-from results.tables.outcomes import Measured, Outcomes
+from quantfair.results.rows import Rows
+from quantfair.results.schema import CHOICES
+from quantfair.results.tables import groupings
+from quantfair.results.tables.choices import NO_GROUP, NO_REFERENCE, NO_SEED, NO_VAL, add_choices
+from quantfair.results.tables.groupings import Grouping
+from quantfair.results.tables.outcomes import Measured, Outcomes
 
 N = 200
 CODES = np.repeat([0, 1, 2], [100, 80, 20])

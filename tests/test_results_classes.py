@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from test_results_tables import CLASSES, HAIR, SEX, Sweep
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from results.statistics.intervals import wilson_interval
+from quantfair.results.statistics.intervals import wilson_interval
 
 TEST = slice(0, 600)
 

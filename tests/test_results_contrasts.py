@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import make_plan
-from orchestrator.spec import parse_sweep
-from results.tables.configs import find_configs
-from results.tables.contrasts import NO_SEED, ONE_SEED, Contrast, find_contrasts
+from quantfair.orchestrator.plan import make_plan
+from quantfair.orchestrator.spec import parse_sweep
+from quantfair.results.tables.configs import find_configs
+from quantfair.results.tables.contrasts import NO_SEED, ONE_SEED, Contrast, find_contrasts
 
 DATASET = {"name": "digits", "task": "digit", "test_share": 0.5}
 PTQ = {"method": "ptq", "bits": 8}

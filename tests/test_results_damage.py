@@ -13,8 +13,8 @@ import pytest
 import torch
 from test_results_tables import Sweep
 
-from results import DamagedError, Store, derive, find_damage, set_aside, survey
-from results.schema import TRIALS
+from quantfair.results import DamagedError, Store, derive, find_damage, set_aside, survey
+from quantfair.results.schema import TRIALS
 
 HARM: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
@@ -149,7 +149,7 @@ def test_two_who_build_tables_at_once_do_it_one_after_the_other(sweep: Sweep, mo
         said.append("ends")
         return "report.html"
 
-    monkeypatch.setattr("results.page.report.write_report", write_slowly)
+    monkeypatch.setattr("quantfair.results.page.report.write_report", write_slowly)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: derive(sweep.store, always=True), range(2))
     assert said == ["begins", "ends"] * 2

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from results import Store, build_tables, make_predictions, read
+from quantfair.results import Store, build_tables, make_predictions, read
 
 N, N_CLASSES = 400, 4
 CODES = np.arange(N) % 3

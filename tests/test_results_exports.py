@@ -16,13 +16,13 @@ from markdown_it import MarkdownIt
 from synthetic_tables import GROUP_SIZES, make_tables, rows_from_tables, tables_from_rows
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from results import MIN_RANKED
-from results.exports.caption import choose_digits, write_caption, write_number, write_p
-from results.exports.latex import escape_latex, write_latex
-from results.exports.markdown import escape_markdown, write_markdown
-from results.exports.tables import Drop, PaperTable, make_paper_tables
-from results.exports.write import FORMATS, to_long
+from quantfair.orchestrator.cli import app
+from quantfair.results import MIN_RANKED
+from quantfair.results.exports.caption import choose_digits, write_caption, write_number, write_p
+from quantfair.results.exports.latex import escape_latex, write_latex
+from quantfair.results.exports.markdown import escape_markdown, write_markdown
+from quantfair.results.exports.tables import Drop, PaperTable, make_paper_tables
+from quantfair.results.exports.write import FORMATS, to_long
 
 SPECIAL = r"a_b & 50% #1 $x {y} ~z ^w \v [u] <t> |s| *r* `q` @p !o"
 NAMES = ("Plain", SPECIAL, "~^\\", "C", "[D]", "Few")

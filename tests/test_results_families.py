@@ -8,7 +8,7 @@ from measured_trials import make_outcomes, make_tables, make_test_set, make_tria
 from scipy.stats import false_discovery_control
 from statsmodels.stats.multitest import multipletests
 
-from results.statistics.power import observed_minimum_detectable_excess
+from quantfair.results.statistics.power import observed_minimum_detectable_excess
 
 SIZES, RATES = np.array([504, 226, 172, 199, 84, 30]), np.array([0.01, 0.02, 0.02, 0.02, 0.08, 0.02])
 CODES = np.repeat(np.arange(6), SIZES)

@@ -10,9 +10,9 @@ import pytest
 from imported_sweep import N_TEST, N_VAL, NAMES, SEXES, Pets
 from sklearn.metrics import recall_score
 
-import results
-from results import TABLES, Store, StoreError
-from results.frames import Frames, to_frame
+from quantfair import results
+from quantfair.results import TABLES, Store, StoreError
+from quantfair.results.frames import Frames, to_frame
 
 
 @pytest.fixture(scope="module")

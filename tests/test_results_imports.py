@@ -12,10 +12,19 @@ from imported_sweep import N_TEST, N_VAL, NAMES, Pets, to_csv, to_parquet
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from results import Store, StoreError, build_tables, count_trials, derive, find_damage, import_predictions, list_trials
-from results.damage import set_aside
-from results.schema import MIN_RANKED
+from quantfair.orchestrator.cli import app
+from quantfair.results import (
+    Store,
+    StoreError,
+    build_tables,
+    count_trials,
+    derive,
+    find_damage,
+    import_predictions,
+    list_trials,
+)
+from quantfair.results.damage import set_aside
+from quantfair.results.schema import MIN_RANKED
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from results import Store, trial_index
-from results.files import Files
+from quantfair.results import Store, trial_index
+from quantfair.results.files import Files
 
 N = 60
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
-from results import Store, StoreError
-from results import lock as lock_module
-from results.files import Files
+from quantfair.results import Store, StoreError
+from quantfair.results import lock as lock_module
+from quantfair.results.files import Files
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = """
 import sys, time
-from results import Store
+from quantfair.results import Store
 with Store.open(sys.argv[1]).locked(executor="ray"):
     print("held", flush=True)
     time.sleep(60)
@@ -102,9 +102,7 @@ def test_asking_for_the_driver_keeps_none_from_starting(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
     with store.locked():
         pass
-    code = (
-        f"from results import Store\ns = Store.open({str(tmp_path)!r})\nprint(flush=True)\nwhile True: s.find_driver()"
-    )
+    code = f"from quantfair.results import Store\ns = Store.open({str(tmp_path)!r})\nprint(flush=True)\nwhile True: s.find_driver()"
     asking = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert asking.stdout is not None
     asking.stdout.readline()

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from results import Store, build_tables, make_predictions
-from results.tables.mechanism import build_correlations
+from quantfair.results import Store, build_tables, make_predictions
+from quantfair.results.tables.mechanism import build_correlations
 
 GROUPS, N_OF_GROUP = list("abcdef"), 80
 N = len(GROUPS) * N_OF_GROUP

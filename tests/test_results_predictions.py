@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import entropy
 
-from results import make_predictions
+from quantfair.results import make_predictions
 
 N, K = 200, 7
 

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 import pytest
 from test_results_tables import HAIR, Sweep, damage, right_ones
 
-from results import make_predictions
-from results.statistics.intervals import drop_interval
+from quantfair.results import make_predictions
+from quantfair.results.statistics.intervals import drop_interval
 
 
 @pytest.fixture

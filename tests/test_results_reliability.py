@@ -11,12 +11,12 @@ from scipy.special import expit, ndtr
 from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
-from results import build_tables, import_predictions, make_predictions
-from results.rows import Rows
-from results.schema import RELIABILITY
-from results.tables.groups import find_bins
-from results.tables.outcomes import Certainty
-from results.tables.reliability import Reliability
+from quantfair.results import build_tables, import_predictions, make_predictions
+from quantfair.results.rows import Rows
+from quantfair.results.schema import RELIABILITY
+from quantfair.results.tables.groups import find_bins
+from quantfair.results.tables.outcomes import Certainty
+from quantfair.results.tables.reliability import Reliability
 
 Draw = tuple[np.ndarray, np.ndarray]  # confidence and right, N
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from results import Store, StoreError, build_tables, make_predictions
+from quantfair.results import Store, StoreError, build_tables, make_predictions
 
 N, N_VAL = 120, 80  # the first images are val, the others test
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_results_tables import CLASSES, HAIR, Sweep, right_ones, set_device
 
-from results.statistics.intervals import drop_interval
+from quantfair.results.statistics.intervals import drop_interval
 
 
 @pytest.fixture

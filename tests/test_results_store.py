@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from results import SCHEMA_VERSION, DamagedError, Store, StoreError
-from results.files import Files
-from results.rows import conform, table_of
-from results.schema import LAYERS, PREDICTIONS, TABLES, TRIALS
+from quantfair.results import SCHEMA_VERSION, DamagedError, Store, StoreError
+from quantfair.results.files import Files
+from quantfair.results.rows import conform, table_of
+from quantfair.results.schema import LAYERS, PREDICTIONS, TABLES, TRIALS
 
 MANIFEST = {"name": "mine", "groupings": {}, "plan": [], "provenance": {}}
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +91,7 @@ def test_an_unknown_kind_of_uri_is_an_error() -> None:
 def test_a_writer_killed_before_the_rename_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, signal\n"
-        "from results import Store\n"
+        "from quantfair.results import Store\n"
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"Store.open({str(tmp_path)!r}).write_trial({{'trial_id': 'a', 'status': 'ok'}})\n"
     )

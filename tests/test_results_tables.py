@@ -11,8 +11,8 @@ from fairlearn.metrics import MetricFrame
 from scipy.stats import binomtest, ttest_rel
 from sklearn.metrics import accuracy_score
 
-from results import Store, StoreError, build_tables, import_groups, make_predictions, write_report
-from results.schema import SAMPLES
+from quantfair.results import Store, StoreError, build_tables, import_groups, make_predictions, write_report
+from quantfair.results.schema import SAMPLES
 
 N, CLASSES, HAIR, SEX = 700, ["cat", "dog", "eel"], ["red", "grey", "none", "blue"], ["f", "m"]
 

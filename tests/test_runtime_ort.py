@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from quant_digits import EXAMPLE, TEST, TRAIN, trained_model
 
-from quant import (
+from quantfair.quant import (
     OnnxRuntime,
     PtqSpec,
     RuntimeFailure,

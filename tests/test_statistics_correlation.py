@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.statistics.correlation import correlate_ranks
+from quantfair.results.statistics.correlation import correlate_ranks
 
 spearman: Any = stats.spearmanr
 

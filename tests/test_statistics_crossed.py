@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.statistics.crossed import (
+from quantfair.results.statistics.crossed import (
     Counts,
     crossed_interval,
     interval_of_counts,
@@ -12,8 +12,8 @@ from results.statistics.crossed import (
     subtract,
     t_interval,
 )
-from results.statistics.intervals import Interval, drop_interval
-from results.statistics.resampling import resample_means, widen
+from quantfair.results.statistics.intervals import Interval, drop_interval
+from quantfair.results.statistics.resampling import resample_means, widen
 
 ABLE = 0.5  # how often an image that can flip does, on average over seeds
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval, wilson_interval
+from quantfair.results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval, wilson_interval
 
 UTKFACE_SIZES = np.array([2016, 905, 687, 795, 338])
 

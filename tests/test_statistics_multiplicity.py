@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import false_discovery_control
 from statsmodels.stats.multitest import multipletests
 
-from results.statistics.multiplicity import benjamini_hochberg, holm
+from quantfair.results.statistics.multiplicity import benjamini_hochberg, holm
 
 P = np.random.default_rng(0).beta(0.4, 1, (30, 5)).round(2)  # with ties
 

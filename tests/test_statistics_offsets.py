@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from results.statistics.offsets import PRIOR_SD_NATS, fit_offsets
+from quantfair.results.statistics.offsets import PRIOR_SD_NATS, fit_offsets
 
 SHIFT = np.array([2.0, -1.0, 0.5, -1.5, 0.0])
 

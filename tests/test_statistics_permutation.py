@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.statistics.permutation import N_PERMUTATIONS, measure_evenness
+from quantfair.results.statistics.permutation import N_PERMUTATIONS, measure_evenness
 
 SIZES = np.array([2016, 905, 687, 795, 338])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.statistics.permuted_sums import is_outcome, permute, sum_outcomes, sum_ranked
+from quantfair.results.statistics.permuted_sums import is_outcome, permute, sum_outcomes, sum_ranked
 
 CODES = np.random.default_rng(0).choice(4, 600, p=[0.5, 0.3, 0.15, 0.05])
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from results.statistics.intervals import drop_interval, excess_gap
-from results.statistics.permutation import measure_evenness
-from results.statistics.power import (
+from quantfair.results.statistics.intervals import drop_interval, excess_gap
+from quantfair.results.statistics.permutation import measure_evenness
+from quantfair.results.statistics.power import (
     minimum_detectable_disparity,
     minimum_detectable_drop,
     minimum_detectable_excess,

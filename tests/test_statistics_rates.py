@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
 
-from results.statistics.rates import RateGaps, measure_odds, measure_parity
+from quantfair.results.statistics.rates import RateGaps, measure_odds, measure_parity
 
 SHARES = [0.45, 0.3, 0.15, 0.1]
 

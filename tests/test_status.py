@@ -12,10 +12,16 @@ import pytest
 from test_plan import plan_of
 from test_sweep import SWEEP, run
 
-from orchestrator.cli import write_command
-from orchestrator.cli_status import MOST_REASONS, group_by_reason, summarize_status, write_reasons, write_status
-from results import Store
-from results.schema import PREDICTIONS, SAMPLES
+from quantfair.orchestrator.cli import write_command
+from quantfair.orchestrator.cli_status import (
+    MOST_REASONS,
+    group_by_reason,
+    summarize_status,
+    write_reasons,
+    write_status,
+)
+from quantfair.results import Store
+from quantfair.results.schema import PREDICTIONS, SAMPLES
 
 PLAN = plan_of("seeds=[0, 1]")
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC).timestamp()

@@ -22,14 +22,14 @@ from simulated_work import kill_this_process, make_sweep, plan_sweep, read_log, 
 from simulated_work import make_work as _make_work
 from test_sweep import SWEEP, assert_equal_tables, run, start, times_of_rows
 
-from orchestrator.executor_inline import run_inline
-from orchestrator.executor_ray import run_ray
-from orchestrator.plan import PlannedTrial
-from orchestrator.progress import Progress
-from orchestrator.schedule import BundleQueue
-from orchestrator.spec import ResourcesByMethod, Retry
-from orchestrator.work import Outcome, RunTrial, SweepStopped
-from results import Store
+from quantfair.orchestrator.executor_inline import run_inline
+from quantfair.orchestrator.executor_ray import run_ray
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.progress import Progress
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.spec import ResourcesByMethod, Retry
+from quantfair.orchestrator.work import Outcome, RunTrial, SweepStopped
+from quantfair.results import Store
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
 IN_PROC = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc, which this system lacks")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from inline_sweep import plan_sweep, run_sweep
 
-from orchestrator.plan import PlannedTrial
-from orchestrator.problems import RequestError
-from results import Store
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.problems import RequestError
+from quantfair.results import Store
 
 SWEEP = {
     "name": "analysed",

@@ -8,12 +8,12 @@ import pytest
 import torch
 from inline_sweep import plan_sweep, run_sweep
 
-from datasets import Batches, load_dataset
-from orchestrator import analysis
-from orchestrator.analysis import write_curvature
-from orchestrator.plan import PlannedTrial
-from quant import Curvature, build_model, load_weights, measure_curvature
-from results import Store
+from quantfair.datasets import Batches, load_dataset
+from quantfair.orchestrator import analysis
+from quantfair.orchestrator.analysis import write_curvature
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.quant import Curvature, build_model, load_weights, measure_curvature
+from quantfair.results import Store
 
 SWEEP = {
     "name": "curved",

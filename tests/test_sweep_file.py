@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.problems import RequestError
-from orchestrator.request import read_plan
-from orchestrator.spec import SweepSpec, load_sweep
-from orchestrator.sweep_file import built_in_sweeps
+from quantfair.orchestrator.problems import RequestError
+from quantfair.orchestrator.request import read_plan
+from quantfair.orchestrator.spec import SweepSpec, load_sweep
+from quantfair.orchestrator.sweep_file import built_in_sweeps
 
 
 def write(folder: Path, **files: str) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from test_sweep import N_TRIALS, SWEEP, assert_equal_tables, rows_of, run, times_of_rows
 
-from orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT
-from orchestrator.request import make_queue, read_request
-from results import Store
+from quantfair.orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT
+from quantfair.orchestrator.request import make_queue, read_request
+from quantfair.results import Store
 
 
 @pytest.fixture

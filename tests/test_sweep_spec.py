@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from datasets import DatasetSpec
-from orchestrator.problems import RequestError
-from orchestrator.spec import Retry, load_sweep, parse_sweep
-from orchestrator.sweep_file import BUILT_IN_FOLDER, built_in_sweeps
-from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
+from quantfair.datasets import DatasetSpec
+from quantfair.orchestrator.problems import RequestError
+from quantfair.orchestrator.spec import Retry, load_sweep, parse_sweep
+from quantfair.orchestrator.sweep_file import BUILT_IN_FOLDER, built_in_sweeps
+from quantfair.quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 RECIPE = {"epochs": 7, "lr": 0.1}
 QUICKSTART = tomllib.loads((BUILT_IN_FOLDER / "quickstart.toml").read_text())

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from test_sweep import SWEEP, assert_equal_tables, run, start
 
-from orchestrator.repair import find_damaged_stages
-from orchestrator.request import read_request
-from results import SCHEMA_VERSION, TABLES, Store
+from quantfair.orchestrator.repair import find_damaged_stages
+from quantfair.orchestrator.request import read_request
+from quantfair.results import SCHEMA_VERSION, TABLES, Store
 
 SMALL = ("seeds=[0]", "experiments.0.train.epochs=3")  # fp32, fp32_ft, two ptq, one qat
 
@@ -190,7 +190,7 @@ def test_a_finished_sweep_again_loads_nothing_heavy(copy: Store, sweep_file: str
 def test_a_store_of_a_newer_version_is_refused_before_anything_starts(
     copy: Store, sweep_file: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.request.make_plan", None)
+    monkeypatch.setattr("quantfair.orchestrator.request.make_plan", None)
     manifest = {**copy.read_manifest(), "schema_version": SCHEMA_VERSION + 1}
     Path(copy.location, "manifest.json").write_text(json.dumps(manifest))
     before = versions(copy)
@@ -212,7 +212,7 @@ def test_a_second_sweep_on_a_store_is_refused(copy: Store, sweep_file: str) -> N
 
 def test_readers_never_stumble_over_files_that_come_and_go(tmp_path: Path) -> None:
     code = (
-        "from results import Store\n"
+        "from quantfair.results import Store\n"
         f"store = Store.open({str(tmp_path)!r})\n"
         "for number in range(300):\n"
         "    store.write_trial({'trial_id': f't{number % 40}', 'status': 'failed', 'seed': number})\n"

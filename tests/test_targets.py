@@ -2,7 +2,15 @@
 
 import pytest
 
-from quant import Fp32FtSpec, Fp32Spec, LayerReport, PtqSpec, QatSpec, find_unsupported, find_unsupported_layers
+from quantfair.quant import (
+    Fp32FtSpec,
+    Fp32Spec,
+    LayerReport,
+    PtqSpec,
+    QatSpec,
+    find_unsupported,
+    find_unsupported_layers,
+)
 
 INT8 = {"act_signed": "always"}
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import quant
-from datasets import find_dataset_id
-from orchestrator import trial as trial_module
-from orchestrator.bench import LOGITS
-from orchestrator.memory import Memory
-from orchestrator.plan import PlannedTrial, make_plan
-from orchestrator.spec import Resources, parse_sweep
-from orchestrator.trial import CALIBRATIONS, run_trial
-from results import Store
+from quantfair import quant
+from quantfair.datasets import find_dataset_id
+from quantfair.orchestrator import trial as trial_module
+from quantfair.orchestrator.bench import LOGITS
+from quantfair.orchestrator.memory import Memory
+from quantfair.orchestrator.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.spec import Resources, parse_sweep
+from quantfair.orchestrator.trial import CALIBRATIONS, run_trial
+from quantfair.results import Store
 
 RECIPE = {"epochs": 1, "lr": 0.001}
 SWEEP = {

@@ -13,12 +13,12 @@ from onnx import numpy_helper
 from qdq_graphs import ACCEPTED, REFUSED, make_convnet
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from quant import TensorRTFailed, check_ahead_of_time, find_missing_tensorrt
-from quant.engine_layers import compare_precisions, find_faults
-from quant.onnx_graph import Graph, weighted_layers
-from quant.runtime_tensorrt import load_plan
-from quant.tensorrt_build import Build, BuildRefused, build_plan
+from quantfair.orchestrator.cli import app
+from quantfair.quant import TensorRTFailed, check_ahead_of_time, find_missing_tensorrt
+from quantfair.quant.engine_layers import compare_precisions, find_faults
+from quantfair.quant.onnx_graph import Graph, weighted_layers
+from quantfair.quant.runtime_tensorrt import load_plan
+from quantfair.quant.tensorrt_build import Build, BuildRefused, build_plan
 
 pytestmark = pytest.mark.trt_aot
 

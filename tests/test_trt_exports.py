@@ -8,8 +8,8 @@ import pytest
 from deployed_models import NARROW, frozen
 from quant_digits import EXAMPLE, TRAIN, trained_model
 
-from orchestrator.spec import load_sweep
-from quant import (
+from quantfair.orchestrator.spec import load_sweep
+from quantfair.quant import (
     PtqSpec,
     calibrate,
     check_ahead_of_time,

@@ -3,7 +3,7 @@
 import numpy as np
 import torchvision
 
-from datasets import ArrayImages, Attribute, RawData
+from quantfair.datasets import ArrayImages, Attribute, RawData
 
 
 def make_images(n: int = 120) -> ArrayImages:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from quant.model_spec import MODELS, MULTI_HEAD, WIDTHS, ModelSpec
-from quant.models.elsewhere import build_by_factory, build_torchvision
-from quant.weights import load_own_weights
+from quantfair.quant.model_spec import MODELS, MULTI_HEAD, WIDTHS, ModelSpec
+from quantfair.quant.models.elsewhere import build_by_factory, build_torchvision
+from quantfair.quant.weights import load_own_weights
 
 
 def build_model(

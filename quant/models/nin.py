@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from quant.models.layers import check_sides, check_width, initialize
+from quantfair.quant.models.layers import check_sides, check_width, initialize
 
 SMALLEST_SIDE = 8  # two poolings leave 2 x 2, so that batch norm has statistics even in a batch of one
 

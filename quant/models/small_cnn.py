@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from quant.models.layers import check_sides
+from quantfair.quant.models.layers import check_sides
 
 SMALLEST_SIDE = 8  # two poolings leave 2 x 2, so that batch norm has statistics even in a batch of one
 

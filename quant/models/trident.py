@@ -11,7 +11,7 @@ from typing import Final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.models.layers import check_sides, initialize
+from quantfair.quant.models.layers import check_sides, initialize
 
 HEADS: Final[Mapping[str, int]] = MappingProxyType({"age": 9, "gender": 2, "ethnicity": 5})
 SMALLEST_SIDE, LARGEST_SIDE = 33, 64  # five poolings must leave 2 x 2, which is what the linear layers take

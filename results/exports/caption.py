@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from results.exports.tables import Drop, PaperTable
-from results.schema import MIN_RANKED
+from quantfair.results.exports.tables import Drop, PaperTable
+from quantfair.results.schema import MIN_RANKED
 
 MISSING = "–"
 HEAD = ("Configuration", "Seeds", "All images")

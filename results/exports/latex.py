@@ -5,7 +5,7 @@ Letters beyond those of the document's fonts, in names of groups, need XeLaTeX o
 
 from typing import Final
 
-from results.exports.caption import (
+from quantfair.results.exports.caption import (
     HEAD,
     MISSING,
     TAIL,
@@ -16,7 +16,7 @@ from results.exports.caption import (
     write_number,
     write_p,
 )
-from results.exports.tables import Drop, PaperTable, Row
+from quantfair.results.exports.tables import Drop, PaperTable, Row
 
 ESCAPES: Final = {
     **{sign: f"\\{sign}" for sign in "_&%#${}"},

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from results.exports.caption import (
+from quantfair.results.exports.caption import (
     HEAD,
     MISSING,
     TAIL,
@@ -14,7 +14,7 @@ from results.exports.caption import (
     write_number,
     write_p,
 )
-from results.exports.tables import Drop, PaperTable, Row
+from quantfair.results.exports.tables import Drop, PaperTable, Row
 
 
 def escape_markdown(text: str) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from results.configurations import Trial, name_configurations, order_trials
-from results.schema import COMPARISONS, MIN_RANKED
+from quantfair.results.configurations import Trial, name_configurations, order_trials
+from quantfair.results.schema import COMPARISONS, MIN_RANKED
 
 NOT_COMPUTED = "the tables have no drops of this configuration"
 NEEDED = ("trials", "groups", "contrasts", "contrast_disparity", "verdicts")  # tables that are read

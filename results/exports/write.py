@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import pandas as pd
 
-from results.exports.latex import write_latex
-from results.exports.markdown import write_markdown
-from results.exports.tables import NEEDED, PaperTable, make_paper_tables
-from results.files import Files
-from results.store import Store
+from quantfair.results.exports.latex import write_latex
+from quantfair.results.exports.markdown import write_markdown
+from quantfair.results.exports.tables import NEEDED, PaperTable, make_paper_tables
+from quantfair.results.files import Files
+from quantfair.results.store import Store
 
 DISPARITY: Final = ("drop_disparity_pp", "null_mean_pp", "null_q95_pp", "perm_p", "perm_q")
 

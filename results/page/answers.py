@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from results.page.catalog import QUANTIZED, Config, Data, Group, Grouping
-from results.page.facts import TORCH, Drop, Facts, Row
-from results.schema import DEPLOYED, IMPORTED
+from quantfair.results.page.catalog import QUANTIZED, Config, Data, Group, Grouping
+from quantfair.results.page.facts import TORCH, Drop, Facts, Row
+from quantfair.results.schema import DEPLOYED, IMPORTED
 
 SIDE_OF: Final = {"ptq": "reference", "qat": "control", "fp32_ft": "reference", IMPORTED: "reference"}
 RUNNABLE: Final = ("fp32", "fp32_ft", "ptq", "qat")  # what a runtime can be given

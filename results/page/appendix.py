@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Final
 
-from results.configurations import Trial
-from results.devices import describe_mixed_pairs
-from results.page.facts import Facts
-from results.page.markup import count, escape, render_table
-from results.page.methods_text import write_methods
-from results.schema import MIN_RANKED
-from results.tables.rules import RULES
+from quantfair.results.configurations import Trial
+from quantfair.results.devices import describe_mixed_pairs
+from quantfair.results.page.facts import Facts
+from quantfair.results.page.markup import count, escape, render_table
+from quantfair.results.page.methods_text import write_methods
+from quantfair.results.schema import MIN_RANKED
+from quantfair.results.tables.rules import RULES
 
 FOLDER: Final = Path(__file__).resolve().parent
 MOST_FAILURES: Final = 200

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from results.configurations import Trial, name_bits, name_configurations, name_variant, order_trials
-from results.schema import MIN_RANKED, TABLES
+from quantfair.results.configurations import Trial, name_bits, name_configurations, name_variant, order_trials
+from quantfair.results.schema import MIN_RANKED, TABLES
 
 Tables = Mapping[str, pa.Table]
 OVERALL: Final = "overall"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from results.page.answers import Loss, Question, compare_loss, count_bits, list_questions
-from results.page.catalog import Data
-from results.page.cells import (
+from quantfair.results.page.answers import Loss, Question, compare_loss, count_bits, list_questions
+from quantfair.results.page.catalog import Data
+from quantfair.results.page.cells import (
     cell,
     head,
     join_cells,
@@ -17,9 +17,9 @@ from results.page.cells import (
     say_bits,
     small,
 )
-from results.page.facts import TORCH, Drop, Facts, Row
-from results.page.leads import lead_causes, lead_mixtures
-from results.page.markup import MISSING, escape, format_pp, render_number, render_table, say_interval
+from quantfair.results.page.facts import TORCH, Drop, Facts, Row
+from quantfair.results.page.leads import lead_causes, lead_mixtures
+from quantfair.results.page.markup import MISSING, escape, format_pp, render_number, render_table, say_interval
 
 AGAINST: Final = {  # -> variant, method, comparison
     "PTQ against FP32": ("PTQ", "ptq", "reference"),

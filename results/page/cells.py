@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from results.page.answers import Loss
-from results.page.catalog import Data
-from results.page.facts import Drop, Facts, Row
-from results.page.markup import (
+from quantfair.results.page.answers import Loss
+from quantfair.results.page.catalog import Data
+from quantfair.results.page.facts import Drop, Facts, Row
+from quantfair.results.page.markup import (
     MISSING,
     escape,
     format_p,
@@ -16,7 +16,7 @@ from results.page.markup import (
     say_interval,
     shorten,
 )
-from results.schema import MIN_RANKED
+from quantfair.results.schema import MIN_RANKED
 
 # Words never stand alone on a colour; the shapes tell them apart in black and white too.
 SHAPES: Final = {

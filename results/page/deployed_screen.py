@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from results.page.answers import RUNNABLE, Loss, compare_loss, list_deployed
-from results.page.catalog import Data
-from results.page.cells import (
+from quantfair.results.page.answers import RUNNABLE, Loss, compare_loss, list_deployed
+from quantfair.results.page.catalog import Data
+from quantfair.results.page.cells import (
     head,
     join_cells,
     lead,
@@ -16,9 +16,9 @@ from results.page.cells import (
     render_word,
     small,
 )
-from results.page.facts import Facts
-from results.page.leads import lead_deployed
-from results.page.markup import MISSING, NO_BREAK, count, escape, format_percent, render_number, render_table
+from quantfair.results.page.facts import Facts
+from quantfair.results.page.leads import lead_deployed
+from quantfair.results.page.markup import MISSING, NO_BREAK, count, escape, format_percent, render_number, render_table
 
 MOST_REASONS = 3
 BROKEN = 0.01  # of the answers

@@ -4,10 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from results.page.catalog import OVERALL, Data, Grouping, Tables
-from results.page.cells import join_cells, name_group, render_disparity, small
-from results.page.facts import Facts
-from results.page.markup import (
+from quantfair.results.page.catalog import OVERALL, Data, Grouping, Tables
+from quantfair.results.page.cells import join_cells, name_group, render_disparity, small
+from quantfair.results.page.facts import Facts
+from quantfair.results.page.markup import (
     MISSING,
     NO_BREAK,
     count,
@@ -19,7 +19,7 @@ from results.page.markup import (
     say_drop,
     say_interval,
 )
-from results.schema import MIN_RANKED
+from quantfair.results.schema import MIN_RANKED
 
 Row = dict[str, Any]
 HEAD: Final = (

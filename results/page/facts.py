@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from results.page.catalog import OVERALL, Catalog, Config, Tables, make_catalog, take
+from quantfair.results.page.catalog import OVERALL, Catalog, Config, Tables, make_catalog, take
 
 TORCH: Final = "torch"
 Row = dict[str, Any]

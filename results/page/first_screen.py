@@ -3,15 +3,25 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from results.page.answers import Reach, find_shippable, list_deployed, list_losses, measure_reach
-from results.page.catalog import Data, Grouping
-from results.page.causes_screen import render_causes, render_mixtures
-from results.page.cells import cell, head, join_cells, lead, name_bits, name_group, nothing, render_loss, small
-from results.page.deployed_screen import render_deployed
-from results.page.facts import TORCH, Facts
-from results.page.leads import lead_losers, lead_reach
-from results.page.markup import MISSING, count, escape, format_percent, format_pp, render_number, render_table
-from results.schema import MIN_RANKED
+from quantfair.results.page.answers import Reach, find_shippable, list_deployed, list_losses, measure_reach
+from quantfair.results.page.catalog import Data, Grouping
+from quantfair.results.page.causes_screen import render_causes, render_mixtures
+from quantfair.results.page.cells import (
+    cell,
+    head,
+    join_cells,
+    lead,
+    name_bits,
+    name_group,
+    nothing,
+    render_loss,
+    small,
+)
+from quantfair.results.page.deployed_screen import render_deployed
+from quantfair.results.page.facts import TORCH, Facts
+from quantfair.results.page.leads import lead_losers, lead_reach
+from quantfair.results.page.markup import MISSING, count, escape, format_percent, format_pp, render_number, render_table
+from quantfair.results.schema import MIN_RANKED
 
 REACH_HEAD: Final = (
     "Data",

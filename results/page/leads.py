@@ -6,11 +6,11 @@ A sentence says numbers of the tables and how many there are of a kind; it never
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from results.page.answers import Loss, Question, Reach
-from results.page.catalog import Grouping
-from results.page.cells import name_bits, say_bits
-from results.page.facts import Drop
-from results.page.markup import NO_BREAK, count, format_percent, format_pp, say_drop, say_interval, shorten
+from quantfair.results.page.answers import Loss, Question, Reach
+from quantfair.results.page.catalog import Grouping
+from quantfair.results.page.cells import name_bits, say_bits
+from quantfair.results.page.facts import Drop
+from quantfair.results.page.markup import NO_BREAK, count, format_percent, format_pp, say_drop, say_interval, shorten
 
 NAME = 40  # characters of a group's name
 TAIL = 0.025  # of 95 % intervals around nothing, so many lie above it

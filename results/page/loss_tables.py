@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from results.page.answers import Loss, compare_loss, list_losses
-from results.page.catalog import Data, Grouping
-from results.page.cells import (
+from quantfair.results.page.answers import Loss, compare_loss, list_losses
+from quantfair.results.page.catalog import Data, Grouping
+from quantfair.results.page.cells import (
     explain_no_worst,
     join_cells,
     name_bits,
@@ -15,16 +15,8 @@ from results.page.cells import (
     render_word,
     say_others,
 )
-from results.page.facts import Facts
-from results.page.markup import (
-    MISSING,
-    count,
-    escape,
-    format_pp,
-    render_number,
-    render_table,
-    say_interval,
-)
+from quantfair.results.page.facts import Facts
+from quantfair.results.page.markup import MISSING, count, escape, format_pp, render_number, render_table, say_interval
 
 NAME: Final = 40  # characters of a group's name
 NOTE: Final = (

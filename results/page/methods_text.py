@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from results.page.answers import list_deployed
-from results.page.catalog import Config, Data
-from results.page.facts import Facts
-from results.page.markup import count
-from results.schema import IMPORTED, MIN_RANKED
+from quantfair.results.page.answers import list_deployed
+from quantfair.results.page.catalog import Config, Data
+from quantfair.results.page.facts import Facts
+from quantfair.results.page.markup import count
+from quantfair.results.schema import IMPORTED, MIN_RANKED
 
 
 def write_methods(facts: Facts) -> str:

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from results.page.catalog import OVERALL, Catalog, Tables, take
-from results.schema import COMPARISONS, DEPLOYED
+from quantfair.results.page.catalog import OVERALL, Catalog, Tables, take
+from quantfair.results.schema import COMPARISONS, DEPLOYED
 
 DIGITS: Final = 5
 METRICS: Final = ("accuracy", "loss_nats", "confidence", "margin", "entropy_nats", "ece", "f1")

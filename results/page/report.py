@@ -15,15 +15,15 @@ from typing import Any, Final, Protocol
 
 from plotly.offline import get_plotlyjs
 
-from results.page.appendix import render_failures, render_methods, render_provenance, render_reading
-from results.page.catalog import Tables
-from results.page.difference_section import render_differences
-from results.page.facts import Facts, read_facts
-from results.page.first_screen import render_first_screen
-from results.page.loss_tables import render_loss_tables
-from results.page.markup import dump_json, escape
-from results.page.page_data import PageData
-from results.schema import MIN_RANKED
+from quantfair.results.page.appendix import render_failures, render_methods, render_provenance, render_reading
+from quantfair.results.page.catalog import Tables
+from quantfair.results.page.difference_section import render_differences
+from quantfair.results.page.facts import Facts, read_facts
+from quantfair.results.page.first_screen import render_first_screen
+from quantfair.results.page.loss_tables import render_loss_tables
+from quantfair.results.page.markup import dump_json, escape
+from quantfair.results.page.page_data import PageData
+from quantfair.results.schema import MIN_RANKED
 
 LEVEL: Final = 6  # of zlib: 9 takes twice the time for 2 % less
 FOLDER: Final = Path(__file__).resolve().parent

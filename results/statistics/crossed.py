@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from results.statistics.intervals import Interval, drop_interval
-from results.statistics.resampling import draw_seed_weights, percentile_interval, widen
+from quantfair.results.statistics.intervals import Interval, drop_interval
+from quantfair.results.statistics.resampling import draw_seed_weights, percentile_interval, widen
 
 
 class Counts(NamedTuple):

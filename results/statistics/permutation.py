@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from results.statistics.permuted_sums import is_outcome, permute, sum_outcomes, sum_ranked
+from quantfair.results.statistics.permuted_sums import is_outcome, permute, sum_outcomes, sum_ranked
 
 N_PERMUTATIONS: Final = 1000  # the observed groups are one of them
 _SEED: Final = 20_240_611

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from results.statistics.intervals import Floats
+from quantfair.results.statistics.intervals import Floats
 
 LEVEL: Final = 0.05
 POWER: Final = 0.8

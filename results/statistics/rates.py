@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from results.schema import MIN_RANKED
+from quantfair.results.schema import MIN_RANKED
 
 N_DRAWS: Final = 999
 _SEED: Final = 20_240_613

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from results.statistics.intervals import Interval
+from quantfair.results.statistics.intervals import Interval
 
 N_RESAMPLES: Final = 1000
 _SEED: Final = 20_240_612

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from results.tables.configs import Config
+from quantfair.results.tables.configs import Config
 
 Settings = Mapping[str, str | None]
 BITS: Final = ("quant.weight_bits", "quant.act_bits")

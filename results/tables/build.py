@@ -11,28 +11,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from results.custom_groups import add_custom_groups
-from results.damage import is_of_samples, survey
-from results.own_metrics import load_metrics
-from results.rows import Rows, join, table_of
-from results.schema import (
-    DEPLOYED,
-    GROUPS,
-    LAYERS,
-    PROVENANCE,
-    RUNTIMES,
-    SAMPLES,
-    SENSITIVITY,
-    TRIALS,
-)
-from results.store import Store
-from results.tables.groupings import TestSet, make_test_set
-from results.tables.mechanism import build_correlations, build_mechanism
-from results.tables.own import OwnValues
-from results.tables.sensitivity import add_sensitivity
-from results.tables.statistics import build_statistics
-from results.tables.without_logits import explain_missing_logits
-from results.trial_list import count_trials, list_trials
+from quantfair.results.custom_groups import add_custom_groups
+from quantfair.results.damage import is_of_samples, survey
+from quantfair.results.own_metrics import load_metrics
+from quantfair.results.rows import Rows, join, table_of
+from quantfair.results.schema import DEPLOYED, GROUPS, LAYERS, PROVENANCE, RUNTIMES, SAMPLES, SENSITIVITY, TRIALS
+from quantfair.results.store import Store
+from quantfair.results.tables.groupings import TestSet, make_test_set
+from quantfair.results.tables.mechanism import build_correlations, build_mechanism
+from quantfair.results.tables.own import OwnValues
+from quantfair.results.tables.sensitivity import add_sensitivity
+from quantfair.results.tables.statistics import build_statistics
+from quantfair.results.tables.without_logits import explain_missing_logits
+from quantfair.results.trial_list import count_trials, list_trials
 
 
 def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.Table]:

@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from results.rows import Rows
-from results.schema import MIN_RANKED
-from results.tables.configs import Config, find_configs, group_by_key
-from results.tables.groupings import Grouping
-from results.tables.outcomes import Measured, Outcomes
+from quantfair.results.rows import Rows
+from quantfair.results.schema import MIN_RANKED
+from quantfair.results.tables.configs import Config, find_configs, group_by_key
+from quantfair.results.tables.groupings import Grouping
+from quantfair.results.tables.outcomes import Measured, Outcomes
 
 NO_VAL: Final = "not all configurations have predictions of the val images"
 NO_SEED: Final = "no seed is finished under all configurations"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
-from results.schema import IMPORTED
+from quantfair.results.schema import IMPORTED
 
 Row = Mapping[str, Any]
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from results.statistics.crossed import (
+from quantfair.results.statistics.crossed import (
     Counts,
     crossed_interval,
     interval_of_counts,
@@ -17,13 +17,13 @@ from results.statistics.crossed import (
     subtract,
     t_interval,
 )
-from results.statistics.intervals import Interval, excess_gap
-from results.statistics.power import minimum_detectable_drop
-from results.statistics.resampling import resample_means, widen
-from results.tables.configs import group_by_key
-from results.tables.contrasts import Contrast, Match
-from results.tables.flips import SIDES, Flips, FlipTable, Ground
-from results.tables.groupings import Grouping
+from quantfair.results.statistics.intervals import Interval, excess_gap
+from quantfair.results.statistics.power import minimum_detectable_drop
+from quantfair.results.statistics.resampling import resample_means, widen
+from quantfair.results.tables.configs import group_by_key
+from quantfair.results.tables.contrasts import Contrast, Match
+from quantfair.results.tables.flips import SIDES, Flips, FlipTable, Ground
+from quantfair.results.tables.groupings import Grouping
 
 _BLOCK: Final = 128  # contrasts whose numbers are made at once
 EQUIVALENCE: Final = 0.9  # confidence: two one-sided tests at 5 %

@@ -9,16 +9,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from results.rows import Rows
-from results.statistics.multiplicity import benjamini_hochberg
-from results.statistics.permutation import Evenness, measure_evenness
-from results.tables.configs import group_by_key
-from results.tables.contrast_estimates import Estimate
-from results.tables.contrasts import Contrast
-from results.tables.disparity import TOO_FEW
-from results.tables.flips import SIDES, Ground
-from results.tables.groupings import Grouping
-from results.tables.measures import Ranked
+from quantfair.results.rows import Rows
+from quantfair.results.statistics.multiplicity import benjamini_hochberg
+from quantfair.results.statistics.permutation import Evenness, measure_evenness
+from quantfair.results.tables.configs import group_by_key
+from quantfair.results.tables.contrast_estimates import Estimate
+from quantfair.results.tables.contrasts import Contrast
+from quantfair.results.tables.disparity import TOO_FEW
+from quantfair.results.tables.flips import SIDES, Ground
+from quantfair.results.tables.groupings import Grouping
+from quantfair.results.tables.measures import Ranked
 
 CONTROL: Final = "perm_q: a control is no part of the family"
 _BLOCK: Final = 2000  # contrasts

@@ -9,19 +9,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from results.rows import Rows
-from results.statistics.agreement import Disagreement, compare_populations
-from results.statistics.intervals import Interval
-from results.tables.configs import find_configs
-from results.tables.contrast_estimates import MIN_SEEDS, Estimate, estimate_contrasts
-from results.tables.contrast_evenness import add_evenness, measure_contrasts
-from results.tables.contrasts import RUNTIME, Contrast, find_contrasts, find_deployed, name_deployed
-from results.tables.flips import Ground, count_flips
-from results.tables.groupings import Grouping, TestSet
-from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
-from results.tables.outcomes import Measured
-from results.tables.spreads import add_calibration_spreads, add_training_spreads
-from results.tables.verdicts import Judge
+from quantfair.results.rows import Rows
+from quantfair.results.statistics.agreement import Disagreement, compare_populations
+from quantfair.results.statistics.intervals import Interval
+from quantfair.results.tables.configs import find_configs
+from quantfair.results.tables.contrast_estimates import MIN_SEEDS, Estimate, estimate_contrasts
+from quantfair.results.tables.contrast_evenness import add_evenness, measure_contrasts
+from quantfair.results.tables.contrasts import RUNTIME, Contrast, find_contrasts, find_deployed, name_deployed
+from quantfair.results.tables.flips import Ground, count_flips
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
+from quantfair.results.tables.outcomes import Measured
+from quantfair.results.tables.spreads import add_calibration_spreads, add_training_spreads
+from quantfair.results.tables.verdicts import Judge
 
 CONTRAST_TABLES: Final = ("contrasts", "contrast_disparity", "spreads", "verdicts")
 MIN_POPULATION: Final = 5  # seeds: the most frequent answer of fewer is mostly chance

@@ -23,8 +23,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise, permutations
 from typing import Any, Final, NamedTuple
 
-from results.schema import COMPARISONS, IMPORTED
-from results.tables.configs import Config, group_by_key
+from quantfair.results.schema import COMPARISONS, IMPORTED
+from quantfair.results.tables.configs import Config, group_by_key
 
 RUNTIME: Final = "torch"
 NO_SEED: Final = "no seed has a finished trial on both sides"

@@ -16,25 +16,25 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from results.custom_groups import add_custom_groups
-from results.damage import survey
-from results.files import StoreError
-from results.rows import Rows
-from results.schema import COMPARISONS, CONTRAST_DISPARITY, DIFFERENCES, SETTING_DIFFERENCES
-from results.statistics.crossed import subtract, t_interval
-from results.statistics.intervals import Interval, wilson_interval
-from results.store import Store
-from results.tables.alignment import Aligned, align_configs, list_setting_differences
-from results.tables.configs import Config, find_configs
-from results.tables.contrast_estimates import estimate_contrasts
-from results.tables.contrast_evenness import add_evenness, measure_contrasts
-from results.tables.contrast_tables import add_estimate
-from results.tables.contrasts import Contrast, Match
-from results.tables.flips import Ground, count_flips
-from results.tables.groupings import Grouping, TestSet, make_test_set
-from results.tables.groups import divide, sum_by_group
-from results.tables.outcomes import Outcomes, read_all_outcomes
-from results.trial_list import list_trials
+from quantfair.results.custom_groups import add_custom_groups
+from quantfair.results.damage import survey
+from quantfair.results.files import StoreError
+from quantfair.results.rows import Rows
+from quantfair.results.schema import COMPARISONS, CONTRAST_DISPARITY, DIFFERENCES, SETTING_DIFFERENCES
+from quantfair.results.statistics.crossed import subtract, t_interval
+from quantfair.results.statistics.intervals import Interval, wilson_interval
+from quantfair.results.store import Store
+from quantfair.results.tables.alignment import Aligned, align_configs, list_setting_differences
+from quantfair.results.tables.configs import Config, find_configs
+from quantfair.results.tables.contrast_estimates import estimate_contrasts
+from quantfair.results.tables.contrast_evenness import add_evenness, measure_contrasts
+from quantfair.results.tables.contrast_tables import add_estimate
+from quantfair.results.tables.contrasts import Contrast, Match
+from quantfair.results.tables.flips import Ground, count_flips
+from quantfair.results.tables.groupings import Grouping, TestSet, make_test_set
+from quantfair.results.tables.groups import divide, sum_by_group
+from quantfair.results.tables.outcomes import Outcomes, read_all_outcomes
+from quantfair.results.trial_list import list_trials
 
 OTHER: Final = "other/"  # stands before the ids of the other store's trials
 NO_SEED: Final = "no seed is finished in both stores"

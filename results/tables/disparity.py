@@ -11,14 +11,14 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from results.rows import Rows
-from results.schema import MIN_RANKED
-from results.statistics.permutation import Evenness, measure_evenness
-from results.statistics.rates import measure_odds, measure_parity
-from results.tables.groupings import Grouping, TestSet
-from results.tables.measures import Measure, Ranked, add_measures
-from results.tables.outcomes import Deployed, Measured, Outcomes
-from results.tables.pairs import Pair
+from quantfair.results.rows import Rows
+from quantfair.results.schema import MIN_RANKED
+from quantfair.results.statistics.permutation import Evenness, measure_evenness
+from quantfair.results.statistics.rates import measure_odds, measure_parity
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.measures import Measure, Ranked, add_measures
+from quantfair.results.tables.outcomes import Deployed, Measured, Outcomes
+from quantfair.results.tables.pairs import Pair
 
 OWN: Final = ("acc_gap_maxmin_pp", "acc_worst", "acc_mean_worst_pp", "acc_std_pp", "acc_minmax_ratio")
 PARITY: Final = ("dp_difference", "dp_difference_mean", "eo_difference", "eo_difference_mean")

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from results.tables.contrasts import Contrast, Match
-from results.tables.groupings import Grouping
-from results.tables.outcomes import Outcomes
+from quantfair.results.tables.contrasts import Contrast, Match
+from quantfair.results.tables.groupings import Grouping
+from quantfair.results.tables.outcomes import Outcomes
 
 SIDES: Final = ("other_id", "trial_id")  # a drop is what the first has more than the second
 _BLOCK: Final = 128  # matches

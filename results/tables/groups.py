@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from results.rows import Rows
-from results.statistics.intervals import Interval, mean_interval, wilson_interval
-from results.tables.groupings import Grouping, TestSet
-from results.tables.outcomes import Certainty, Outcomes
+from quantfair.results.rows import Rows
+from quantfair.results.statistics.intervals import Interval, mean_interval, wilson_interval
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.outcomes import Certainty, Outcomes
 
 NO_IMAGES = "no test images in this group"
 ONE_IMAGE = "no interval: a t interval needs two images"

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from results.rows import Rows
-from results.schema import MIN_RANKED
-from results.statistics.permutation import sort_groups
-from results.tables.groupings import Grouping
-from results.tables.groups import join_reasons
+from quantfair.results.rows import Rows
+from quantfair.results.schema import MIN_RANKED
+from quantfair.results.statistics.permutation import sort_groups
+from quantfair.results.tables.groupings import Grouping
+from quantfair.results.tables.groups import join_reasons
 
 
 class Ranked(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from results.files import StoreError
-from results.schema import COMPARISONS
-from results.store import Store
-from results.tables.groupings import TestSet
+from quantfair.results.files import StoreError
+from quantfair.results.schema import COMPARISONS
+from quantfair.results.store import Store
+from quantfair.results.tables.groupings import TestSet
 
 _N_THREADS: Final = 4
 _READ_AHEAD: Final = 32  # trials; one holds 0.5 MB of 10,000 images

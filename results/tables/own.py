@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from results.own_metrics import OwnMetric, measure
-from results.rows import Rows
-from results.schema import MIN_RANKED
-from results.statistics.permutation import measure_evenness
-from results.tables.groupings import Grouping, TestSet
-from results.tables.groups import add_mean, average, join_reasons
-from results.tables.outcomes import Certainty, Compared, Deployed, Measured, Outcomes
+from quantfair.results.own_metrics import OwnMetric, measure
+from quantfair.results.rows import Rows
+from quantfair.results.schema import MIN_RANKED
+from quantfair.results.statistics.permutation import measure_evenness
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.groups import add_mean, average, join_reasons
+from quantfair.results.tables.outcomes import Certainty, Compared, Deployed, Measured, Outcomes
 
 NO_WORST = "no worst group: whether more is better is the metric's own affair"
 NO_FLOOR = "no noise floor: the metric is the same for every image"

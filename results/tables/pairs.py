@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from results.rows import Rows
-from results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval
-from results.statistics.power import observed_minimum_detectable_excess
-from results.tables.families import Question, add_families, ask, correct, explain_untested
-from results.tables.groupings import Grouping, TestSet
-from results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
-from results.tables.outcomes import Deployed, Measured, Outcomes
-from results.tables.refits import NO_REFIT, compare_refits, count_refits
+from quantfair.results.rows import Rows
+from quantfair.results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval
+from quantfair.results.statistics.power import observed_minimum_detectable_excess
+from quantfair.results.tables.families import Question, add_families, ask, correct, explain_untested
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
+from quantfair.results.tables.outcomes import Deployed, Measured, Outcomes
+from quantfair.results.tables.refits import NO_REFIT, compare_refits, count_refits
 
 NO_REST = "eag: a single group has no rest to be compared with"
 

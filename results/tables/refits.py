@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from results.statistics.intervals import drop_interval
-from results.tables.groupings import Grouping, TestSet
-from results.tables.groups import divide, sum_by_group
-from results.tables.outcomes import Outcomes
+from quantfair.results.statistics.intervals import drop_interval
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.groups import divide, sum_by_group
+from quantfair.results.tables.outcomes import Outcomes
 
 NO_REFIT = "refit: without predictions of val images, no offsets were fitted"
 

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from results.rows import Rows
-from results.statistics.intervals import wilson_interval
-from results.tables.groupings import Grouping, TestSet
-from results.tables.groups import NO_IMAGES, divide, find_bins
-from results.tables.outcomes import Certainty, Outcomes
-from results.tables.without_logits import NO_LOGITS
+from quantfair.results.rows import Rows
+from quantfair.results.statistics.intervals import wilson_interval
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.groups import NO_IMAGES, divide, find_bins
+from quantfair.results.tables.outcomes import Certainty, Outcomes
+from quantfair.results.tables.without_logits import NO_LOGITS
 
 N_BINS: Final = 10
 

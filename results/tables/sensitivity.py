@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from results.files import StoreError
-from results.rows import Rows
-from results.store import Store
-from results.tables.groupings import Grouping, TestSet
-from results.tables.groups import divide
+from quantfair.results.files import StoreError
+from quantfair.results.rows import Rows
+from quantfair.results.store import Store
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.groups import divide
 
 NOT_MEASURED = "not measured: `analysis` did not name sensitivity when the trial ran"
 NO_VAL_IMAGES = "no val images in this group"

@@ -10,12 +10,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from scipy import special
 
-from results.rows import Rows
-from results.tables.configs import Config, group_by_key
-from results.tables.contrast_estimates import MIN_SEEDS, Estimate
-from results.tables.contrasts import CALIB_SEED, RUNTIME, Contrast
-from results.tables.groupings import Grouping
-from results.tables.groups import NO_IMAGES
+from quantfair.results.rows import Rows
+from quantfair.results.tables.configs import Config, group_by_key
+from quantfair.results.tables.contrast_estimates import MIN_SEEDS, Estimate
+from quantfair.results.tables.contrasts import CALIB_SEED, RUNTIME, Contrast
+from quantfair.results.tables.groupings import Grouping
+from quantfair.results.tables.groups import NO_IMAGES
 
 _CONFIDENCE: Final = 0.95
 FEW_VALUES = f"a spread needs {MIN_SEEDS} seeds"

@@ -5,22 +5,22 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from results.devices import find_mixed_pairs
-from results.rows import Rows
-from results.schema import DEPLOYED, EXACT, TABLES
-from results.store import Store
-from results.tables.choices import add_choices
-from results.tables.classes import add_class_metrics
-from results.tables.contrast_tables import CONTRAST_TABLES, add_contrasts
-from results.tables.disparity import add_disparity
-from results.tables.families import find_unfinished
-from results.tables.groupings import TestSet
-from results.tables.groups import add_group_metrics
-from results.tables.outcomes import Deployed, Measured, Outcomes, read_all_outcomes
-from results.tables.own import OwnValues
-from results.tables.pairs import add_pairs, compare_trials
-from results.tables.reliability import Reliability
-from results.tables.shifts import add_shifts
+from quantfair.results.devices import find_mixed_pairs
+from quantfair.results.rows import Rows
+from quantfair.results.schema import DEPLOYED, EXACT, TABLES
+from quantfair.results.store import Store
+from quantfair.results.tables.choices import add_choices
+from quantfair.results.tables.classes import add_class_metrics
+from quantfair.results.tables.contrast_tables import CONTRAST_TABLES, add_contrasts
+from quantfair.results.tables.disparity import add_disparity
+from quantfair.results.tables.families import find_unfinished
+from quantfair.results.tables.groupings import TestSet
+from quantfair.results.tables.groups import add_group_metrics
+from quantfair.results.tables.outcomes import Deployed, Measured, Outcomes, read_all_outcomes
+from quantfair.results.tables.own import OwnValues
+from quantfair.results.tables.pairs import add_pairs, compare_trials
+from quantfair.results.tables.reliability import Reliability
+from quantfair.results.tables.shifts import add_shifts
 
 Trials = Sequence[Mapping[str, Any]]
 Statuses = Mapping[tuple[str, str], str]  # of deployed runtimes, by trial_id and runtime

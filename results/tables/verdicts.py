@@ -10,19 +10,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from results.rows import Rows
-from results.schema import MIN_RANKED
-from results.statistics.permutation import Evenness
-from results.tables.configs import Config, find_configs, group_by_key
-from results.tables.contrast_estimates import Estimate
-from results.tables.contrast_evenness import measure_contrasts
-from results.tables.contrasts import RUNTIME, Contrast
-from results.tables.flips import Ground
-from results.tables.groupings import Grouping, TestSet
-from results.tables.groups import divide, join_reasons, sum_by_group
-from results.tables.measures import Ranked
-from results.tables.outcomes import Measured
-from results.tables.rules import NEAR_GUESS, Case, judge
+from quantfair.results.rows import Rows
+from quantfair.results.schema import MIN_RANKED
+from quantfair.results.statistics.permutation import Evenness
+from quantfair.results.tables.configs import Config, find_configs, group_by_key
+from quantfair.results.tables.contrast_estimates import Estimate
+from quantfair.results.tables.contrast_evenness import measure_contrasts
+from quantfair.results.tables.contrasts import RUNTIME, Contrast
+from quantfair.results.tables.flips import Ground
+from quantfair.results.tables.groupings import Grouping, TestSet
+from quantfair.results.tables.groups import divide, join_reasons, sum_by_group
+from quantfair.results.tables.measures import Ranked
+from quantfair.results.tables.outcomes import Measured
+from quantfair.results.tables.rules import NEAR_GUESS, Case, judge
 
 REACH: Final = 1.43  # 1.96 and the 0.84 of 80 % power, over 1.96; t intervals find such drops with 82 to 85 %
 NONE_IN_PLAY = f"no group of {MIN_RANKED} test images is in play"

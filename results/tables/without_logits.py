@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from results.schema import IMPORTED
-from results.tables.groups import join_reasons
+from quantfair.results.schema import IMPORTED
+from quantfair.results.tables.groups import join_reasons
 
 NO_LOGITS: Final = "imported without logits"
 NO_PAIR: Final = "loss and KL: one side was imported without logits"

@@ -21,8 +21,8 @@ import torchvision.transforms as transforms
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from datasets import Batches, DatasetSpec, GroupedDataset, load_dataset
-from quant import ModelSpec, TrainSpec, build_model, fit
+from quantfair.datasets import Batches, DatasetSpec, GroupedDataset, load_dataset
+from quantfair.quant import ModelSpec, TrainSpec, build_model, fit
 
 REPEATS, BATCH_SIZE, N_IMAGES, N_STEPS = 5, 64, 16_000, 60
 SPECS = [DatasetSpec(name="utkface", task="gender"), DatasetSpec(name="cifar10", task="class")]

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from simulated_sweep import make_tables
 
-from results.page.paper_figures import FigureError, find_browser
-from results.page.report import render_report
+from quantfair.results.page.paper_figures import FigureError, find_browser
+from quantfair.results.page.report import render_report
 
 OBSERVERS = tuple(f"observer {number}" for number in range(11))
 AXES: dict[str, Any] = {"bits": (16, 8, 6, 5, 4), "observers": OBSERVERS, "schemes": ("symmetric", "asymmetric")}

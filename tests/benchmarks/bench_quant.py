@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from quant import ModelSpec, PtqSpec, QatSpec, build_model, calibrate, collect, freeze, prepare
-from quant.fake_quant import fake_quantize
+from quantfair.quant import ModelSpec, PtqSpec, QatSpec, build_model, calibrate, collect, freeze, prepare
+from quantfair.quant.fake_quant import fake_quantize
 
 REPEATS = 21
 

@@ -23,12 +23,12 @@ import pyarrow as pa
 from fairlearn.metrics import MetricFrame
 from sklearn.metrics import accuracy_score
 
-from results import Store, build_tables
-from results.rows import Rows
-from results.schema import GROUP_METRICS, PREDICTIONS
-from results.tables.groupings import make_test_set
-from results.tables.groups import add_group_metrics
-from results.tables.outcomes import read_outcomes
+from quantfair.results import Store, build_tables
+from quantfair.results.rows import Rows
+from quantfair.results.schema import GROUP_METRICS, PREDICTIONS
+from quantfair.results.tables.groupings import make_test_set
+from quantfair.results.tables.groups import add_group_metrics
+from quantfair.results.tables.outcomes import read_outcomes
 
 CLASSES, SEEDS = 10, 3
 ATTRIBUTES = {"ethnicity": 6, "gender": 2}

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from quant import ModelSpec, OnnxRuntime, PtqSpec, build_model, calibrate, export_onnx, freeze, prepare
+from quantfair.quant import ModelSpec, OnnxRuntime, PtqSpec, build_model, calibrate, export_onnx, freeze, prepare
 
 ROUNDS = {1: 51, 256: 11}
 MODELS = ("small_cnn", "nin", "resnet18")

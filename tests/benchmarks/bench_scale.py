@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from orchestrator import schedule
-from orchestrator.manifest import make_manifest
-from orchestrator.plan import PlannedTrial
-from orchestrator.progress import Progress
-from orchestrator.request import read_request
-from orchestrator.schedule import BundleQueue
-from orchestrator.spec import Resources, ResourcesByMethod, Retry
-from results import Store
+from quantfair.orchestrator import schedule
+from quantfair.orchestrator.manifest import make_manifest
+from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.progress import Progress
+from quantfair.orchestrator.request import read_request
+from quantfair.orchestrator.schedule import BundleQueue
+from quantfair.orchestrator.spec import Resources, ResourcesByMethod, Retry
+from quantfair.results import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -49,7 +49,7 @@ def measure_searcher(folder: Path, n_trials: int) -> Figures:
     """Milliseconds a trial of the searcher, the queue and the progress, without Ray."""
     from simulated_work import make_sweep, plan_sweep
 
-    from orchestrator.executor_ray import PlanSearcher
+    from quantfair.orchestrator.executor_ray import PlanSearcher
 
     plan = plan_sweep(make_sweep(n_trials))
     began = time.perf_counter()
@@ -123,8 +123,8 @@ def measure_full_plan(folder: Path, _: int) -> Figures:
 
 def measure_tables(folder: Path, _: int) -> Figures:
     """All tables and the page, from what trials left."""
-    from results.page.report import write_report
-    from results.tables.build import build_tables
+    from quantfair.results.page.report import write_report
+    from quantfair.results.tables.build import build_tables
 
     store, began = Store.open(str(folder / "store")), time.perf_counter()
     tables = build_tables(store)
@@ -159,7 +159,7 @@ def _read_request(folder: Path) -> Any:
 
 
 def _run_cli(*words: str) -> Figures:
-    from orchestrator.cli import app
+    from quantfair.orchestrator.cli import app
 
     began = time.perf_counter()
     app(list(words), standalone_mode=False)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from results.statistics.intervals import drop_interval, excess_gap
-from results.statistics.permutation import measure_evenness
+from quantfair.results.statistics.intervals import drop_interval, excess_gap
+from quantfair.results.statistics.permutation import measure_evenness
 
 SIZES = np.array([2016, 905, 687, 795, 338])
 CODES = np.repeat(np.arange(len(SIZES)), SIZES)
