@@ -1,16 +1,23 @@
-"""The package `quantfair` of a checkout: where its folders are, and that no folder shadows another package's name.
+"""The package `quantfair` of a checkout: a folder of links, and a checkout that shadows no other package's name.
 
 The four rooms stand side by side at the top of a checkout, and their names are common: Hugging Face's package is called
-`datasets`, too. So code says `quantfair.datasets`, and the checkout itself comes last on `sys.path`. This file imports
-nothing of ours: it runs before `quantfair` can be imported.
+`datasets`, too. So code says `quantfair.datasets`, the folder `.links` shows the rooms as that package, and the
+checkout itself comes last on `sys.path`. `make install` runs this file, which writes the links and a `.pth` that names
+them. (Of the editable modes of setuptools one hides the package from type checkers, and the other misses new files.)
+
+This file imports nothing of ours: it runs before `quantfair` can be imported.
 """
 
+import os
 import sys
+import sysconfig
+import tempfile
 from importlib.machinery import PathFinder
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 PACKAGE = "quantfair"
+ROOMS = ("orchestrator", "quant", "datasets", "results")
+LINKS = ".links"
 
 
 def find_checkout() -> Path | None:
@@ -20,35 +27,68 @@ def find_checkout() -> Path | None:
 
 
 def put_checkout_last() -> None:
-    """Move the checkout to the end of `sys.path`, so that its folders shadow no other package."""
+    """Move the checkout to the end of `sys.path`, so that its folders shadow no other package.
+
+    It stays there: a user's own modules may lie next to the rooms.
+    """
     root = find_checkout()
-    entries = [entry for entry in sys.path if root is not None and Path(entry or ".").resolve() == root]
-    if entries and sys.path[-1] != str(root):
-        sys.path[:] = [entry for entry in sys.path if entry not in entries]
-        sys.path.append(str(root))
+    if root is None:
+        return
+    others = [entry for entry in sys.path if Path(entry or ".").resolve() != root]
+    if len(others) < len(sys.path):
+        sys.path[:] = [*others, str(root)]
 
 
 def use_checkout() -> None:
     """Make `quantfair` the package of this checkout, also where another one is installed, or none.
 
-    In a worker of Ray that has no `quantfair` this is what runs first (`describe_workers`).
+    Processes that this one starts find it, too. On a cluster whose nodes have no `quantfair`, each worker of Ray calls
+    this first.
     """
     root = find_checkout()
     if root is None or is_installed(root):
         return
-    home = root / "orchestrator" / "package" / "__init__.py"
-    # Submodules are looked for in the root: `quantfair.quant` is the folder `quant` there.
-    spec = spec_from_file_location(PACKAGE, home, submodule_search_locations=[str(root)])
-    assert spec is not None
-    assert spec.loader is not None
-    package = module_from_spec(spec)
-    sys.modules[PACKAGE] = package
-    spec.loader.exec_module(package)
+    try:
+        links = make_links(root, root / LINKS)
+    except OSError:  # a checkout that may not be written to
+        links = make_links(root, Path(tempfile.mkdtemp(prefix="quantfair-links-")))
+    sys.path.insert(0, str(links))
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(links), *([others] if others else [])])
 
 
 def is_installed(root: Path) -> bool:
-    """Return whether `import quantfair` finds the checkout at `root` by itself: `make install` links it."""
+    """Return whether `import quantfair` finds the checkout at `root` by itself."""
     found = PathFinder.find_spec(PACKAGE)
     if found is None or found.origin is None:
         return False
     return Path(found.origin).resolve() == root / "orchestrator" / "package" / "__init__.py"
+
+
+def make_links(root: Path, folder: Path) -> Path:
+    """Make the links of the checkout at `root` in `folder`, and return it. Links that are there already are kept."""
+    package = folder / PACKAGE
+    package.mkdir(parents=True, exist_ok=True)
+    targets = [root / room for room in ROOMS]
+    targets += [path for path in (root / "orchestrator" / "package").iterdir() if path.is_file()]
+    for target in targets:
+        link = package / target.name
+        if link.resolve() == target:
+            continue
+        aside = package / f".{target.name}.{os.getpid()}"  # several workers may make the links at once
+        aside.symlink_to(target)
+        aside.replace(link)
+    return folder
+
+
+def install_links() -> None:
+    """Make the links of this checkout, and tell this Python of them in a `.pth` file."""
+    root = find_checkout()
+    assert root is not None
+    links = make_links(root, root / LINKS)
+    place = Path(sysconfig.get_path("purelib"), f"{PACKAGE}.pth")
+    place.write_text(f"{links}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    install_links()

@@ -142,7 +142,7 @@ def _take(bench: Bench, n: int) -> np.ndarray:
 
 
 def _measure_tensorrt(bench: Bench, model: torch.nn.Module, path: Path) -> list[Row]:
-    """Build an engine on this GPU, and measure it. Never run yet: see `quant/runtime_tensorrt.py`."""
+    """Build an engine on this GPU, and measure it. Never run yet: see `quant/deploy/tensorrt/runtime.py`."""
     timings = Path(tempfile.gettempdir(), f"quantfair-{torch.cuda.get_device_name().replace(' ', '-')}.timings")
     engine_path = path.with_suffix(".engine")
     facts = quant.build_engine(path, engine_path, timing_cache=timings)

@@ -2,36 +2,42 @@
 
 from typing import TYPE_CHECKING, Any
 
-from quantfair.quant.fingerprint import fingerprint_weights
-from quantfair.quant.model_spec import MODELS, MULTI_HEAD, ModelSpec
-from quantfair.quant.spec import ENGINE_VERSION, Fp32FtSpec, Fp32Spec, LayerOverride, MethodSpec, PtqSpec, QatSpec
-from quantfair.quant.targets import find_unsupported, find_unsupported_layers
-from quantfair.quant.training_spec import TrainSpec
+from quantfair.quant.deploy.capabilities import find_unsupported, find_unsupported_layers
+from quantfair.quant.specs.methods import (
+    ENGINE_VERSION,
+    Fp32FtSpec,
+    Fp32Spec,
+    LayerOverride,
+    MethodSpec,
+    PtqSpec,
+    QatSpec,
+)
+from quantfair.quant.specs.model import MODELS, MULTI_HEAD, ModelSpec, fingerprint_weights
+from quantfair.quant.specs.training import TrainSpec
 
 if TYPE_CHECKING:
-    from quantfair.quant.analysis import describe_noise, float_twin, predict_each_layer
-    from quantfair.quant.api import Prepared, calibrate, freeze, prepare
-    from quantfair.quant.calibration import Calibration, collect
-    from quantfair.quant.curvature import Curvature, measure_curvature
-    from quantfair.quant.describe import LayerReport, count_bytes, describe_layers
-    from quantfair.quant.engine_file import EngineFacts, EngineMismatch
-    from quantfair.quant.engine_layers import LayerPrecision
-    from quantfair.quant.export import ExportError, export_onnx
-    from quantfair.quant.gpu_buffers import TensorRTMissing
-    from quantfair.quant.models import build_model
-    from quantfair.quant.modules import Add, Concat
-    from quantfair.quant.non_finite import DivergedError, NonFiniteError
-    from quantfair.quant.onnx_graph import OnnxFileError
-    from quantfair.quant.prediction import predict
-    from quantfair.quant.runtime_ort import OnnxRuntime, RuntimeFailure, Session, measure_latency
-    from quantfair.quant.runtime_tensorrt import (
+    from quantfair.quant.analysis.curvature import Curvature, measure_curvature
+    from quantfair.quant.analysis.layer_noise import describe_noise, float_twin, predict_each_layer
+    from quantfair.quant.deploy.onnx_export import ExportError, export_onnx
+    from quantfair.quant.deploy.onnx_graph import OnnxFileError
+    from quantfair.quant.deploy.onnxruntime import OnnxRuntime, RuntimeFailure, Session, measure_latency
+    from quantfair.quant.deploy.tensorrt.buffers import TensorRTMissing
+    from quantfair.quant.deploy.tensorrt.build import BuildRefused
+    from quantfair.quant.deploy.tensorrt.check import AheadReport, check_ahead_of_time
+    from quantfair.quant.deploy.tensorrt.engine_file import EngineFacts, EngineMismatch
+    from quantfair.quant.deploy.tensorrt.inspection import LayerPrecision
+    from quantfair.quant.deploy.tensorrt.rules import lint_for_tensorrt
+    from quantfair.quant.deploy.tensorrt.runtime import (
         TensorRTFailed,
         TensorRTRunner,
         build_engine,
         find_missing_tensorrt,
         open_engine,
     )
-    from quantfair.quant.states import (
+    from quantfair.quant.layers.modules import Add, Concat
+    from quantfair.quant.layers.non_finite import DivergedError, NonFiniteError
+    from quantfair.quant.layers.report import LayerReport, count_bytes, describe_layers
+    from quantfair.quant.layers.serialization import (
         frozen_to_bytes,
         load_frozen,
         load_quantizer_state,
@@ -39,10 +45,11 @@ if TYPE_CHECKING:
         quantizer_state_to_bytes,
         weights_to_bytes,
     )
-    from quantfair.quant.tensorrt_build import BuildRefused
-    from quantfair.quant.tensorrt_rules import lint_for_tensorrt
-    from quantfair.quant.train import Batches, FitResult, fit
-    from quantfair.quant.trt_check import AheadReport, check_ahead_of_time
+    from quantfair.quant.lifecycle import Prepared, calibrate, freeze, prepare
+    from quantfair.quant.models import build_model
+    from quantfair.quant.predict import predict
+    from quantfair.quant.ptq.calibration import Calibration, collect
+    from quantfair.quant.training.fit import Batches, FitResult, fit
 
 __all__ = [
     "ENGINE_VERSION",
@@ -111,33 +118,83 @@ __all__ = [
 ]
 
 _HOMES = {
-    "analysis": ("describe_noise", "float_twin", "predict_each_layer"),
-    "api": ("Prepared", "calibrate", "freeze", "prepare"),
-    "calibration": ("Calibration", "collect"),
-    "curvature": ("Curvature", "measure_curvature"),
-    "describe": ("LayerReport", "count_bytes", "describe_layers"),
-    "export": ("ExportError", "export_onnx"),
+    "analysis.curvature": (
+        "Curvature",
+        "measure_curvature",
+    ),
+    "analysis.layer_noise": (
+        "describe_noise",
+        "float_twin",
+        "predict_each_layer",
+    ),
+    "deploy.onnx_export": (
+        "ExportError",
+        "export_onnx",
+    ),
+    "deploy.onnx_graph": ("OnnxFileError",),
+    "deploy.onnxruntime": (
+        "OnnxRuntime",
+        "RuntimeFailure",
+        "Session",
+        "measure_latency",
+    ),
+    "deploy.tensorrt.buffers": ("TensorRTMissing",),
+    "deploy.tensorrt.build": ("BuildRefused",),
+    "deploy.tensorrt.check": (
+        "AheadReport",
+        "check_ahead_of_time",
+    ),
+    "deploy.tensorrt.engine_file": (
+        "EngineFacts",
+        "EngineMismatch",
+    ),
+    "deploy.tensorrt.inspection": ("LayerPrecision",),
+    "deploy.tensorrt.rules": ("lint_for_tensorrt",),
+    "deploy.tensorrt.runtime": (
+        "TensorRTFailed",
+        "TensorRTRunner",
+        "build_engine",
+        "find_missing_tensorrt",
+        "open_engine",
+    ),
+    "layers.modules": (
+        "Add",
+        "Concat",
+    ),
+    "layers.non_finite": (
+        "DivergedError",
+        "NonFiniteError",
+    ),
+    "layers.report": (
+        "LayerReport",
+        "count_bytes",
+        "describe_layers",
+    ),
+    "layers.serialization": (
+        "frozen_to_bytes",
+        "load_frozen",
+        "load_quantizer_state",
+        "load_weights",
+        "quantizer_state_to_bytes",
+        "weights_to_bytes",
+    ),
+    "lifecycle": (
+        "Prepared",
+        "calibrate",
+        "freeze",
+        "prepare",
+    ),
     "models": ("build_model",),
-    "modules": ("Add", "Concat"),
-    "non_finite": ("DivergedError", "NonFiniteError"),
-    "engine_file": ("EngineFacts", "EngineMismatch"),
-    "engine_layers": ("LayerPrecision",),
-    "gpu_buffers": ("TensorRTMissing",),
-    "onnx_graph": ("OnnxFileError",),
-    "runtime_tensorrt": (
-        *("TensorRTFailed", "TensorRTRunner"),
-        *("build_engine", "find_missing_tensorrt", "open_engine"),
+    "predict": ("predict",),
+    "ptq.calibration": (
+        "Calibration",
+        "collect",
     ),
-    "tensorrt_build": ("BuildRefused",),
-    "tensorrt_rules": ("lint_for_tensorrt",),
-    "trt_check": ("AheadReport", "check_ahead_of_time"),
-    "states": (
-        *("frozen_to_bytes", "load_frozen"),
-        *("load_quantizer_state", "load_weights", "quantizer_state_to_bytes", "weights_to_bytes"),
+    "training.fit": (
+        "Batches",
+        "FitResult",
+        "fit",
     ),
-    "prediction": ("predict",),
-    "runtime_ort": ("OnnxRuntime", "RuntimeFailure", "Session", "measure_latency"),
-    "train": ("Batches", "FitResult", "fit"),
 }
 
 

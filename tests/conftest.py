@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 
 from quantfair.quant import TensorRTMissing
-from quantfair.quant.runtime_tensorrt import load_trt
+from quantfair.quant.deploy.tensorrt.runtime import load_trt
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

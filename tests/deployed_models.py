@@ -8,8 +8,8 @@ from quant_digits import TensorBatches, digits
 from torch import Tensor, nn
 
 from quantfair.quant import ModelSpec, PtqSpec, QatSpec, TrainSpec, build_model, calibrate, fit, freeze, prepare
-from quantfair.quant.fake_quant import FakeQuantize
-from quantfair.quant.modules import quant_layers
+from quantfair.quant.layers.modules import quant_layers
+from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 
 SIDES = {"small_cnn": 8, "nin": 16, "nin_gc": 16, "resnet18": 12, "trident": 34}
 EPOCHS = {"small_cnn": 5, "nin": 5, "nin_gc": 5, "resnet18": 4, "trident": 8}

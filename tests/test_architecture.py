@@ -15,10 +15,10 @@ DOORS_OF_PACKAGES = {
     "plotly": {"results/page/report.py"},
     "playwright": {"results/page/paper_figures.py"},
     # Besides the runtimes: programs that are shipped with a model, which import nothing of ours.
-    "onnxruntime": {"quant/runtime_ort.py", "orchestrator/examples/predict_onnxruntime.py"},
-    "tensorrt": {"quant/runtime_tensorrt.py", "orchestrator/examples/predict_tensorrt.py"},
-    "tensorrt_rtx": {"quant/runtime_tensorrt.py"},
-    "pycuda": {"quant/gpu_buffers.py"},
+    "onnxruntime": {"quant/deploy/onnxruntime.py", "orchestrator/examples/predict_onnxruntime.py"},
+    "tensorrt": {"quant/deploy/tensorrt/runtime.py", "orchestrator/examples/predict_tensorrt.py"},
+    "tensorrt_rtx": {"quant/deploy/tensorrt/runtime.py"},
+    "pycuda": {"quant/deploy/tensorrt/buffers.py"},
 }
 LIGHT_FILES = (
     *("orchestrator/spec.py", "orchestrator/plan.py", "orchestrator/schedule.py", "orchestrator/cli.py"),
@@ -26,8 +26,13 @@ LIGHT_FILES = (
     *("orchestrator/durations.py", "orchestrator/forecast.py", "orchestrator/plan_summary.py"),
     "orchestrator/sweep_schema.py",
     *("orchestrator/request.py", "orchestrator/work.py", "orchestrator/progress.py", "orchestrator/cli_status.py"),
-    *("quant/spec.py", "quant/model_spec.py", "quant/training_spec.py", "datasets/spec.py"),
-    *("quant/targets.py", "quant/tensorrt_rules.py", "quant/runtime_tensorrt.py", "quant/trt_check.py"),
+    *("quant/specs/methods.py", "quant/specs/model.py", "quant/specs/training.py", "datasets/spec.py"),
+    *(
+        "quant/deploy/capabilities.py",
+        "quant/deploy/tensorrt/rules.py",
+        "quant/deploy/tensorrt/runtime.py",
+        "quant/deploy/tensorrt/check.py",
+    ),
 )
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

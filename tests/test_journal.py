@@ -135,7 +135,8 @@ def test_a_killed_trial_leaves_its_log(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
     long = ("seeds=[0]", "quant=[]", "experiments.0.train.epochs=100000")
     words = ("sweep", str(tmp_path / "tiny.toml"), *long, "--executor", "inline", "--store", store.location)
-    code = "import sys, orchestrator.journal as j; j.WRITE_EVERY_S = 0.1; from quantfair.orchestrator.cli import app; app()"
+    code = "import quantfair.orchestrator.journal as j; j.WRITE_EVERY_S = 0.1\n"
+    code += "from quantfair.orchestrator.cli import app; app()"
     process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         while not (logs := list(tmp_path.glob("store/logs/*.log"))) or "epoch 3/" not in logs[0].read_text():

@@ -12,7 +12,7 @@ import pytest
 from deployed_models import NARROW, frozen, last_step
 
 from quantfair.quant import PtqSpec, QatSpec, export_onnx, predict
-from quantfair.quant.runtime_ort import OnnxRuntime
+from quantfair.quant.deploy.onnxruntime import OnnxRuntime
 
 BITS = {"W16A16": (16, 16), "W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
 MATRIX = list(product(NARROW, BITS, ("symmetric", "asymmetric"), ("ptq", "qat")))

@@ -25,8 +25,8 @@ from quantfair.quant import (
     predict_each_layer,
     prepare,
 )
-from quantfair.quant.analysis import quantized_layers
-from quantfair.quant.modules import quantizers
+from quantfair.quant.analysis.layer_noise import quantized_layers
+from quantfair.quant.layers.modules import quantizers
 
 
 def images_of(batches):

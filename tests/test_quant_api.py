@@ -26,8 +26,8 @@ from quantfair.quant import (
     quantizer_state_to_bytes,
     weights_to_bytes,
 )
-from quantfair.quant.fake_quant import FakeQuantize
-from quantfair.quant.modules import QuantLayer, quant_layers, quantizers
+from quantfair.quant.layers.modules import QuantLayer, quant_layers, quantizers
+from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 
 PTQ = PtqSpec(method="ptq")
 CONTROL = Fp32FtSpec(method="fp32_ft", epochs=1, lr=0.001)

@@ -14,11 +14,11 @@ from quant_digits import EXAMPLE, TRAIN, trained_model
 from torch import nn
 
 from quantfair.quant import Calibration, NonFiniteError, PtqSpec, QatSpec, calibrate, collect, freeze, prepare
-from quantfair.quant.fake_quant import FakeQuantize
-from quantfair.quant.histogram import BINS
-from quantfair.quant.modules import Add, quantizers
-from quantfair.quant.observers import EMA_MOMENTUM, Seen, activation_range
-from quantfair.quant.qparams import TensorSpec
+from quantfair.quant.layers.modules import Add, quantizers
+from quantfair.quant.quantizer.fake_quantize import FakeQuantize
+from quantfair.quant.quantizer.histogram import BINS
+from quantfair.quant.quantizer.observers import EMA_MOMENTUM, Seen, activation_range
+from quantfair.quant.quantizer.qparams import TensorSpec
 
 OBSERVERS = ["minmax", "ema", "percentile", "mse", "kl"]
 SIXTEEN = PtqSpec(method="ptq", weight_bits=16, act_bits=16, quantize_adds=True)

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from quantfair.quant import ModelSpec, build_model, curvature, measure_curvature
-from quantfair.quant.curvature import N_PROBES
+from quantfair.quant import ModelSpec, build_model, measure_curvature
+from quantfair.quant.analysis import curvature
+from quantfair.quant.analysis.curvature import N_PROBES
 
 
 def make_case(seed: int = 0) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:

@@ -27,8 +27,8 @@ from quantfair.quant import (
     predict,
     prepare,
 )
-from quantfair.quant.modules import quant_layers
-from quantfair.quant.runtime_ort import OnnxRuntime
+from quantfair.quant.deploy.onnxruntime import OnnxRuntime
+from quantfair.quant.layers.modules import quant_layers
 
 NAMES = ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")
 TYPES: dict[str, int] = {name: TensorProto.DataType.Value(name) for name in NAMES}

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantfair.quant.fake_quant import MODES, FakeQuantize, fake_quantize
-from quantfair.quant.observers import Seen, activation_range, weight_range
-from quantfair.quant.qparams import TensorSpec, choose_qparams
-from quantfair.quant.spec import SEARCHING
+from quantfair.quant.quantizer.fake_quantize import MODES, FakeQuantize, fake_quantize
+from quantfair.quant.quantizer.observers import Seen, activation_range, weight_range
+from quantfair.quant.quantizer.qparams import TensorSpec, choose_qparams
+from quantfair.quant.specs.methods import SEARCHING
 
 BITS = [2, 3, 4, 6, 8, 12, 16]
 SCHEMES = ["symmetric", "asymmetric"]

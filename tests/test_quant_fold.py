@@ -6,8 +6,8 @@ import torchvision
 from torch import nn
 
 from quantfair.quant import PtqSpec, describe_layers, prepare
-from quantfair.quant.fold import find_bn_pairs, fold_batchnorm
-from quantfair.quant.modules import QUANTIZED, swap
+from quantfair.quant.layers.bn_fold import find_bn_pairs, fold_batchnorm
+from quantfair.quant.layers.modules import QUANTIZED, swap
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

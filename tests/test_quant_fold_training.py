@@ -29,8 +29,8 @@ from quantfair.quant import (
     prepare,
     weights_to_bytes,
 )
-from quantfair.quant.fake_quant import fake_quantize
-from quantfair.quant.modules import QuantLayer, quant_layers, quantizers
+from quantfair.quant.layers.modules import QuantLayer, quant_layers, quantizers
+from quantfair.quant.quantizer.fake_quantize import fake_quantize
 
 FOLDS = ["fold", "fold_calibrated"]
 GRANULARITIES = ["per_tensor", "per_channel"]

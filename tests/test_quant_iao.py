@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from quantfair.quant import Add, ModelSpec, PtqSpec, QatSpec, build_model, calibrate, freeze, prepare
-from quantfair.quant.iao import IaoQuantizer, IaoTensorSpec, kth_magnitude, observe, round_half_away
-from quantfair.quant.iao_layers import IaoConv2d
-from quantfair.quant.modules import bypassed, quant_layers
+from quantfair.quant.iao.layers import IaoConv2d
+from quantfair.quant.iao.quantizer import IaoQuantizer, IaoTensorSpec, kth_magnitude, observe, round_half_away
+from quantfair.quant.layers.modes import bypassed
+from quantfair.quant.layers.modules import quant_layers
 
 EPS = 1.1920929e-07
 X = torch.tensor([-1, -0.6, -0.25, 0, 0.1, 0.37, 0.9, 2])

@@ -30,9 +30,9 @@ from quantfair.quant import (
     quantizer_state_to_bytes,
     weights_to_bytes,
 )
-from quantfair.quant.iao import IaoQuantizer
-from quantfair.quant.iao_layers import IaoConv2d
-from quantfair.quant.modules import quantizers
+from quantfair.quant.iao.layers import IaoConv2d
+from quantfair.quant.iao.quantizer import IaoQuantizer
+from quantfair.quant.layers.modules import quantizers
 
 PTQ = PtqSpec(method="ptq", preset="iao", act_observer="percentile", percentile=0.9999)
 QAT = QatSpec(method="qat", preset="iao", epochs=2, lr=0.001)

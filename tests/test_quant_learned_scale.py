@@ -11,10 +11,15 @@ from quant_digits import EXAMPLE, TEST, TRAIN, VAL, trained_model
 from torch import Tensor, nn
 
 from quantfair.quant import QatSpec, TrainSpec, calibrate, fit, freeze, predict, prepare
-from quantfair.quant.fake_quant import FakeQuantize, fake_quantize, fused_fake_quantize, learned_fake_quantize
-from quantfair.quant.modules import quant_layers, quantizers
-from quantfair.quant.optimization import make_optimizer, set_learning_rate
-from quantfair.quant.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
+from quantfair.quant.layers.modules import quant_layers, quantizers
+from quantfair.quant.quantizer.fake_quantize import (
+    FakeQuantize,
+    fake_quantize,
+    fused_fake_quantize,
+    learned_fake_quantize,
+)
+from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
+from quantfair.quant.training.optimizer import make_optimizer, set_learning_rate
 
 BOUNDS = {"symmetric": (-8, 7), "unsigned": (0, 15), "asymmetric": (0, 15), "8 bits": (-127, 127)}
 
@@ -326,7 +331,7 @@ def test_the_fused_kernel_takes_a_scale_that_was_learned(monkeypatch):
     model = calibrated(qat(weight_bits=4))
     expected = logits_of(model)
     freeze(model)
-    monkeypatch.setattr("quantfair.quant.fake_quant.fake_quantize", fused_fake_quantize)
+    monkeypatch.setattr("quantfair.quant.quantizer.fake_quantize.fake_quantize", fused_fake_quantize)
     images_NCHW = TEST.images_NCHW[:64].clone().requires_grad_()
     logits = model.eval()(images_NCHW)
     logits.sum().backward()

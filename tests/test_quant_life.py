@@ -24,9 +24,9 @@ from quantfair.quant import (
     predict,
     prepare,
 )
-from quantfair.quant.fake_quant import FakeQuantize
-from quantfair.quant.modules import QuantLayer, quant_layers, quantizers
-from quantfair.quant.optimization import make_optimizer, set_learning_rate
+from quantfair.quant.layers.modules import QuantLayer, quant_layers, quantizers
+from quantfair.quant.quantizer.fake_quantize import FakeQuantize
+from quantfair.quant.training.optimizer import make_optimizer, set_learning_rate
 
 KINDS: dict[str, dict[str, Any]] = {
     "follow": {},

@@ -11,7 +11,7 @@ from quant_digits import same_state
 from torch import Tensor, nn
 
 from quantfair.quant import ModelSpec, PtqSpec, build_model, calibrate, describe_layers, freeze, predict, prepare
-from quantfair.quant.model_spec import MODELS, WIDTHS
+from quantfair.quant.specs.model import MODELS, WIDTHS
 
 FACES = {"age": 9, "gender": 2, "ethnicity": 5}
 # name, input (channels, side), classes, parameters, layers to quantize, batch norms to fold

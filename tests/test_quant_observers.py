@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantfair.quant.observers import Seen, activation_range, extremes, follow, upper_quantile, weight_range
-from quantfair.quant.qparams import TensorSpec
+from quantfair.quant.quantizer.observers import Seen, activation_range, extremes, follow, upper_quantile, weight_range
+from quantfair.quant.quantizer.qparams import TensorSpec
 
 
 def make_spec(role: Any, observer: str, *, percentile=0.99, axis=None, bits=8, **changes) -> TensorSpec:

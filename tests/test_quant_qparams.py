@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from quantfair.quant.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
-from quantfair.quant.spec import PtqSpec
+from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
+from quantfair.quant.specs.methods import PtqSpec
 
 
 def weight_spec(**settings) -> TensorSpec:

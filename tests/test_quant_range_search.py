@@ -6,9 +6,9 @@ import scipy.stats
 import torch
 
 from quantfair.quant import PtqSpec, QatSpec
-from quantfair.quant.observers import Seen, activation_range, weight_range
-from quantfair.quant.qparams import TensorSpec, choose_qparams
-from quantfair.quant.range_search import N_CANDIDATES, _without_zeros
+from quantfair.quant.quantizer.observers import Seen, activation_range, weight_range
+from quantfair.quant.quantizer.qparams import TensorSpec, choose_qparams
+from quantfair.quant.quantizer.range_search import N_CANDIDATES, _without_zeros
 
 GRIDS = ["signed", "unsigned", "asymmetric"]
 

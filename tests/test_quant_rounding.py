@@ -13,7 +13,6 @@ from quantfair.quant import (
     PtqSpec,
     calibrate,
     collect,
-    corrections,
     describe_layers,
     freeze,
     load_quantizer_state,
@@ -23,10 +22,11 @@ from quantfair.quant import (
     quantizer_state_to_bytes,
     weights_to_bytes,
 )
-from quantfair.quant.fake_quant import FakeQuantize
-from quantfair.quant.modules import QuantLayer, quant_layers, swap
-from quantfair.quant.patches import input_rows, weight_matrix, weight_of_matrix
-from quantfair.quant.rounding import Candidates, OutputError, choose_rounding
+from quantfair.quant.layers.modules import QuantLayer, quant_layers, swap
+from quantfair.quant.ptq import corrections
+from quantfair.quant.ptq.adaround import Candidates, OutputError, choose_rounding
+from quantfair.quant.ptq.unfold import input_rows, weight_matrix, weight_of_matrix
+from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 
 IMAGES = list(TRAIN.images_NCHW.split(64))
 KINDS = {

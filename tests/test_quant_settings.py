@@ -22,10 +22,10 @@ from quantfair.quant import (
     freeze,
     prepare,
 )
-from quantfair.quant.describe import LayerReport
-from quantfair.quant.fake_quant import FakeQuantize
-from quantfair.quant.layer_settings import settings_by_layer
-from quantfair.quant.modules import QuantAdd, QuantConcat, quantizers
+from quantfair.quant.layers.modules import QuantAdd, QuantConcat, quantizers
+from quantfair.quant.layers.report import LayerReport
+from quantfair.quant.layers.settings import settings_by_layer
+from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 
 LAYERS = ["features.block1.conv", "features.block2.conv", "features.block3.conv", "classifier"]
 

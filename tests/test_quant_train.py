@@ -25,11 +25,11 @@ from quantfair.quant import (
     predict,
     prepare,
 )
-from quantfair.quant.fake_quant import FakeQuantize
-from quantfair.quant.modules import quant_layers, quantizers
-from quantfair.quant.non_finite import find_non_finite
-from quantfair.quant.optimization import learning_rate
-from quantfair.quant.training_spec import Recipe
+from quantfair.quant.layers.modules import quant_layers, quantizers
+from quantfair.quant.layers.non_finite import find_non_finite
+from quantfair.quant.quantizer.fake_quantize import FakeQuantize
+from quantfair.quant.specs.training import Recipe
+from quantfair.quant.training.optimizer import learning_rate
 
 CUDNN_CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
 SPEC = TrainSpec(epochs=2, lr=0.003)

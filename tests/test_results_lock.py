@@ -102,7 +102,8 @@ def test_asking_for_the_driver_keeps_none_from_starting(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
     with store.locked():
         pass
-    code = f"from quantfair.results import Store\ns = Store.open({str(tmp_path)!r})\nprint(flush=True)\nwhile True: s.find_driver()"
+    code = f"from quantfair.results import Store\ns = Store.open({str(tmp_path)!r})\n"
+    code += "print(flush=True)\nwhile True: s.find_driver()"
     asking = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert asking.stdout is not None
     asking.stdout.readline()

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 from qdq_graphs import ACCEPTED, CONV, INT4, REFUSED, GraphMaker, make_convnet, make_layer, make_matmul
 
 from quantfair.quant import OnnxFileError, lint_for_tensorrt
-from quantfair.quant.onnx_graph import Graph, read_onnx, weighted_layers
-from quantfair.quant.tensorrt_rules import RULES
+from quantfair.quant.deploy.onnx_graph import Graph, read_onnx, weighted_layers
+from quantfair.quant.deploy.tensorrt.rules import RULES
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

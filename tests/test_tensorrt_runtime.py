@@ -22,11 +22,11 @@ from quantfair.quant import (
     build_engine,
     open_engine,
 )
-from quantfair.quant import runtime_tensorrt as runtime
-from quantfair.quant.engine_file import Machine, facts_path, read_engine, sha256_of, write_engine
-from quantfair.quant.engine_layers import compare_precisions, find_faults, parse_inspector
-from quantfair.quant.gpu_buffers import PycudaBuffers
-from quantfair.quant.onnx_graph import Graph, weighted_layers
+from quantfair.quant.deploy.onnx_graph import Graph, weighted_layers
+from quantfair.quant.deploy.tensorrt import runtime
+from quantfair.quant.deploy.tensorrt.buffers import PycudaBuffers
+from quantfair.quant.deploy.tensorrt.engine_file import Machine, facts_path, read_engine, sha256_of, write_engine
+from quantfair.quant.deploy.tensorrt.inspection import compare_precisions, find_faults, parse_inspector
 
 HERE = Machine("10.13.0", "8.6", "RTX 3090")
 PROFILE = ((1, 3, 16, 16), (8, 3, 16, 16), (8, 3, 16, 16))
@@ -86,7 +86,7 @@ def test_a_writer_that_fails_leaves_nothing_under_the_final_name(
     def fail(_: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("quantfair.quant.files.os.fsync", fail)
+    monkeypatch.setattr("quantfair.quant.deploy.tensorrt.engine_file.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_engine(tmp_path / "m.engine", b"plan", facts())
     assert list(tmp_path.iterdir()) == []
@@ -266,7 +266,7 @@ class FakeTrt:
 
 
 def fake_runner(refuses: str = "") -> TensorRTRunner:
-    from quantfair.quant.tensorrt_build import _logger
+    from quantfair.quant.deploy.tensorrt.build import _logger
 
     buffers = FakeBuffers()
     context = FakeContext(buffers, lambda: _logger(FakeTrt), refuses)

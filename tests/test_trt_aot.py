@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from quantfair.orchestrator.cli import app
 from quantfair.quant import TensorRTFailed, check_ahead_of_time, find_missing_tensorrt
-from quantfair.quant.engine_layers import compare_precisions, find_faults
-from quantfair.quant.onnx_graph import Graph, weighted_layers
-from quantfair.quant.runtime_tensorrt import load_plan
-from quantfair.quant.tensorrt_build import Build, BuildRefused, build_plan
+from quantfair.quant.deploy.onnx_graph import Graph, weighted_layers
+from quantfair.quant.deploy.tensorrt.build import Build, BuildRefused, build_plan
+from quantfair.quant.deploy.tensorrt.inspection import compare_precisions, find_faults
+from quantfair.quant.deploy.tensorrt.runtime import load_plan
 
 pytestmark = pytest.mark.trt_aot
 

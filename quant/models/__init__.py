@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from quantfair.quant.model_spec import MODELS, MULTI_HEAD, WIDTHS, ModelSpec
-from quantfair.quant.models.elsewhere import build_by_factory, build_torchvision
-from quantfair.quant.weights import load_own_weights
+from quantfair.quant.models.external import build_by_factory, build_torchvision
+from quantfair.quant.models.weights import load_own_weights
+from quantfair.quant.specs.model import MODELS, MULTI_HEAD, WIDTHS, ModelSpec
 
 
 def build_model(

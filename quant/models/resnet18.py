@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from quantfair.quant.layers.modules import Add
 from quantfair.quant.models.layers import check_sides, initialize
-from quantfair.quant.modules import Add
 
 SMALLEST_SIDE = 9  # three strides of 2 leave 2 x 2, so that batch norm has statistics even in a batch of one
 

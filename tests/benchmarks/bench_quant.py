@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from quantfair.quant import ModelSpec, PtqSpec, QatSpec, build_model, calibrate, collect, freeze, prepare
-from quantfair.quant.fake_quant import fake_quantize
+from quantfair.quant.quantizer.fake_quantize import fake_quantize
 
 REPEATS = 21
 

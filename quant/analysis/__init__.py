@@ -1,0 +1,1 @@
+"""What quantization did inside the network."""

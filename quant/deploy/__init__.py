@@ -1,0 +1,1 @@
+"""The exported model and the runtimes that run it."""

@@ -1,0 +1,1 @@
+"""TensorRT: its rules, its engines, and what runs them."""

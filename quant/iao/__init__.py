@@ -1,0 +1,1 @@
+"""The preset `iao`: the arithmetic of the original scripts."""

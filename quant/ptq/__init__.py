@@ -1,0 +1,1 @@
+"""Quantization after training: calibration, and the corrections that follow it."""

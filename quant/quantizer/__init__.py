@@ -1,0 +1,1 @@
+"""From observed values to a grid, and the grid itself."""

@@ -1,0 +1,1 @@
+"""Settings as frozen values; no torch."""

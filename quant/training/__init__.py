@@ -1,0 +1,1 @@
+"""Training of the float model, of QAT and of its control."""
