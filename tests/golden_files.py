@@ -25,12 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from html_page import Page
 
-from datasets import DatasetSpec, load_dataset
-from orchestrator.plan import PlannedTrial, make_plan
-from orchestrator.repair import report_what_is_left
-from orchestrator.spec import SweepSpec, load_sweep
-from orchestrator.sweep_file import built_in_sweeps
-from results import Store, import_groups
+from quantfair.datasets import DatasetSpec, load_dataset
+from quantfair.orchestrator.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.repair import report_what_is_left
+from quantfair.orchestrator.spec import SweepSpec, load_sweep
+from quantfair.orchestrator.sweep_file import built_in_sweeps
+from quantfair.results import Store, import_groups
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 MADE_SWEEPS = ("every_experiment", "every_quantization")  # files in `golden/`; the others are built in

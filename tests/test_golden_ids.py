@@ -20,10 +20,10 @@ from golden_files import (
 )
 from pydantic import BaseModel
 
-from datasets import DatasetSpec
-from quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
-from quant.model_spec import Preprocess
-from quant.spec import LayerOverride
+from quantfair.datasets import DatasetSpec
+from quantfair.quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
+from quantfair.quant.specs.methods import LayerOverride
+from quantfair.quant.specs.model import Preprocess
 
 # A value that no plan can hold, by class and field.
 NEVER_PLANNED = {("PtqSpec", "weight_observer", "ema")}  # PTQ sees weights once, so its ema is minmax

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from golden_files import FLOAT32_COLUMNS, GOLDEN, derive_golden, describe_page, find_differences, list_tables
 
-from results import TABLES, Store
+from quantfair.results import TABLES, Store
 
 GOLDEN_TABLES = sorted(path.stem for path in (GOLDEN / "tables").iterdir())
 
