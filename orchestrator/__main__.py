@@ -5,6 +5,6 @@ from .checkout import use_checkout
 if __name__ == "__main__":
     use_checkout()
 
-    from quantfair.orchestrator.cli import app
+    from quantfair.orchestrator.commands.app import app
 
     app(prog_name="python -m orchestrator")

@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 from html_page import Page
 
 from quantfair.datasets import DatasetSpec, load_dataset
-from quantfair.orchestrator.plan import PlannedTrial, make_plan
-from quantfair.orchestrator.repair import report_what_is_left
-from quantfair.orchestrator.spec import SweepSpec, load_sweep
-from quantfair.orchestrator.sweep_file import built_in_sweeps
+from quantfair.orchestrator.config.spec import SweepSpec, load_sweep
+from quantfair.orchestrator.config.sweep_file import built_in_sweeps
+from quantfair.orchestrator.executors.recovery import report_what_is_left
+from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
 from quantfair.results import Store, import_groups
 
 GOLDEN = Path(__file__).resolve().parent / "golden"

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from quantfair.datasets import find_dataset_id
-from quantfair.orchestrator.manifest import make_manifest
-from quantfair.orchestrator.plan import PlannedTrial, make_plan
-from quantfair.orchestrator.spec import Resources, parse_sweep
-from quantfair.orchestrator.trial import run_trial
+from quantfair.orchestrator.config.spec import Resources, parse_sweep
+from quantfair.orchestrator.planning.manifest import make_manifest
+from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.trials.run import run_trial
 from quantfair.results import Store, build_tables
 
 

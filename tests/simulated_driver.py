@@ -13,14 +13,14 @@ from collections.abc import Callable
 import ray
 import typer
 
-from quantfair.orchestrator import executor_preflight as preflight
-from quantfair.orchestrator.executor_ray import run_ray
-from quantfair.orchestrator.exit_codes import exit_codes
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.progress import ProgressLines
-from quantfair.orchestrator.request import make_queue, read_request
-from quantfair.orchestrator.spec import Resources, Retry
-from quantfair.orchestrator.work import Outcome
+from quantfair.orchestrator.commands.exit_codes import exit_codes
+from quantfair.orchestrator.config.spec import Resources, Retry
+from quantfair.orchestrator.executors import ray_preflight as preflight
+from quantfair.orchestrator.executors.progress import ProgressLines
+from quantfair.orchestrator.executors.ray_tune import run_ray
+from quantfair.orchestrator.planning.plan import PlannedTrial
+from quantfair.orchestrator.planning.request import make_queue, read_request
+from quantfair.orchestrator.trials.outcome import Outcome
 from quantfair.results import Store
 
 asked = json.loads(sys.argv[1])

@@ -19,14 +19,15 @@ import numpy as np
 from ray import cloudpickle
 
 from quantfair.datasets import load_dataset
-from quantfair.orchestrator.evaluation import list_evaluated, score, write_samples
-from quantfair.orchestrator.executor_inline import run_inline
-from quantfair.orchestrator.manifest import make_manifest
-from quantfair.orchestrator.plan import PlannedTrial, make_plan
-from quantfair.orchestrator.progress import Progress
-from quantfair.orchestrator.request import make_queue, read_request
-from quantfair.orchestrator.spec import Resources, Retry, SweepSpec, parse_sweep
-from quantfair.orchestrator.work import Outcome, RunTrial
+from quantfair.orchestrator.config.spec import Resources, Retry, SweepSpec, parse_sweep
+from quantfair.orchestrator.executors.events import RunTrial
+from quantfair.orchestrator.executors.inline import run_inline
+from quantfair.orchestrator.executors.progress import Progress
+from quantfair.orchestrator.planning.manifest import make_manifest
+from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.planning.request import make_queue, read_request
+from quantfair.orchestrator.trials.evaluation import list_evaluated, score, write_samples
+from quantfair.orchestrator.trials.outcome import Outcome
 from quantfair.results import Store, make_predictions
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file

@@ -15,17 +15,27 @@ DOORS_OF_PACKAGES = {
     "plotly": {"results/page/report.py"},
     "playwright": {"results/page/paper_figures.py"},
     # Besides the runtimes: programs that are shipped with a model, which import nothing of ours.
-    "onnxruntime": {"quant/deploy/onnxruntime.py", "orchestrator/examples/predict_onnxruntime.py"},
-    "tensorrt": {"quant/deploy/tensorrt/runtime.py", "orchestrator/examples/predict_tensorrt.py"},
+    "onnxruntime": {"quant/deploy/onnxruntime.py", "orchestrator/shipped/predict_onnxruntime.py"},
+    "tensorrt": {"quant/deploy/tensorrt/runtime.py", "orchestrator/shipped/predict_tensorrt.py"},
     "tensorrt_rtx": {"quant/deploy/tensorrt/runtime.py"},
     "pycuda": {"quant/deploy/tensorrt/buffers.py"},
 }
 LIGHT_FILES = (
-    *("orchestrator/spec.py", "orchestrator/plan.py", "orchestrator/schedule.py", "orchestrator/cli.py"),
-    *("orchestrator/request.py", "orchestrator/work.py", "orchestrator/sweep_file.py"),
-    *("orchestrator/durations.py", "orchestrator/forecast.py", "orchestrator/plan_summary.py"),
-    "orchestrator/sweep_schema.py",
-    *("orchestrator/request.py", "orchestrator/work.py", "orchestrator/progress.py", "orchestrator/cli_status.py"),
+    *(
+        "orchestrator/config/spec.py",
+        "orchestrator/planning/plan.py",
+        "orchestrator/planning/bundle_queue.py",
+        "orchestrator/commands/app.py",
+    ),
+    *("orchestrator/planning/request.py", "orchestrator/executors/events.py", "orchestrator/config/sweep_file.py"),
+    *("orchestrator/planning/durations.py", "orchestrator/planning/forecast.py", "orchestrator/commands/plan.py"),
+    "orchestrator/config/json_schema.py",
+    *(
+        "orchestrator/planning/request.py",
+        "orchestrator/executors/events.py",
+        "orchestrator/executors/progress.py",
+        "orchestrator/commands/status.py",
+    ),
     *("quant/specs/methods.py", "quant/specs/model.py", "quant/specs/training.py", "datasets/spec.py"),
     *(
         "quant/deploy/capabilities.py",

@@ -22,8 +22,8 @@ from cluster_nodes import LIMIT_S, ROOT, environment, own_folder
 from processes import wait_until
 from test_sweep import SWEEP
 
-from quantfair.orchestrator.cli import sweep
-from quantfair.orchestrator.spec import load_sweep
+from quantfair.orchestrator.commands.app import sweep
+from quantfair.orchestrator.config.spec import load_sweep
 from quantfair.results import Store
 
 FOLDER = ROOT / "orchestrator" / "cluster"

@@ -29,7 +29,7 @@ from processes import wait_until
 from ray._private.services import get_node_ip_address
 from test_sweep import SWEEP
 
-from quantfair.orchestrator.executor_preflight import probe_machine
+from quantfair.orchestrator.executors.ray_preflight import probe_machine
 from quantfair.results import Store
 
 pytestmark = pytest.mark.alone
@@ -147,8 +147,8 @@ def test_a_node_without_the_keys_of_a_store_says_so(tmp_path: Path, monkeypatch:
     ],
 )
 def test_an_address_without_a_cluster_is_refused_at_once(address: str, message: str, tmp_path: Path) -> None:
-    from quantfair.orchestrator.executor_cluster import connect
-    from quantfair.orchestrator.problems import RequestError
+    from quantfair.orchestrator.config.errors import RequestError
+    from quantfair.orchestrator.executors.ray_cluster import connect
 
     escaped = message.replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(RequestError, match=f"`--address` {escaped}"):

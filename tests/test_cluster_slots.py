@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # type: ignore[attr-defined]
 
-from quantfair.orchestrator import executor_cluster
-from quantfair.orchestrator.executor_cluster import NO_LIMIT, Node, count_slots, find_node_types, n_slots, reserve
-from quantfair.orchestrator.spec import Resources, ResourcesByMethod
+from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
+from quantfair.orchestrator.executors import ray_cluster as executor_cluster
+from quantfair.orchestrator.executors.ray_cluster import NO_LIMIT, Node, count_slots, find_node_types, n_slots, reserve
 
 A100 = {"CPU": 8.0, "GPU": 2.0, "memory": 16e9, "accelerator_type:A100": 1.0}
 NODE = Node("n", A100, {"pool": "gpu", "ray.io/node-id": "1"})

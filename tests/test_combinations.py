@@ -14,10 +14,10 @@ from test_sweep import Said, rows_of, run
 from torchvision.transforms.v2 import functional as v2
 
 from quantfair.datasets import DatasetSpec, load_dataset
-from quantfair.orchestrator import trial as trial_module
-from quantfair.orchestrator.combinations import find_misfits
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.spec import load_sweep
+from quantfair.orchestrator.config.compatibility import find_misfits
+from quantfair.orchestrator.config.spec import load_sweep
+from quantfair.orchestrator.planning.plan import PlannedTrial
+from quantfair.orchestrator.trials import run as trial_module
 from quantfair.quant import Calibration, Fp32Spec, ModelSpec, PtqSpec, TrainSpec, build_model, predict
 from quantfair.results import Store
 

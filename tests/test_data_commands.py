@@ -7,7 +7,7 @@ import pytest
 from data_files import write_csv
 from typer.testing import CliRunner, Result
 
-from quantfair.orchestrator.cli import app
+from quantfair.orchestrator.commands.app import app
 
 
 def run(*words: str) -> Result:

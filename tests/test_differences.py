@@ -13,7 +13,7 @@ from simulated_sweep import GROUP_NAMES, GROUP_SIZES, make_store
 from statsmodels.stats.proportion import confint_proportions_2indep
 from typer.testing import CliRunner
 
-from quantfair.orchestrator.cli import app
+from quantfair.orchestrator.commands.app import app
 from quantfair.results import Store, StoreError, compare_stores, derive
 from quantfair.results.schema import PREDICTIONS
 from quantfair.results.statistics.intervals import drop_interval

@@ -16,12 +16,12 @@ import ray.cloudpickle
 from ray.util.state import list_actors
 from test_plan import plan_of
 
-from quantfair.orchestrator.executor_ray import run_ray
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.progress import Progress
-from quantfair.orchestrator.schedule import BundleQueue
-from quantfair.orchestrator.spec import Resources, ResourcesByMethod, Retry
-from quantfair.orchestrator.work import Outcome
+from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod, Retry
+from quantfair.orchestrator.executors.progress import Progress
+from quantfair.orchestrator.executors.ray_tune import run_ray
+from quantfair.orchestrator.planning.bundle_queue import BundleQueue
+from quantfair.orchestrator.planning.plan import PlannedTrial
+from quantfair.orchestrator.trials.outcome import Outcome
 from quantfair.results import Store
 
 

@@ -15,20 +15,20 @@ from ray.tune.search import Searcher
 from test_plan import plan_of
 from test_sweep import ROOT, SWEEP, run
 
-from quantfair.orchestrator.executor_ray import MAX_STILLBORN, PlanSearcher
-from quantfair.orchestrator.executor_worker import unpack
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.progress import EVERY_S, ProgressLines
-from quantfair.orchestrator.schedule import BundleQueue
-from quantfair.orchestrator.spec import ResourcesByMethod, Retry
-from quantfair.orchestrator.work import Outcome
+from quantfair.orchestrator.config.spec import ResourcesByMethod, Retry
+from quantfair.orchestrator.executors.progress import EVERY_S, ProgressLines
+from quantfair.orchestrator.executors.ray_tune import MAX_STILLBORN, PlanSearcher
+from quantfair.orchestrator.executors.ray_worker import unpack
+from quantfair.orchestrator.planning.bundle_queue import BundleQueue
+from quantfair.orchestrator.planning.plan import PlannedTrial
+from quantfair.orchestrator.trials.outcome import Outcome
 from quantfair.results import Store
 
 
 @pytest.fixture
 def searcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanSearcher:
     """One on a single slot, with the sixteen children of a finished stage to hand out."""
-    monkeypatch.setattr("quantfair.orchestrator.executor_ray.count_slots", lambda resources, methods: 1)
+    monkeypatch.setattr("quantfair.orchestrator.executors.ray_tune.count_slots", lambda resources, methods: 1)
     plan = plan_of("seeds=[0]")
     queue = BundleQueue(plan[1:], done=[plan[0].trial_id], resources=ResourcesByMethod())
     progress = ProgressLines(queue, before={("fp32", "ok"): 1}, quiet=True)
@@ -174,7 +174,7 @@ LONG = ("seeds=[0]", "quant=[]", "experiments.0.train.epochs=%d")
 
 
 def test_inline_a_long_training_is_heard_of_epoch_by_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantfair.orchestrator.progress.EVERY_S", 0.0)
+    monkeypatch.setattr("quantfair.orchestrator.executors.progress.EVERY_S", 0.0)
     file = tmp_path / "tiny.toml"
     file.write_text(SWEEP)
     words = (str(file), *LONG[:2], LONG[2] % 5, "--store", str(tmp_path / "store"))

@@ -10,11 +10,11 @@ from test_plan import plan_of
 from test_schedule import queue_of
 from test_sweep import ROOT, run
 
-from quantfair.orchestrator.forecast import ImagesOf, Machine, estimate_bytes, forecast, guess_bytes, measure_trials
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.plan_summary import say_bytes
-from quantfair.orchestrator.schedule import BundleQueue
-from quantfair.orchestrator.spec import Resources, ResourcesByMethod
+from quantfair.orchestrator.commands.plan import say_bytes
+from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
+from quantfair.orchestrator.planning.bundle_queue import BundleQueue
+from quantfair.orchestrator.planning.forecast import Machine, estimate_bytes, forecast, guess_bytes, measure_trials
+from quantfair.orchestrator.planning.plan import ImagesOf, PlannedTrial
 from quantfair.results import Store
 
 
@@ -89,7 +89,7 @@ def test_amounts_are_said_in_units_for_people(said: str, expected: str) -> None:
 def test_plan_of_ten_thousand_trials_is_short_and_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     words = ["plan", "quickstart", f"seeds={list(range(590))}", "--store", str(tmp_path / "none")]
     code = (
-        "import sys; from quantfair.orchestrator.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "import sys; from quantfair.orchestrator.commands.app import app; app(sys.argv[1:], standalone_mode=False); "
         "print([name for name in ('torch', 'ray', 'plotly') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, *words]

@@ -8,8 +8,8 @@ import pytest
 from test_plan import plan_of
 
 from quantfair.datasets import DatasetSpec
-from quantfair.orchestrator.plan import PlannedTrial, make_plan
-from quantfair.orchestrator.spec import SweepHead, load_sweep
+from quantfair.orchestrator.config.spec import SweepHead, load_sweep
+from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
 from quantfair.quant import Fp32FtSpec, ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 

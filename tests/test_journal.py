@@ -13,8 +13,8 @@ import pytest
 from test_sweep import ROOT, SWEEP, run
 
 from quantfair.datasets import DatasetSpec, load_dataset
-from quantfair.orchestrator.evaluation import LargestDrop, find_largest_drop
-from quantfair.orchestrator.journal import Journal
+from quantfair.orchestrator.trials.evaluation import LargestDrop, find_largest_drop
+from quantfair.orchestrator.trials.log import Journal
 from quantfair.results import MIN_RANKED, Store, WriteError
 
 GROUPS = ("label", "group", "label*group")
@@ -93,7 +93,7 @@ def test_a_log_says_which_trial_ran_where_and_with_what_and_stamps_every_line(st
 
 
 def test_a_log_is_written_at_the_start_while_it_grows_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantfair.orchestrator.journal.WRITE_EVERY_S", 0.02)
+    monkeypatch.setattr("quantfair.orchestrator.trials.log.WRITE_EVERY_S", 0.02)
     written: list[str] = []
     journal = Journal(print, ["head"])
     with journal.kept_by(written.append):
@@ -135,8 +135,8 @@ def test_a_killed_trial_leaves_its_log(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
     long = ("seeds=[0]", "quant=[]", "experiments.0.train.epochs=100000")
     words = ("sweep", str(tmp_path / "tiny.toml"), *long, "--executor", "inline", "--store", store.location)
-    code = "import quantfair.orchestrator.journal as j; j.WRITE_EVERY_S = 0.1\n"
-    code += "from quantfair.orchestrator.cli import app; app()"
+    code = "import quantfair.orchestrator.trials.log as j; j.WRITE_EVERY_S = 0.1\n"
+    code += "from quantfair.orchestrator.commands.app import app; app()"
     process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         while not (logs := list(tmp_path.glob("store/logs/*.log"))) or "epoch 3/" not in logs[0].read_text():

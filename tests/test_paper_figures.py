@@ -9,7 +9,7 @@ import pytest
 from simulated_sweep import make_store
 from typer.testing import CliRunner
 
-from quantfair.orchestrator.cli import app
+from quantfair.orchestrator.commands.app import app
 from quantfair.results import derive, draw_figure
 from quantfair.results.page.paper_figures import VARIABLE, FigureError
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from quantfair.orchestrator.plan import PlannedTrial, find_state, make_plan
-from quantfair.orchestrator.spec import load_sweep
+from quantfair.orchestrator.config.spec import load_sweep
+from quantfair.orchestrator.planning.plan import PlannedTrial, find_state, make_plan
 from quantfair.results.configurations import name_configurations, order_trials
 from quantfair.results.rows import table_of
 from quantfair.results.schema import TRIALS

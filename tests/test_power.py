@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from quantfair.orchestrator.cli import app
+from quantfair.orchestrator.commands.app import app
 from quantfair.results import minimum_detectable_drop, minimum_detectable_excess
 
 

@@ -18,12 +18,13 @@ from rich.console import Console
 from test_plan import plan_of
 from test_sweep import ROOT, SWEEP, run
 
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.progress import Progress, ProgressLines, format_s
-from quantfair.orchestrator.progress_table import MOST_RUNNING, ProgressTable
-from quantfair.orchestrator.schedule import BundleQueue
-from quantfair.orchestrator.spec import ResourcesByMethod
-from quantfair.orchestrator.work import Outcome
+from quantfair.orchestrator.config.spec import ResourcesByMethod
+from quantfair.orchestrator.executors.progress import Progress, ProgressLines
+from quantfair.orchestrator.executors.progress_table import MOST_RUNNING, ProgressTable
+from quantfair.orchestrator.planning.bundle_queue import BundleQueue
+from quantfair.orchestrator.planning.plan import PlannedTrial
+from quantfair.orchestrator.text import format_s
+from quantfair.orchestrator.trials.outcome import Outcome
 
 PLAN = plan_of("seeds=[0, 1]")
 

@@ -14,9 +14,9 @@ from quant_digits import TEST, same_state, trained_model
 from torch import Tensor, nn
 
 from quantfair.datasets import load_dataset
-from quantfair.orchestrator.plan import make_plan
-from quantfair.orchestrator.spec import Resources, parse_sweep
-from quantfair.orchestrator.trial import run_trial
+from quantfair.orchestrator.config.spec import Resources, parse_sweep
+from quantfair.orchestrator.planning.plan import make_plan
+from quantfair.orchestrator.trials.run import run_trial
 from quantfair.quant import ModelSpec, build_model, fingerprint_weights, predict
 from quantfair.results import Store
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from quantfair.orchestrator.plan import make_plan
-from quantfair.orchestrator.spec import parse_sweep
+from quantfair.orchestrator.config.spec import parse_sweep
+from quantfair.orchestrator.planning.plan import make_plan
 from quantfair.results.tables.configs import find_configs
 from quantfair.results.tables.contrasts import NO_SEED, ONE_SEED, Contrast, find_contrasts
 

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from synthetic_tables import GROUP_SIZES, make_tables, rows_from_tables, tables_from_rows
 from typer.testing import CliRunner
 
-from quantfair.orchestrator.cli import app
+from quantfair.orchestrator.commands.app import app
 from quantfair.results import MIN_RANKED
 from quantfair.results.exports.caption import choose_digits, write_caption, write_number, write_p
 from quantfair.results.exports.latex import escape_latex, write_latex

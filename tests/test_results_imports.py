@@ -12,7 +12,7 @@ from imported_sweep import N_TEST, N_VAL, NAMES, Pets, to_csv, to_parquet
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from typer.testing import CliRunner
 
-from quantfair.orchestrator.cli import app
+from quantfair.orchestrator.commands.app import app
 from quantfair.results import (
     Store,
     StoreError,

@@ -11,7 +11,7 @@ from scipy.stats import t, ttest_rel
 from test_results_tables import CLASSES, HAIR, SEX, Sweep, damage, right_ones, set_device
 from typer.testing import CliRunner
 
-from quantfair.orchestrator.cli import app
+from quantfair.orchestrator.commands.app import app
 from quantfair.results import Store, StoreError, build_tables, derive
 from quantfair.results.own_metrics import TAKEN
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_plan import plan_of
 
-from quantfair.orchestrator.durations import FIRST_GUESS_S, LEAST_S, Durations
-from quantfair.orchestrator.plan import PlannedTrial, make_plan
-from quantfair.orchestrator.schedule import BUNDLE_S, LEAST_BUNDLE_S, Bundle, BundleQueue
-from quantfair.orchestrator.spec import Resources, ResourcesByMethod, load_sweep, parse_sweep
+from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod, load_sweep, parse_sweep
+from quantfair.orchestrator.planning.bundle_queue import BUNDLE_S, LEAST_BUNDLE_S, Bundle, BundleQueue
+from quantfair.orchestrator.planning.durations import FIRST_GUESS_S, LEAST_S, Durations
+from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
 
 BASED = "quant.0={method='ptq', base='fp32_ft', epochs=5, lr=0.001, bits=[8, 4]}"
 plan_once = cache(plan_of)

@@ -12,8 +12,8 @@ import pytest
 from test_plan import plan_of
 from test_sweep import SWEEP, run
 
-from quantfair.orchestrator.cli import write_command
-from quantfair.orchestrator.cli_status import (
+from quantfair.orchestrator.commands.app import write_command
+from quantfair.orchestrator.commands.status import (
     MOST_REASONS,
     group_by_reason,
     summarize_status,

@@ -22,13 +22,14 @@ from simulated_work import kill_this_process, make_sweep, plan_sweep, read_log, 
 from simulated_work import make_work as _make_work
 from test_sweep import SWEEP, assert_equal_tables, run, start, times_of_rows
 
-from quantfair.orchestrator.executor_inline import run_inline
-from quantfair.orchestrator.executor_ray import run_ray
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.progress import Progress
-from quantfair.orchestrator.schedule import BundleQueue
-from quantfair.orchestrator.spec import ResourcesByMethod, Retry
-from quantfair.orchestrator.work import Outcome, RunTrial, SweepStopped
+from quantfair.orchestrator.config.spec import ResourcesByMethod, Retry
+from quantfair.orchestrator.executors.events import RunTrial, SweepStopped
+from quantfair.orchestrator.executors.inline import run_inline
+from quantfair.orchestrator.executors.progress import Progress
+from quantfair.orchestrator.executors.ray_tune import run_ray
+from quantfair.orchestrator.planning.bundle_queue import BundleQueue
+from quantfair.orchestrator.planning.plan import PlannedTrial
+from quantfair.orchestrator.trials.outcome import Outcome
 from quantfair.results import Store
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file

@@ -19,8 +19,8 @@ from sklearn.metrics import balanced_accuracy_score
 from typer.testing import CliRunner
 
 from quantfair.datasets import Batches, DatasetSpec, load_dataset
-from quantfair.orchestrator import trial as trial_module
-from quantfair.orchestrator.cli import app
+from quantfair.orchestrator.commands.app import app
+from quantfair.orchestrator.trials import run as trial_module
 from quantfair.quant import TrainSpec, fit
 from quantfair.results import RUN_DEPENDENT, TABLES, Store
 
@@ -152,7 +152,7 @@ def test_the_order_of_the_data_follows_the_seed() -> None:
 def test_the_same_command_again_runs_nothing_and_starts_no_ray(
     undisturbed: Store, sweep_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "quantfair.orchestrator.executor_ray", None)  # importing it would fail
+    monkeypatch.setitem(sys.modules, "quantfair.orchestrator.executors.ray_tune", None)  # importing it would fail
     before = times_of_rows(undisturbed)
     said = run("sweep", sweep_file, "--store", undisturbed.location)
     assert said.exit_code == 0
@@ -344,7 +344,7 @@ def test_status_and_report_work_on_a_partial_store(sweep_file: str, tmp_path: Pa
 
 
 def test_bad_requests_end_with_2_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "quantfair.orchestrator.executor_ray", None)
+    monkeypatch.setitem(sys.modules, "quantfair.orchestrator.executors.ray_tune", None)
     store = ("--store", str(tmp_path / "store"))
     said = run("sweep", "quickstart", "quant.0.bits=17", "quant.1.epochs=0", *store)
     assert said.exit_code == 2

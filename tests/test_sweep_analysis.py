@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from inline_sweep import plan_sweep, run_sweep
 
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.problems import RequestError
+from quantfair.orchestrator.config.errors import RequestError
+from quantfair.orchestrator.planning.plan import PlannedTrial
 from quantfair.results import Store
 
 SWEEP = {

@@ -9,9 +9,9 @@ import torch
 from inline_sweep import plan_sweep, run_sweep
 
 from quantfair.datasets import Batches, load_dataset
-from quantfair.orchestrator import analysis
-from quantfair.orchestrator.analysis import write_curvature
-from quantfair.orchestrator.plan import PlannedTrial
+from quantfair.orchestrator.planning.plan import PlannedTrial
+from quantfair.orchestrator.trials import analysis
+from quantfair.orchestrator.trials.analysis import write_curvature
 from quantfair.quant import Curvature, build_model, load_weights, measure_curvature
 from quantfair.results import Store
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from quantfair.orchestrator.problems import RequestError
-from quantfair.orchestrator.request import read_plan
-from quantfair.orchestrator.spec import SweepSpec, load_sweep
-from quantfair.orchestrator.sweep_file import built_in_sweeps
+from quantfair.orchestrator.config.errors import RequestError
+from quantfair.orchestrator.config.spec import SweepSpec, load_sweep
+from quantfair.orchestrator.config.sweep_file import built_in_sweeps
+from quantfair.orchestrator.planning.request import read_plan
 
 
 def write(folder: Path, **files: str) -> str:

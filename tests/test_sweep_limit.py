@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from test_sweep import N_TRIALS, SWEEP, assert_equal_tables, rows_of, run, times_of_rows
 
-from quantfair.orchestrator.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT
-from quantfair.orchestrator.request import make_queue, read_request
+from quantfair.orchestrator.planning.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT
+from quantfair.orchestrator.planning.request import make_queue, read_request
 from quantfair.results import Store
 
 

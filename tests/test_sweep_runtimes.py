@@ -15,11 +15,11 @@ from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from quantfair import quant
-from quantfair.orchestrator import deployment
-from quantfair.orchestrator.cli import app
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.runtimes import fail, find_wanted, list_missing, read_end
-from quantfair.orchestrator.spec import load_sweep, parse_sweep
+from quantfair.orchestrator.commands.app import app
+from quantfair.orchestrator.config.spec import load_sweep, parse_sweep
+from quantfair.orchestrator.planning.plan import PlannedTrial
+from quantfair.orchestrator.planning.runtimes import fail, find_wanted, list_missing, read_end
+from quantfair.orchestrator.trials import deployment
 from quantfair.results import Store
 
 SWEEP = """
@@ -229,7 +229,7 @@ def test_an_export_that_is_impossible_names_the_cause_in_its_row(
 
 def planned(**quant_settings: Any) -> PlannedTrial:
     from quantfair.datasets import find_dataset_id
-    from quantfair.orchestrator.plan import make_plan
+    from quantfair.orchestrator.planning.plan import make_plan
 
     raw = {**load_sweep("quickstart", []).raw, "runtimes": ["torch", "onnxruntime", "tensorrt"], "seeds": [0]}
     sweep = parse_sweep({**raw, "quant": [{"method": "ptq", **quant_settings}]})
@@ -351,7 +351,7 @@ def test_a_folder_that_cannot_be_made_is_named(finished: Place, tmp_path: Path) 
 
 def test_a_trial_whose_data_or_weights_changed_says_so(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     trial_id = min(finished.store.trial_ids())
-    monkeypatch.setattr("quantfair.orchestrator.artifacts.find_dataset_id", lambda spec: "of other data")
+    monkeypatch.setattr("quantfair.orchestrator.trials.export.find_dataset_id", lambda spec: "of other data")
     code, said = export(finished, trial_id)
     assert code == 2
     assert f"{trial_id} cannot be built here: its data or weights changed since it ran" in said
@@ -359,7 +359,7 @@ def test_a_trial_whose_data_or_weights_changed_says_so(finished: Place, monkeypa
     def refuse(*_: object) -> None:
         raise ValueError("`model.weights`: there is no file w.pt; give the path of a state dict")
 
-    monkeypatch.setattr("quantfair.orchestrator.artifacts.make_plan", refuse)
+    monkeypatch.setattr("quantfair.orchestrator.trials.export.make_plan", refuse)
     code, said = export(finished, trial_id)
     assert code == 2
     assert "there is no file w.pt" in said

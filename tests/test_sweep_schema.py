@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from quantfair.orchestrator.problems import RequestError
-from quantfair.orchestrator.spec import load_sweep, parse_sweep
-from quantfair.orchestrator.sweep_file import BUILT_IN_FOLDER, apply_overrides, built_in_sweeps
-from quantfair.orchestrator.sweep_schema import make_schema
+from quantfair.orchestrator.config.errors import RequestError
+from quantfair.orchestrator.config.json_schema import make_schema
+from quantfair.orchestrator.config.spec import load_sweep, parse_sweep
+from quantfair.orchestrator.config.sweep_file import BUILT_IN_FOLDER, apply_overrides, built_in_sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = make_schema()

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from quantfair.datasets import DatasetSpec
-from quantfair.orchestrator.problems import RequestError
-from quantfair.orchestrator.spec import Retry, load_sweep, parse_sweep
-from quantfair.orchestrator.sweep_file import BUILT_IN_FOLDER, built_in_sweeps
+from quantfair.orchestrator.config.errors import RequestError
+from quantfair.orchestrator.config.spec import Retry, load_sweep, parse_sweep
+from quantfair.orchestrator.config.sweep_file import BUILT_IN_FOLDER, built_in_sweeps
 from quantfair.quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 RECIPE = {"epochs": 7, "lr": 0.1}

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from test_sweep import SWEEP, assert_equal_tables, run, start
 
-from quantfair.orchestrator.repair import find_damaged_stages
-from quantfair.orchestrator.request import read_request
+from quantfair.orchestrator.executors.recovery import find_damaged_stages
+from quantfair.orchestrator.planning.request import read_request
 from quantfair.results import SCHEMA_VERSION, TABLES, Store
 
 SMALL = ("seeds=[0]", "experiments.0.train.epochs=3")  # fp32, fp32_ft, two ptq, one qat
@@ -190,7 +190,7 @@ def test_a_finished_sweep_again_loads_nothing_heavy(copy: Store, sweep_file: str
 def test_a_store_of_a_newer_version_is_refused_before_anything_starts(
     copy: Store, sweep_file: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantfair.orchestrator.request.make_plan", None)
+    monkeypatch.setattr("quantfair.orchestrator.planning.request.make_plan", None)
     manifest = {**copy.read_manifest(), "schema_version": SCHEMA_VERSION + 1}
     Path(copy.location, "manifest.json").write_text(json.dumps(manifest))
     before = versions(copy)

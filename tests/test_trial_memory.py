@@ -9,12 +9,11 @@ import torch
 
 from quantfair import quant
 from quantfair.datasets import find_dataset_id
-from quantfair.orchestrator import trial as trial_module
-from quantfair.orchestrator.bench import LOGITS
-from quantfair.orchestrator.memory import Memory
-from quantfair.orchestrator.plan import PlannedTrial, make_plan
-from quantfair.orchestrator.spec import Resources, parse_sweep
-from quantfair.orchestrator.trial import CALIBRATIONS, run_trial
+from quantfair.orchestrator.config.spec import Resources, parse_sweep
+from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.trials import run as trial_module
+from quantfair.orchestrator.trials.context import LOGITS, Memory
+from quantfair.orchestrator.trials.run import CALIBRATIONS, run_trial
 from quantfair.results import Store
 
 RECIPE = {"epochs": 1, "lr": 0.001}

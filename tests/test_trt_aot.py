@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from qdq_graphs import ACCEPTED, REFUSED, make_convnet
 from typer.testing import CliRunner
 
-from quantfair.orchestrator.cli import app
+from quantfair.orchestrator.commands.app import app
 from quantfair.quant import TensorRTFailed, check_ahead_of_time, find_missing_tensorrt
 from quantfair.quant.deploy.onnx_graph import Graph, weighted_layers
 from quantfair.quant.deploy.tensorrt.build import Build, BuildRefused, build_plan

@@ -8,7 +8,7 @@ import pytest
 from deployed_models import NARROW, frozen
 from quant_digits import EXAMPLE, TRAIN, trained_model
 
-from quantfair.orchestrator.spec import load_sweep
+from quantfair.orchestrator.config.spec import load_sweep
 from quantfair.quant import (
     PtqSpec,
     calibrate,

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quantfair.orchestrator.executor_inline import run_inline
-from quantfair.orchestrator.progress import Progress
-from quantfair.orchestrator.schedule import BundleQueue
-from quantfair.orchestrator.spec import ResourcesByMethod, Retry
+from quantfair.orchestrator.config.spec import ResourcesByMethod, Retry
+from quantfair.orchestrator.executors.inline import run_inline
+from quantfair.orchestrator.executors.progress import Progress
+from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.results import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -32,7 +32,7 @@ def run_simulated(n_trials: int, folder: Path, *, work: Callable[[], None] = lam
     """Run as many trials on Ray; return what ran."""
     from simulated_work import make_sweep, make_work, plan_sweep, read_log
 
-    from quantfair.orchestrator.executor_ray import run_ray
+    from quantfair.orchestrator.executors.ray_tune import run_ray
 
     plan = plan_sweep(make_sweep(n_trials, a_stage=a_stage))
     queue = BundleQueue(plan, done=[], resources=ResourcesByMethod())
@@ -77,7 +77,7 @@ def measure_tune_grid(folder: Path, n_trials: int) -> dict[str, Any]:
     from ray import tune
     from simulated_work import make_sweep, make_work, plan_sweep, read_log
 
-    from quantfair.orchestrator.spec import Resources
+    from quantfair.orchestrator.config.spec import Resources
 
     trials, log, store = plan_sweep(make_sweep(n_trials)), folder / "log", str(folder / "store")
     work = make_work(log)

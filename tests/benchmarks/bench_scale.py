@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from quantfair.orchestrator import schedule
-from quantfair.orchestrator.manifest import make_manifest
-from quantfair.orchestrator.plan import PlannedTrial
-from quantfair.orchestrator.progress import Progress
-from quantfair.orchestrator.request import read_request
-from quantfair.orchestrator.schedule import BundleQueue
-from quantfair.orchestrator.spec import Resources, ResourcesByMethod, Retry
+from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod, Retry
+from quantfair.orchestrator.executors.progress import Progress
+from quantfair.orchestrator.planning import bundle_queue as schedule
+from quantfair.orchestrator.planning.bundle_queue import BundleQueue
+from quantfair.orchestrator.planning.manifest import make_manifest
+from quantfair.orchestrator.planning.plan import PlannedTrial
+from quantfair.orchestrator.planning.request import read_request
 from quantfair.results import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,7 +49,7 @@ def measure_searcher(folder: Path, n_trials: int) -> Figures:
     """Milliseconds a trial of the searcher, the queue and the progress, without Ray."""
     from simulated_work import make_sweep, plan_sweep
 
-    from quantfair.orchestrator.executor_ray import PlanSearcher
+    from quantfair.orchestrator.executors.ray_tune import PlanSearcher
 
     plan = plan_sweep(make_sweep(n_trials))
     began = time.perf_counter()
@@ -159,7 +159,7 @@ def _read_request(folder: Path) -> Any:
 
 
 def _run_cli(*words: str) -> Figures:
-    from quantfair.orchestrator.cli import app
+    from quantfair.orchestrator.commands.app import app
 
     began = time.perf_counter()
     app(list(words), standalone_mode=False)

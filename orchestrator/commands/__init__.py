@@ -1,0 +1,1 @@
+"""What people type: the command line, on top of everything else."""

@@ -1,0 +1,67 @@
+"""The end of a command: its last lines and its exit code."""
+
+import json
+
+import typer
+
+from quantfair.orchestrator.commands.status import (
+    MOST_REASONS,
+    find_failed,
+    say_counts,
+    summarize_runtimes,
+    write_comparison,
+    write_reasons,
+    write_runtimes,
+)
+from quantfair.results import Comparison, Derived, Store, describe_mixed_pairs
+
+
+def finish(
+    store: Store,
+    derived: Derived,
+    *,
+    as_json: bool,
+    exports: list[str] | None = None,
+    comparison: Comparison | None = None,
+) -> None:
+    """Say how the trials ended and where the dashboard and tables for papers are, and exit with 1 if a trial failed."""
+    from quantfair.results import count_trials, survey
+
+    trials, facts, path = derived
+    n_others = int(facts["n_not_in_plan"])
+    counts, warnings = count_trials(trials, int(facts["n_planned"])), describe_mixed_pairs(trials)
+    manifest = store.read_manifest()
+    ids, asked = [row["trial_id"] for row in manifest["plan"]], manifest["runtimes"]
+    runtimes = summarize_runtimes(store, ids, survey(store).runtimes, asked=asked)
+    if as_json:
+        facts = {
+            "name": facts["sweep"],
+            "store": store.location,
+            **counts,
+            "n_not_in_plan": n_others,
+            "runtimes": runtimes,
+            "warnings": warnings,
+            "dashboard": path,
+            **({} if exports is None else {"exports": exports}),
+            **({} if comparison is None else {"comparison": {**comparison.summary, "files": comparison.files}}),
+        }
+        print(json.dumps(facts, indent=2))
+    else:
+        for line in write_reasons(find_failed(trials)):
+            print(line)
+        print(f"{say_counts(counts)}.")
+        for line in write_runtimes(runtimes, most=MOST_REASONS):
+            print(line)
+        if n_others:
+            print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
+        for warning in warnings:
+            print(f"warning: {warning}")
+        for place in exports or []:
+            print(f"table: {place}")
+        if exports == []:
+            print("no tables for papers: no finished trial has a reference and groups to compare")
+        for line in write_comparison(comparison) if comparison else []:
+            print(line)
+        print(f"dashboard: {path}")
+    if counts["n_failed"] or any(found["failed"] for found in runtimes.values()):
+        raise typer.Exit(1)

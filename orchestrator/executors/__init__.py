@@ -1,0 +1,1 @@
+"""How trials run: in this process, or on Ray Tune."""

@@ -1,0 +1,73 @@
+"""Runs a plan in this process, one trial after another: for debugging, tests and machines without Ray."""
+
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from quantfair.orchestrator.config.spec import Retry
+from quantfair.orchestrator.executors.events import RunTrial, run_trial
+from quantfair.orchestrator.executors.progress import Progress
+from quantfair.orchestrator.planning.bundle_queue import BundleQueue
+from quantfair.orchestrator.planning.plan import TIMED_OUT, PlannedTrial
+from quantfair.orchestrator.planning.runtimes import fail
+from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.results import Store
+
+
+class TimedOut(BaseException):
+    """A trial took longer than `retry.timeout_s`. No trial's own code catches it, `except Exception` neither."""
+
+
+def run_inline(
+    queue: BundleQueue,
+    store: Store,
+    progress: Progress,
+    *,
+    retry: Retry,
+    begin: Callable[[], None] = lambda: None,
+    run: RunTrial = run_trial,
+) -> None:
+    """Run every trial of the queue that can run. Of `retry` only the time-out has a meaning here: no worker can die.
+
+    `begin` is called before the first trial.
+
+    Raises:
+        WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
+    """
+    progress.say("in this process, one trial at a time")
+    begin()
+    while bundle := queue.take():
+        for trial in bundle.trials:
+            progress.started(trial.trial_id)
+            watch = partial(progress.training, trial.trial_id)
+            try:
+                with _time_limit(retry.timeout_s):
+                    outcome = run(trial, store, bundle.resources, watch)
+            except TimedOut as error:
+                outcome = _fail(trial, store, error)
+            queue.finish(outcome.trial_id, outcome.status, seconds=outcome.seconds)
+            progress.finished(outcome)
+
+
+def _fail(trial: PlannedTrial, store: Store, error: TimedOut) -> Outcome:
+    """Write the row of a trial whose time is up, or of its runtime, unless it had just written its own."""
+    return Outcome(trial.trial_id, fail(trial, store, f"{TIMED_OUT}: {error}", traceback=traceback.format_exc()))
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TimedOut inside when the time is up: between two steps of Python, so a call of C code ends first."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise TimedOut(f"ran longer than retry.timeout_s = {seconds:g}")
+
+    before = signal.signal(signal.SIGALRM, stop) if seconds else None
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if seconds:
+            signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,1 @@
+"""What to run, in which order and for how long; no torch and no Ray."""

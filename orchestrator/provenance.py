@@ -1,0 +1,58 @@
+"""The versions, the commit and the machine that a result came from."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from quantfair.quant import ENGINE_VERSION
+
+CODE_VERSION_VARIABLE = "QUANTFAIR_CODE_VERSION"  # what the driver found, for workers that have the files alone
+PACKAGES = ("torch", "torchvision", "ray", "numpy", "pandas", "pyarrow", "scipy", "plotly")
+
+
+def find_provenance() -> dict[str, str]:
+    """Versions, commit and hardware of this machine, as texts."""
+    return {
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code_version": find_code_version(),
+        **find_versions(),
+        "platform": platform.platform(),
+        "processor": name_processor(),
+        "cpus": str(os.cpu_count()),
+    }
+
+
+@cache
+def find_versions() -> dict[str, str]:
+    """The versions of the engine, of Python and of the packages that results may depend on."""
+    packages = {package: metadata.version(package) for package in PACKAGES}
+    return {"engine_version": str(ENGINE_VERSION), "python": platform.python_version(), **packages}
+
+
+@cache
+def find_code_version() -> str:
+    """The git commit of this program, with `+` where files were changed, or `unknown` outside a checkout."""
+    if CODE_VERSION_VARIABLE in os.environ:
+        return os.environ[CODE_VERSION_VARIABLE]
+    root = Path(__file__).parent
+    commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    try:
+        commit, changes = (
+            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changes else "")
+
+
+def name_processor() -> str:
+    """Return the model of this machine's processors."""
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

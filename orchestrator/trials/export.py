@@ -1,0 +1,89 @@
+"""What is to be shipped of a trial: its model for a runtime, and a small program that uses it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Final
+
+from quantfair import quant
+from quantfair.datasets import find_dataset_id
+from quantfair.orchestrator.config.errors import Problem, RequestError
+from quantfair.orchestrator.config.spec import Resources, parse_sweep
+from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
+from quantfair.orchestrator.trials.context import Bench, find_device, set_up
+from quantfair.orchestrator.trials.deployment import describe_export, export_trial
+from quantfair.orchestrator.trials.log import Journal
+from quantfair.results import Store
+
+SHIPPED: Final = Path(__file__).parent.parent / "shipped"
+
+
+def write_artifacts(store: Store, trial_id: str, runtime: str, folder: Path | None, *, half: bool) -> list[Path]:
+    """Write model.onnx and predict.py, for TensorRT also model.engine and model.json; return their paths.
+
+    Raises:
+        RequestError: no such trial is finished here, the runtime cannot represent it or does not run on this machine,
+            or its model cannot be exported.
+        StoreError: there is no sweep in the store, or the trial's model was not kept.
+    """
+    trial = _find_trial(store, trial_id)
+    _refuse(quant.find_unsupported(trial.quant, runtime))
+    if runtime == "tensorrt":
+        _refuse(quant.find_missing_tensorrt())
+    folder = _find_folder(store, trial, runtime) if folder is None else folder
+    bench = set_up(trial, store, Journal(lambda text: None), find_device(Resources()))
+    path, model = folder / "model.onnx", bench.restore()
+    _refuse(quant.find_unsupported_layers(quant.describe_layers(model), runtime))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError([Problem("--output", f"cannot be made: {error}.")]) from error
+    try:
+        export_trial(bench, model, path, half=half)
+        engine = _build_engine(bench, path) if runtime == "tensorrt" else []
+    except (quant.ExportError, quant.BuildRefused, quant.TensorRTFailed) as error:
+        raise RequestError([Problem("TRIAL_ID", f"{trial.trial_id}: {error}.")]) from error
+    program = folder / "predict.py"
+    shutil.copyfile(SHIPPED / f"predict_{runtime}.py", program)
+    return [path, *engine, program]
+
+
+def _find_trial(store: Store, trial_id: str) -> PlannedTrial:
+    """Return the planned trial whose id begins so, if there is one and it is finished."""
+    manifest = store.read_manifest()
+    ids = [row["trial_id"] for row in manifest["plan"] if row["trial_id"].startswith(trial_id)]
+    if len(ids) != 1:
+        what = "begins no trial's id" if not ids else f"begins the ids of {len(ids)} trials"
+        raise RequestError([Problem("TRIAL_ID", f"'{trial_id}' {what} of this sweep: the table `trials` lists them.")])
+    sweep = parse_sweep(manifest["sweep"])
+    try:
+        plan = make_plan(sweep, {e.dataset: find_dataset_id(e.dataset) for e in sweep.experiments})
+    except ValueError as error:  # a file of weights
+        raise error if isinstance(error, RequestError) else RequestError([Problem("", str(error))]) from error
+    found = [trial for trial in plan if trial.trial_id == ids[0]]
+    if not found:
+        fault = "cannot be built here: its data or weights changed since it ran, or the version of quantfair did."
+        raise RequestError([Problem("TRIAL_ID", f"{ids[0]} {fault}")])
+    if store.read_status(found[0].trial_id) != "ok":
+        raise RequestError([Problem("TRIAL_ID", f"{found[0].trial_id} is not finished: run the sweep first.")])
+    return found[0]
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise RequestError([Problem("--runtime", f"cannot be met: {reason}.")])
+
+
+def _find_folder(store: Store, trial: PlannedTrial, runtime: str) -> Path:
+    place = store.artifacts_path(trial.trial_id, runtime)
+    if "://" in place:
+        raise RequestError([Problem("--output", "is needed: the store is on no disk of this machine.")])
+    return Path(place)
+
+
+def _build_engine(bench: Bench, path: Path) -> list[Path]:
+    """Build the engine beside its ONNX file, on this machine's GPU, and write what its images go through."""
+    engine, about = path.with_suffix(".engine"), path.with_suffix(".json")
+    quant.build_engine(path, engine)
+    about.write_text(json.dumps(describe_export(bench), indent=2))
+    return [engine, engine.with_name(f"{engine.name}.json"), about]
