@@ -4,15 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quantfair.results.comparison import Comparison, compare_stores
-    from quantfair.results.custom_groups import import_groups
-    from quantfair.results.damage import Survey, find_damage, set_aside, survey
-    from quantfair.results.devices import describe_mixed_pairs
-    from quantfair.results.exports.write import write_exports
-    from quantfair.results.files import DamagedError, StoreError, WriteError
-    from quantfair.results.frames import Frames, read
-    from quantfair.results.imports import import_predictions
-    from quantfair.results.metric_frame import to_fairlearn
+    from quantfair.results.build import build_tables
+    from quantfair.results.diff.compare import Comparison, compare_stores
+    from quantfair.results.exports.files import write_exports
+    from quantfair.results.frames import Frames, read, to_fairlearn
     from quantfair.results.page.paper_figures import draw_figure
     from quantfair.results.page.report import write_report
     from quantfair.results.predictions import make_predictions
@@ -24,9 +19,13 @@ if TYPE_CHECKING:
         minimum_detectable_excess,
         null_disparity,
     )
-    from quantfair.results.store import Store
-    from quantfair.results.tables.build import build_tables
-    from quantfair.results.trial_list import count_trials, list_trials
+    from quantfair.results.store.files import DamagedError, StoreError, WriteError
+    from quantfair.results.store.recovery import Survey, find_damage, set_aside, survey
+    from quantfair.results.store.store import Store
+    from quantfair.results.store.trial_list import count_trials, list_trials
+    from quantfair.results.tables.devices import describe_mixed_pairs
+    from quantfair.results.user_data.groups import import_groups
+    from quantfair.results.user_data.predictions import import_predictions
 
 __all__ = [
     "BLOCKED",
@@ -69,43 +68,43 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BLOCKED": "schema",
+    "Comparison": "diff.compare",
+    "DEPLOYED": "schema",
+    "DamagedError": "store.files",
+    "Derived": "refresh",
+    "EXACT": "schema",
+    "Frames": "frames",
+    "MIN_RANKED": "schema",
+    "RUN_DEPENDENT": "schema",
+    "SCHEMA_VERSION": "schema",
+    "Store": "store.store",
+    "StoreError": "store.files",
+    "Survey": "store.recovery",
+    "TABLES": "schema",
+    "WriteError": "store.files",
+    "build_tables": "build",
+    "compare_stores": "diff.compare",
+    "count_trials": "store.trial_list",
+    "derive": "refresh",
+    "derive_again": "refresh",
+    "describe_mixed_pairs": "tables.devices",
+    "draw_figure": "page.paper_figures",
+    "find_damage": "store.recovery",
+    "import_groups": "user_data.groups",
+    "import_predictions": "user_data.predictions",
+    "list_trials": "store.trial_list",
+    "make_predictions": "predictions",
     "minimum_detectable_disparity": "statistics.power",
     "minimum_detectable_drop": "statistics.power",
     "minimum_detectable_excess": "statistics.power",
     "null_disparity": "statistics.power",
-    "derive": "refresh",
-    "derive_again": "refresh",
-    "Derived": "refresh",
-    "Survey": "damage",
-    "survey": "damage",
-    "set_aside": "damage",
-    "find_damage": "damage",
-    "BLOCKED": "schema",
-    "DEPLOYED": "schema",
-    "EXACT": "schema",
-    "MIN_RANKED": "schema",
-    "RUN_DEPENDENT": "schema",
-    "SCHEMA_VERSION": "schema",
-    "TABLES": "schema",
-    "Store": "store",
-    "DamagedError": "files",
-    "StoreError": "files",
-    "WriteError": "files",
-    "build_tables": "tables.build",
-    "compare_stores": "comparison",
-    "Comparison": "comparison",
-    "count_trials": "trial_list",
-    "list_trials": "trial_list",
-    "describe_mixed_pairs": "devices",
-    "Frames": "frames",
     "read": "frames",
-    "to_fairlearn": "metric_frame",
-    "import_groups": "custom_groups",
-    "import_predictions": "imports",
-    "make_predictions": "predictions",
-    "write_exports": "exports.write",
+    "set_aside": "store.recovery",
+    "survey": "store.recovery",
+    "to_fairlearn": "frames",
+    "write_exports": "exports.files",
     "write_report": "page.report",
-    "draw_figure": "page.paper_figures",
 }
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quantfair.results.files import DamagedError
 from quantfair.results.schema import SCHEMA_VERSION
-from quantfair.results.store import Store
+from quantfair.results.store.files import DamagedError
+from quantfair.results.store.store import Store
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -51,8 +51,8 @@ def _derive(store: Store, *, always: bool, metrics: Sequence[str]) -> Derived:
     source = _describe_source(store, metrics)
     if not always and (kept := _read_kept(store, source)):
         return kept
+    from quantfair.results.build import build_tables
     from quantfair.results.page.report import write_report
-    from quantfair.results.tables.build import build_tables
 
     tables = build_tables(store, metrics=metrics)
     dashboard = write_report(store, tables)

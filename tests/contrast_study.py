@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from measured_trials import make_outcomes, make_test_set
 
-from quantfair.results.rows import Rows
+from quantfair.results.contrasts.tables import CONTRAST_TABLES, add_contrasts
 from quantfair.results.schema import TABLES
-from quantfair.results.tables.contrast_tables import CONTRAST_TABLES, add_contrasts
-from quantfair.results.tables.outcomes import Measured, Outcomes
+from quantfair.results.store.rows import Rows
+from quantfair.results.tables.answers import Measured, Outcomes
 
 SIZES = {"a": 300, "b": 150, "c": 100, "few": 20, "nobody": 0}
 N = sum(SIZES.values())

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from quantfair.results.rows import Rows
 from quantfair.results.schema import DISPARITY, FAMILIES, PAIRED_METRICS
+from quantfair.results.store.rows import Rows
+from quantfair.results.tables.answers import Measured, Outcomes
 from quantfair.results.tables.disparity import add_disparity
 from quantfair.results.tables.families import find_unfinished
 from quantfair.results.tables.groupings import Grouping, TestSet
-from quantfair.results.tables.outcomes import Measured, Outcomes
 from quantfair.results.tables.pairs import add_pairs, compare_trials
 
 

@@ -15,17 +15,11 @@ from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
 from quantfair.results import Store, StoreError, compare_stores, derive
+from quantfair.results.configurations import find_configs
+from quantfair.results.diff.alignment import ONLY_HERE, ONLY_THERE, SEVERAL, align_configs, list_setting_differences
+from quantfair.results.diff.differences import NO_SEED, OTHER_IMAGES, WITH_SEEDS, find_differences, independent_interval
 from quantfair.results.schema import PREDICTIONS
 from quantfair.results.statistics.intervals import drop_interval
-from quantfair.results.tables.alignment import ONLY_HERE, ONLY_THERE, SEVERAL, align_configs, list_setting_differences
-from quantfair.results.tables.configs import find_configs
-from quantfair.results.tables.differences import (
-    NO_SEED,
-    OTHER_IMAGES,
-    WITH_SEEDS,
-    find_differences,
-    independent_interval,
-)
 
 SMALL: dict[str, Any] = {"bits": (8, 4), "observers": ("minmax",), "datasets": ("faces",), "n_failed": 0}
 HURT, N_HURT = GROUP_NAMES[4], 20  # of 90 images of that group

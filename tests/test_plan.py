@@ -8,8 +8,8 @@ import pytest
 from quantfair.orchestrator.config.spec import load_sweep
 from quantfair.orchestrator.planning.plan import PlannedTrial, find_state, make_plan
 from quantfair.results.configurations import name_configurations, order_trials
-from quantfair.results.rows import table_of
 from quantfair.results.schema import TRIALS
+from quantfair.results.store.rows import table_of
 
 
 def plan_of(*overrides: str, name: str = "quickstart") -> tuple[PlannedTrial, ...]:

@@ -20,7 +20,7 @@ from simulated_sweep import ERROR, GROUP_NAMES, make_tables
 
 from quantfair.results import write_report
 from quantfair.results.page import page_data
-from quantfair.results.page.markup import dump_json, format_pp, say_drop
+from quantfair.results.page.formatting import dump_json, format_pp, say_drop
 from quantfair.results.page.report import render_report
 from quantfair.results.schema import TABLES
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from contrast_study import make_row
 
-from quantfair.results.rows import Rows
+from quantfair.results.contrasts.choices import NO_GROUP, NO_REFERENCE, NO_SEED, NO_VAL, add_choices
 from quantfair.results.schema import CHOICES
+from quantfair.results.store.rows import Rows
 from quantfair.results.tables import groupings
-from quantfair.results.tables.choices import NO_GROUP, NO_REFERENCE, NO_SEED, NO_VAL, add_choices
+from quantfair.results.tables.answers import Measured, Outcomes
 from quantfair.results.tables.groupings import Grouping
-from quantfair.results.tables.outcomes import Measured, Outcomes
 
 N = 200
 CODES = np.repeat([0, 1, 2], [100, 80, 20])

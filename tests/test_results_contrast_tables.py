@@ -8,9 +8,9 @@ import pytest
 from contrast_study import CODES, SIZES, N, Study, make_row
 from scipy import stats
 
+from quantfair.results.contrasts.tables import OTHER_IMAGES
 from quantfair.results.statistics.permutation import measure_evenness
-from quantfair.results.tables.contrast_tables import OTHER_IMAGES
-from quantfair.results.tables.outcomes import Measured
+from quantfair.results.tables.answers import Measured
 
 
 def test_exactly_the_planted_damage_is_found_in_all_seeds_and_nothing_elsewhere() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from quantfair.orchestrator.config.spec import parse_sweep
 from quantfair.orchestrator.planning.plan import make_plan
-from quantfair.results.tables.configs import find_configs
-from quantfair.results.tables.contrasts import NO_SEED, ONE_SEED, Contrast, find_contrasts
+from quantfair.results.configurations import find_configs
+from quantfair.results.contrasts.pairing import NO_SEED, ONE_SEED, Contrast, find_contrasts
 
 DATASET = {"name": "digits", "task": "digit", "test_share": 0.5}
 PTQ = {"method": "ptq", "bits": 8}

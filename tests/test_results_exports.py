@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 from quantfair.orchestrator.commands.app import app
 from quantfair.results import MIN_RANKED
 from quantfair.results.exports.caption import choose_digits, write_caption, write_number, write_p
+from quantfair.results.exports.files import FORMATS, to_long
 from quantfair.results.exports.latex import escape_latex, write_latex
 from quantfair.results.exports.markdown import escape_markdown, write_markdown
-from quantfair.results.exports.tables import Drop, PaperTable, make_paper_tables
-from quantfair.results.exports.write import FORMATS, to_long
+from quantfair.results.exports.paper_table import Drop, PaperTable, make_paper_tables
 
 SPECIAL = r"a_b & 50% #1 $x {y} ~z ^w \v [u] <t> |s| *r* `q` @p !o"
 NAMES = ("Plain", SPECIAL, "~^\\", "C", "[D]", "Few")

@@ -23,8 +23,8 @@ from quantfair.results import (
     import_predictions,
     list_trials,
 )
-from quantfair.results.damage import set_aside
 from quantfair.results.schema import MIN_RANKED
+from quantfair.results.store.recovery import set_aside
 
 
 @pytest.fixture

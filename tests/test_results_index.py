@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from quantfair.results import Store, trial_index
-from quantfair.results.files import Files
+from quantfair.results import Store
+from quantfair.results.store import trial_index
+from quantfair.results.store.files import Files
 
 N = 60
 

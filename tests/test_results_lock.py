@@ -13,8 +13,8 @@ import pytest
 from pyarrow import fs
 
 from quantfair.results import Store, StoreError
-from quantfair.results import lock as lock_module
-from quantfair.results.files import Files
+from quantfair.results.store import lock as lock_module
+from quantfair.results.store.files import Files
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = """

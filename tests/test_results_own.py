@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
 from quantfair.results import Store, StoreError, build_tables, derive
-from quantfair.results.own_metrics import TAKEN
+from quantfair.results.user_data.metrics import TAKEN
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
 from quantfair.results import build_tables, import_predictions, make_predictions
-from quantfair.results.rows import Rows
 from quantfair.results.schema import RELIABILITY
+from quantfair.results.store.rows import Rows
+from quantfair.results.tables.answers import Certainty
 from quantfair.results.tables.groups import find_bins
-from quantfair.results.tables.outcomes import Certainty
 from quantfair.results.tables.reliability import Reliability
 
 Draw = tuple[np.ndarray, np.ndarray]  # confidence and right, N

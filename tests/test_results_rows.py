@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantfair.results.rows import MOST_BLOCKS, Rows
+from quantfair.results.store.rows import MOST_BLOCKS, Rows
 
 SCHEMA = pa.schema({"name": pa.string(), "n": pa.int32(), "value": pa.float64()})
 NAMES = st.none() | st.text(max_size=3)

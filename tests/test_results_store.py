@@ -13,9 +13,9 @@ import pytest
 from pyarrow import fs
 
 from quantfair.results import SCHEMA_VERSION, DamagedError, Store, StoreError
-from quantfair.results.files import Files
-from quantfair.results.rows import conform, table_of
 from quantfair.results.schema import LAYERS, PREDICTIONS, TABLES, TRIALS
+from quantfair.results.store.files import Files
+from quantfair.results.store.rows import conform, table_of
 
 MANIFEST = {"name": "mine", "groupings": {}, "plan": [], "provenance": {}}
 ROOT = Path(__file__).resolve().parent.parent

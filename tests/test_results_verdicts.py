@@ -7,9 +7,8 @@ from contrast_study import CODES, SIZES, N, Study, make_row
 from measured_trials import make_outcomes, make_test_set
 from scipy import stats
 
+from quantfair.results.contrasts.verdicts import REACH, RULES, Case, find_best_guess, judge
 from quantfair.results.statistics.permutation import measure_evenness
-from quantfair.results.tables.rules import RULES, Case, judge
-from quantfair.results.tables.verdicts import REACH, find_best_guess
 
 CASE = Case(
     reference=0.9, accuracy=0.89, guess=0.5, gain=0.0, margin=0.03,

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from quantfair.results.statistics.agreement import compare_populations
+from quantfair.results.contrasts.flips import compare_populations
 
 
 def test_modes_and_distances_are_those_of_plain_loops_and_ties_go_to_the_largest_label() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from quantfair.results.exports.tables import Drop, PaperTable
+from quantfair.results.exports.paper_table import Drop, PaperTable
 from quantfair.results.schema import MIN_RANKED
 
 MISSING = "–"

@@ -16,7 +16,7 @@ from quantfair.results.exports.caption import (
     write_number,
     write_p,
 )
-from quantfair.results.exports.tables import Drop, PaperTable, Row
+from quantfair.results.exports.paper_table import Drop, PaperTable, Row
 
 ESCAPES: Final = {
     **{sign: f"\\{sign}" for sign in "_&%#${}"},

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from quantfair.results.files import StoreError
+from quantfair.results.store.files import StoreError
 
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 VARIABLE: Final = "QUANTFAIR_BROWSER"

@@ -15,14 +15,14 @@ from typing import Any, Final, Protocol
 
 from plotly.offline import get_plotlyjs
 
-from quantfair.results.page.appendix import render_failures, render_methods, render_provenance, render_reading
 from quantfair.results.page.catalog import Tables
-from quantfair.results.page.difference_section import render_differences
-from quantfair.results.page.facts import Facts, read_facts
-from quantfair.results.page.first_screen import render_first_screen
-from quantfair.results.page.loss_tables import render_loss_tables
-from quantfair.results.page.markup import dump_json, escape
+from quantfair.results.page.formatting import dump_json, escape
+from quantfair.results.page.index import Facts, read_facts
 from quantfair.results.page.page_data import PageData
+from quantfair.results.page.screens.appendix import render_failures, render_methods, render_provenance, render_reading
+from quantfair.results.page.screens.differences import render_differences
+from quantfair.results.page.screens.losses import render_loss_tables
+from quantfair.results.page.screens.overview import render_first_screen
 from quantfair.results.schema import MIN_RANKED
 
 LEVEL: Final = 6  # of zlib: 9 takes twice the time for 2 % less
@@ -44,7 +44,7 @@ CHARTS: Final = (
     "sensitivity",
 )
 SCRIPTS: Final = (  # in the order in which they stand in the page
-    *("words", "tables", "state", "controls", "view", "layout", "twin", "figure", "panels", "heat"),
+    *("words", "tables", "state", "controls", "view", "layout", "chart_table", "figure", "panels", "heat"),
     *(f"chart_{name}" for name in CHARTS),
     *("trials", "main"),
 )

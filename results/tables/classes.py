@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from quantfair.results.rows import Rows
 from quantfair.results.statistics.intervals import Interval, wilson_interval
+from quantfair.results.store.rows import Rows
+from quantfair.results.tables.answers import Outcomes
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import NO_IMAGES, add_metric, divide, explain
-from quantfair.results.tables.outcomes import Outcomes
 
 OWN_CLASS = ("recall", "precision", "f1")  # what a group that is a class has
 MACRO = ("recall", "precision", "f1")

@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from quantfair.results.rows import Rows
 from quantfair.results.schema import COMPARISONS, MIN_RANKED
 from quantfair.results.statistics.multiplicity import benjamini_hochberg, holm
+from quantfair.results.store.rows import Rows
+from quantfair.results.tables.answers import Deployed, Measured
 from quantfair.results.tables.groupings import Grouping
-from quantfair.results.tables.outcomes import Deployed, Measured
 
 MIN_DISCORDANT: Final = 6  # 5 images, all of them lost, have an exact p of 2 / 2^5 = .06
 CONTROL: Final = "eag_q: a control is no part of the family"

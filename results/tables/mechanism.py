@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from quantfair.results.rows import Rows, join, table_of
 from quantfair.results.schema import CORRELATIONS, MECHANISM, MIN_RANKED
 from quantfair.results.statistics.correlation import correlate_ranks
-from quantfair.results.store import Store
+from quantfair.results.store.rows import Rows, join, table_of
+from quantfair.results.store.store import Store
 
 NOT_MEASURED = "not measured: `analysis` did not name curvature when the trial ran"
 FLOAT_METHODS: Final = ("fp32", "fp32_ft")

@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from quantfair.results.rows import Rows
 from quantfair.results.statistics.intervals import wilson_interval
+from quantfair.results.store.rows import Rows
+from quantfair.results.tables.answers import Certainty, Outcomes
 from quantfair.results.tables.groupings import Grouping, TestSet
-from quantfair.results.tables.groups import NO_IMAGES, divide, find_bins
-from quantfair.results.tables.outcomes import Certainty, Outcomes
-from quantfair.results.tables.without_logits import NO_LOGITS
+from quantfair.results.tables.groups import NO_IMAGES, NO_LOGITS, divide, find_bins
 
 N_BINS: Final = 10
 

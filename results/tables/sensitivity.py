@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from quantfair.results.files import StoreError
-from quantfair.results.rows import Rows
-from quantfair.results.store import Store
+from quantfair.results.store.files import StoreError
+from quantfair.results.store.rows import Rows
+from quantfair.results.store.store import Store
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import divide
 

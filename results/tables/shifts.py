@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from quantfair.results.rows import Rows
 from quantfair.results.statistics.intervals import Interval, drop_interval
+from quantfair.results.store.rows import Rows
+from quantfair.results.tables.answers import Compared, Deployed, Measured, Outcomes
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import NO_IMAGES, divide, join_reasons
-from quantfair.results.tables.outcomes import Compared, Deployed, Measured, Outcomes
 
 
 def add_shifts(measured: Measured | Deployed, flags: Mapping[tuple[str, str], str], rows: Rows) -> None:

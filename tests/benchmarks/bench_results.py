@@ -24,11 +24,11 @@ from fairlearn.metrics import MetricFrame
 from sklearn.metrics import accuracy_score
 
 from quantfair.results import Store, build_tables
-from quantfair.results.rows import Rows
 from quantfair.results.schema import GROUP_METRICS, PREDICTIONS
+from quantfair.results.store.rows import Rows
+from quantfair.results.tables.answers import read_outcomes
 from quantfair.results.tables.groupings import make_test_set
 from quantfair.results.tables.groups import add_group_metrics
-from quantfair.results.tables.outcomes import read_outcomes
 
 CLASSES, SEEDS = 10, 3
 ATTRIBUTES = {"ethnicity": 6, "gender": 2}

@@ -123,8 +123,8 @@ def measure_full_plan(folder: Path, _: int) -> Figures:
 
 def measure_tables(folder: Path, _: int) -> Figures:
     """All tables and the page, from what trials left."""
+    from quantfair.results.build import build_tables
     from quantfair.results.page.report import write_report
-    from quantfair.results.tables.build import build_tables
 
     store, began = Store.open(str(folder / "store")), time.perf_counter()
     tables = build_tables(store)

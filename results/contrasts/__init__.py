@@ -1,0 +1,1 @@
+"""Tables over seeds: what a configuration loses, and how sure that is."""

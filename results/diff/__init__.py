@@ -1,0 +1,1 @@
+"""Two stores: which configurations are the same, and what they differ by."""

@@ -1,0 +1,90 @@
+"""Tables for papers -> files: LaTeX and Markdown to be read, CSV and Parquet with a row for each cell."""
+
+import io
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import pandas as pd
+
+from quantfair.results.exports.latex import write_latex
+from quantfair.results.exports.markdown import write_markdown
+from quantfair.results.exports.paper_table import NEEDED, PaperTable, make_paper_tables
+from quantfair.results.store.files import Files
+from quantfair.results.store.store import Store
+
+DISPARITY: Final = ("drop_disparity_pp", "null_mean_pp", "null_q95_pp", "perm_p", "perm_q")
+
+
+def write_exports(store: Store, formats: Iterable[str], folder: str | None = None) -> list[str]:
+    """Write the tables for papers of a store whose tables are up to date, and return where they are.
+
+    `formats`: keys of FORMATS. `folder` is a path or a URI, by default `exports/` of the store. Files are
+    replaced whole.
+    """
+    made = make_paper_tables({name: store.read_table(name) for name in NEEDED})
+    files, under = (store.files, "exports/") if folder is None else (Files.open(folder), "")
+    places = []
+    for name in dict.fromkeys(formats):
+        suffix, write = FORMATS[name]
+        for table in made:
+            path = f"{under}{table.slug}.{suffix}"
+            files.write(path, write(table))
+            places.append(files.describe(path))
+    return places
+
+
+def to_long(table: PaperTable) -> pd.DataFrame:
+    """Return a table as a tidy frame: a row for each configuration and group, empty groups left out.
+
+    `is_worst` marks what is bold elsewhere. The columns `overall_`, those of the disparity and `verdict` are of the
+    configuration, so they repeat.
+    """
+    rows: list[dict[str, Any]] = []
+    for row in table.rows:
+        settings = {name: getattr(row, name) for name in ("configuration", "config_id", "method")}
+        bits = {"weight_bits": row.weight_bits, "act_bits": row.act_bits, "n_seeds": len(row.seeds)}
+        worst = row.find_worst(table.groups)
+        for place, (group, drop) in enumerate(zip(table.groups, row.drops, strict=True)):
+            rows.append(
+                {
+                    **table.key,
+                    **settings,
+                    **bits,
+                    "group": group.name,
+                    "n": group.n,
+                    "is_ranked": group.is_ranked,
+                    **_name("drop", drop),
+                    "ci_method": row.ci_method,
+                    "is_worst": place == worst,
+                    **_name("overall_drop", row.overall),
+                    **{name: row.disparity.get(name) for name in DISPARITY},
+                    "verdict": row.verdict,
+                    "rule": row.rule,
+                    "reason": row.reason,
+                }
+            )
+    numbers = [name for name in (rows[0] if rows else {}) if name.endswith("_pp") or name in DISPARITY]
+    bits = dict.fromkeys(("weight_bits", "act_bits"), "Int8") if rows else {}
+    return pd.DataFrame(rows).astype({**dict.fromkeys(numbers, "float64"), **bits})
+
+
+def _name(start: str, drop: Any) -> dict[str, float | None]:
+    return dict(zip((f"{start}_pp", f"{start}_ci_low_pp", f"{start}_ci_high_pp"), drop, strict=True))
+
+
+def _write_csv(table: PaperTable) -> bytes:
+    return to_long(table).to_csv(index=False).encode()
+
+
+def _write_parquet(table: PaperTable) -> bytes:
+    buffer = io.BytesIO()
+    to_long(table).to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+FORMATS: Final[dict[str, tuple[str, Callable[[PaperTable], bytes]]]] = {
+    "csv": ("csv", _write_csv),
+    "parquet": ("parquet", _write_parquet),
+    "latex": ("tex", lambda table: write_latex(table).encode()),
+    "markdown": ("md", lambda table: write_markdown(table).encode()),
+}

@@ -1,0 +1,247 @@
+"""Facts in, the answers of the first screen: can this sweep answer, who loses, what causes it, what ships. Pure.
+
+Every number is one of the tables. Where several configurations answer one question, the *primary* one does (chosen on
+val), and the range over the others stands beside it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from quantfair.results.page.catalog import QUANTIZED, Config, Data, Group, Grouping
+from quantfair.results.page.index import TORCH, Drop, Facts, Row
+from quantfair.results.schema import DEPLOYED, IMPORTED
+
+SIDE_OF: Final = {"ptq": "reference", "qat": "control", "fp32_ft": "reference", IMPORTED: "reference"}
+RUNNABLE: Final = ("fp32", "fp32_ft", "ptq", "qat")  # what a runtime can be given
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one configuration loses against one other side, by one grouping; others are of the same method and bits."""
+
+    config: Config
+    comparison: str
+    other: Config | None
+    runtime: str
+    grouping: Grouping
+    verdict: Row
+    overall: Drop | None
+    worst: tuple[Group, Drop] | None
+    evenness: Row
+    gap_pp: float | None
+    in_play: tuple[tuple[Group, Drop], ...] = ()
+    others: tuple["Loss", ...] = ()
+
+    @property
+    def word(self) -> str:
+        """The verdict."""
+        return self.verdict.get("word") or "no verdict"
+
+    @property
+    def side(self) -> str:
+        """What the other side is called."""
+        if self.comparison == "twin":
+            return "itself in torch"
+        return self.other.variant if self.other else f"its {self.comparison}"
+
+    @property
+    def unevenness(self) -> Row:
+        """Disparity, floor and p of the groups that the verdict is on; without a verdict of all that are ranked."""
+        return self.verdict if self.verdict.get("word") else self.evenness
+
+    @property
+    def words_of_others(self) -> Counter[str]:
+        """How many of the others have which verdict."""
+        return Counter(other.word for other in self.others)
+
+    @property
+    def range_of_others(self) -> tuple[float, float] | None:
+        """Smallest and largest EAG of the worst group, each of the others having its own."""
+        found = [other.worst[1].eag_pp or 0.0 for other in self.others if other.worst]
+        return (min(found), max(found)) if found else None
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What one data set can tell at all."""
+
+    data: Data
+    n_seeds: int
+    n_test: int | None
+    accuracy: float | None  # of the reference, the mean over its seeds
+    mde: dict[str, tuple[float, float] | None]  # by grouping: smallest and largest over primary configurations, pp
+    reasons: dict[str, str]  # by grouping: why there is none
+    n_failed: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A configuration against another one that is neither its reference nor its control."""
+
+    config: Config
+    other: Config | None
+    row: Row
+    evenness: Row
+    grouping: Grouping
+
+
+def measure_reach(facts: Facts) -> list[Reach]:
+    """Return for each data set what it can tell: seeds, images, accuracy of the reference, what could go unseen."""
+    reaches = []
+    for data in facts.catalog.data:
+        configs = [config for config in facts.catalog.configs if config.data == data]
+        float_ok = [trial for config in configs if config.method == "fp32" for trial in config.ok]
+        accuracies = [trial["accuracy"] for trial in float_ok if trial["accuracy"] is not None]
+        trials = [trial for config in configs for trial in config.trials]
+        sizes = [trial["n_test"] for config in configs for trial in config.ok if trial["n_test"]]
+        verdicts = {grouping.name: _list_verdicts(facts, data, grouping) for grouping in data.groupings}
+        reaches.append(
+            Reach(
+                data=data,
+                n_seeds=len({trial["seed"] for config in configs for trial in config.ok}),
+                n_test=max(sizes, default=None),
+                accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
+                mde={name: _find_mde(found) for name, found in verdicts.items()},
+                reasons={name: _explain_mde(found) for name, found in verdicts.items()},
+                n_failed=sum(trial["status"] == "failed" for trial in trials),
+            )
+        )
+    return reaches
+
+
+def _list_verdicts(facts: Facts, data: Data, grouping: Grouping) -> list[Row]:
+    return [loss.verdict for loss in list_losses(facts, data, grouping) if loss.config.method != "fp32_ft"]
+
+
+def _find_mde(verdicts: Sequence[Row]) -> tuple[float, float] | None:
+    known = [verdict["mde_pp"] for verdict in verdicts if verdict.get("mde_pp") is not None]
+    return (min(known), max(known)) if known else None
+
+
+def _explain_mde(verdicts: Sequence[Row]) -> str:
+    reasons = [verdict["reason"] for verdict in verdicts if verdict.get("reason")]
+    return reasons[0] if reasons else "no finished configuration is compared with another one"
+
+
+def list_losses(facts: Facts, data: Data, grouping: Grouping) -> list[Loss]:
+    """Return a row for each method and bits: PTQ and fine-tuning against the reference, QAT against its control.
+
+    QAT without a control, such as one from scratch with other steps, is beside its reference.
+    """
+    rows = []
+    for same in _split_by_bits(facts, data):
+        if same[0].method not in SIDE_OF:
+            continue
+        if side := choose_side(facts, same):
+            rows.append(_make_loss(facts, same, grouping, side, TORCH))
+    return rows
+
+
+def compare_loss(
+    facts: Facts, data: Data, grouping: Grouping, method: str, comparison: str, runtime: str = TORCH
+) -> dict[tuple[str, str], Loss]:
+    """Return by variant and bits what configurations of a method lose against one other side."""
+    found = {}
+    for same in _split_by_bits(facts, data):
+        if same[0].method == method and any(facts.overall(config, comparison, runtime) for config in same):
+            loss = _make_loss(facts, same, grouping, comparison, runtime)
+            found[loss.config.variant, loss.config.bits] = loss
+    return found
+
+
+def _split_by_bits(facts: Facts, data: Data) -> Iterator[list[Config]]:
+    """Yield the finished configurations of each variant and bits."""
+    found: dict[tuple[str, str], list[Config]] = {}
+    for config in facts.catalog.configs:
+        if config.data == data and config.ok:
+            found.setdefault((config.variant, config.bits), []).append(config)
+    yield from found.values()
+
+
+def choose_side(facts: Facts, configs: Sequence[Config]) -> str | None:
+    """Return the other side that configurations of one method are compared with: of QAT the control, if it has one."""
+    for side in dict.fromkeys((SIDE_OF.get(configs[0].method), "reference")):
+        if side and any(facts.overall(config, side) for config in configs):
+            return side
+    return None
+
+
+def _make_loss(facts: Facts, configs: list[Config], grouping: Grouping, comparison: str, runtime: str) -> Loss:
+    losses = [_read_loss(facts, config, grouping, comparison, runtime) for config in configs]
+    known = [loss for loss in losses if loss.overall]
+    primary = next((loss for loss in known if loss.config.is_primary), known[0])
+    others = tuple(loss for loss in known if loss is not primary)
+    return Loss(**{**vars(primary), "others": others})
+
+
+def _read_loss(facts: Facts, config: Config, grouping: Grouping, comparison: str, runtime: str) -> Loss:
+    key = (config.config_id, runtime, comparison, grouping.name)
+    verdict, drops = facts.verdicts.get(key, {}), facts.drops.get(key, {})
+    out = verdict.get("out_of_play") or ()
+    overall = facts.overall(config, comparison, runtime)
+    in_play = tuple(
+        (g, drops[g.name]) for g in grouping.groups if g.is_ranked and g.name not in out and g.name in drops
+    )
+    return Loss(
+        config=config,
+        comparison=comparison,
+        other=facts.catalog.find(overall.other_config_id) if overall else None,
+        runtime=runtime,
+        grouping=grouping,
+        verdict=verdict,
+        overall=overall,
+        worst=next((found for found in in_play if found[0].name == verdict.get("worst_group")), None),
+        evenness=facts.evenness.get(key, {}),
+        gap_pp=facts.gaps.get((config.config_id, runtime, grouping.name)),
+        in_play=in_play,
+    )
+
+
+def list_questions(facts: Facts, data: Data, grouping: Grouping, kind: str) -> list[Question]:
+    """Return one contrast of a kind for each method and bits, of named configurations on both sides if there is one."""
+    found: dict[tuple[str, str, str | None], list[Question]] = {}
+    for config in facts.catalog.configs:
+        if config.data != data:
+            continue
+        side = choose_side(facts, [config])
+        for row in facts.contrasts.get((kind, config.config_id), []):
+            if row["comparison"] not in (None, side):
+                continue
+            key = (config.variant, config.bits, row["other_level"] if kind == "data" else None)
+            evenness = facts.contrast_evenness.get((row["contrast_id"], grouping.name), {})
+            question = Question(config, facts.catalog.find(row["other_config_id"]), row, evenness, grouping)
+            found.setdefault(key, []).append(question)
+    return [max(alike, key=_count_named) for alike in found.values()]
+
+
+def _count_named(question: Question) -> int:
+    return 2 * question.config.is_primary + bool(question.other and question.other.is_primary)
+
+
+def list_deployed(facts: Facts) -> list[str]:
+    """Return the runtimes beside torch of which there is any row."""
+    there = {runtime for _, runtime in facts.deployed}
+    return [runtime for runtime in DEPLOYED if runtime in there]
+
+
+def find_shippable(facts: Facts, data: Data, grouping: Grouping, runtime: str) -> Loss | None:
+    """Return the named configuration of the fewest bits that is *harmless* against FP32; of equals the first.
+
+    QAT too is beside FP32: who ships it gives up that one, not the control. FP32 answers in torch in every case.
+    PTQ of the control is beside that one alone, so it is never named.
+    """
+    losses = [
+        loss
+        for method in QUANTIZED
+        for loss in compare_loss(facts, data, grouping, method, "reference", runtime).values()
+    ]
+    harmless = [loss for loss in losses if loss.word == "harmless" and loss.other and loss.other.method == "fp32"]
+    return min(harmless, key=lambda loss: count_bits(loss.config), default=None)
+
+
+def count_bits(config: Config) -> int:
+    """Return bits of a weight times bits of an activation: what the cost of a multiplication goes with."""
+    trial = config.trials[0]
+    return (trial["weight_bits"] or 32) * (trial["act_bits"] or 32)

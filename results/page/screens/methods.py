@@ -1,0 +1,90 @@
+"""Facts in, a paragraph on methods out: what was trained, quantized, measured and tested, as a paper would say it."""
+
+from collections.abc import Sequence
+
+from quantfair.results.page.catalog import Config, Data
+from quantfair.results.page.comparisons import list_deployed
+from quantfair.results.page.formatting import count
+from quantfair.results.page.index import Facts
+from quantfair.results.schema import IMPORTED, MIN_RANKED
+
+
+def write_methods(facts: Facts) -> str:
+    """Return the paragraph; it says only what holds of this sweep."""
+    parts = [_say_data(facts, data) for data in facts.catalog.data]
+    configs = [config for config in facts.catalog.configs if config.ok]
+    parts.append(_say_trials(facts, configs))
+    if any(facts.overall(config, "control") for config in configs):
+        parts.append(
+            "Quantization-aware training was compared with a control: the same fine-tuning with all quantizers "
+            "bypassed."
+        )
+    if any(facts.overall(config, "reference") for config in configs):
+        parts += [_say_drops(), _say_intervals(configs), _say_tests()]
+    if runtimes := list_deployed(facts):
+        parts.append(
+            f"Finished models were also exported and run in {' and '.join(runtimes)}; there each was compared with "
+            "itself and with its floating-point models in torch."
+        )
+    versions = [f"{name} {facts.provenance[name]}" for name in ("torch", "onnxruntime") if facts.provenance.get(name)]
+    made = f"Quantfair, code version {facts.provenance.get('code_version', 'unknown')}"
+    return " ".join([*(part for part in parts if part), f"({'; '.join([made, *versions])}.)"])
+
+
+def _say_drops() -> str:
+    return (
+        "Each model was compared with its floating-point reference of the same seed on the same test images. A group's "
+        "drop is the reference's accuracy minus the model's, in percentage points; its excess accuracy gap (EAG) is "
+        "its drop minus that of all images."
+    )
+
+
+def _say_intervals(configs: Sequence[Config]) -> str:
+    if max(len(config.ok) for config in configs) == 1:
+        return (
+            "Intervals (95 %) are the wider of a bootstrap over images and Tango's score interval for paired "
+            "proportions; with one seed they say nothing of other trainings."
+        )
+    return (
+        "Intervals (95 %) are the widest of a crossed bootstrap over seeds and images, a t interval with its error, "
+        "and Tango's score interval for paired proportions."
+    )
+
+
+def _say_tests() -> str:
+    return (
+        "How unevenly groups drop was tested by permuting images among groups with studentized effects (1,000 "
+        "permutations); p values are not corrected for their number, those corrected by Benjamini and Hochberg's "
+        f"method within one question are in the tables. Groups of under {MIN_RANKED} test images were not ranked. Of "
+        "several settings of one method and bits, the one with the best accuracy on validation images is named."
+    )
+
+
+def _say_data(facts: Facts, data: Data) -> str:
+    trials = [trial for config in facts.catalog.configs if config.data == data for trial in config.ok]
+    seeds = len({trial["seed"] for trial in trials})
+    n_test = max((trial["n_test"] or 0 for trial in trials), default=0)
+    if not trials:
+        return ""
+    groups = "; ".join(
+        f"{grouping.title} ({count(len(grouping.groups), grouping.noun)})" for grouping in data.groupings
+    )
+    return (
+        f"On {data.name} (task: {data.task}; network: {data.network}) models of {count(seeds, 'seed')} were "
+        "evaluated on "
+        f"{n_test:,} test images, grouped by {groups}."
+    )
+
+
+def _say_trials(facts: Facts, configs: Sequence[Config]) -> str:
+    bits: dict[str, list[str]] = {}
+    for config in configs:
+        if config.is_quantized:
+            bits.setdefault(config.variant, []).append(config.bits)
+    texts = [f"{variant} at {', '.join(dict.fromkeys(found))} bits" for variant, found in bits.items()]
+    failed = sum(trial["status"] == "failed" for trial in facts.catalog.trials)
+    lost = f" {count(failed, 'trial')} failed." if failed else ""
+    imported = sorted({config.variant for config in configs if config.method == IMPORTED})
+    found = [f"Quantized were: {'; '.join(texts)}."] if texts else []
+    found += [f"Predictions from elsewhere: {', '.join(imported)}."] if imported else []
+    return (" ".join(found) or "No model was quantized.") + lost

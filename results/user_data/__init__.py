@@ -1,0 +1,1 @@
+"""What users bring: predictions, groupings and metrics of their own."""
