@@ -1,6 +1,7 @@
 """The end of a command: its last lines and its exit code."""
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,7 +14,10 @@ from quantfair.orchestrator.commands.status import (
     write_reasons,
     write_runtimes,
 )
-from quantfair.results import Comparison, Derived, Store, describe_mixed_pairs
+from quantfair.results import Derived, Store, count_trials, describe_mixed_pairs, survey
+
+if TYPE_CHECKING:
+    from quantfair.results import Comparison
 
 
 def finish(
@@ -22,11 +26,9 @@ def finish(
     *,
     as_json: bool,
     exports: list[str] | None = None,
-    comparison: Comparison | None = None,
+    comparison: "Comparison | None" = None,
 ) -> None:
     """Say how the trials ended and where the dashboard and tables for papers are, and exit with 1 if a trial failed."""
-    from quantfair.results import count_trials, survey
-
     trials, facts, path = derived
     n_others = int(facts["n_not_in_plan"])
     counts, warnings = count_trials(trials, int(facts["n_planned"])), describe_mixed_pairs(trials)
