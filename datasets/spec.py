@@ -161,23 +161,25 @@ class DatasetSpec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
                         raise _not_one_of(field, attribute, known)
                 target = source.tasks[self.task]
                 if len({target if part == "label" else part for part in parts}) < len(parts):
-                    raise _misfit(field, f"crosses an attribute with itself in '{grouping}' (here `label` is {target})")
+                    raise _setting_error(
+                        field, f"crosses an attribute with itself in '{grouping}' (here `label` is {target})"
+                    )
         for setting in SETTINGS:
             if getattr(self, setting) is not None and setting not in source.settings:
-                raise _misfit(setting, f"is not a setting of {self.name}; remove it")
+                raise _setting_error(setting, f"is not a setting of {self.name}; remove it")
         if source.has_official_test and self.test_share is not None:
             message = f"{self.name} has an official test set; remove it, and use test_size for a subset of that set"
-            raise _misfit("test_share", message)
+            raise _setting_error("test_share", message)
         return self
 
     @model_validator(mode="after")
     def imbalance_is_possible(self) -> Self:
         """Raise for a profile that cannot be read, or that has no total size."""
         if fault := find_fault(self.imbalance):
-            raise _misfit("imbalance", fault)
+            raise _setting_error("imbalance", fault)
         if self.imbalance != "none" and self.train_size is None:
             message = "needs `train_size`: the training set has that many images under every profile, none included"
-            raise _misfit("imbalance", message)
+            raise _setting_error("imbalance", message)
         return self
 
     def identity(self) -> dict[str, object]:
@@ -188,8 +190,8 @@ class DatasetSpec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
 
 
 def _not_one_of(field: str, value: str, known: list[str]) -> PydanticCustomError:
-    return _misfit(field, f"must be one of {known}, got {value!r}", value=value, known=known)
+    return _setting_error(field, f"must be one of {known}, got {value!r}", value=value, known=known)
 
 
-def _misfit(field: str, message: str, **context: object) -> PydanticCustomError:
+def _setting_error(field: str, message: str, **context: object) -> PydanticCustomError:
     return PydanticCustomError("misfit", "`{field}` {message}", {"field": field, "message": message, **context})

@@ -17,22 +17,22 @@ from quantfair.quant.specs.training import TrainSpec
 
 if TYPE_CHECKING:
     from quantfair.quant.analysis.curvature import Curvature, measure_curvature
-    from quantfair.quant.analysis.layer_noise import describe_noise, float_twin, predict_each_layer
+    from quantfair.quant.analysis.layer_noise import measure_sqnr, predict_each_layer, without_quantizers
     from quantfair.quant.deploy.onnx_export import ExportError, export_onnx
     from quantfair.quant.deploy.onnx_graph import OnnxFileError
-    from quantfair.quant.deploy.onnxruntime import OnnxRuntime, RuntimeFailure, Session, measure_latency
-    from quantfair.quant.deploy.tensorrt.buffers import TensorRTMissing
-    from quantfair.quant.deploy.tensorrt.build import BuildRefused
+    from quantfair.quant.deploy.onnxruntime import OnnxRuntime, RuntimeFailureError, Session, measure_latency
+    from quantfair.quant.deploy.tensorrt.buffers import TensorRTMissingError
+    from quantfair.quant.deploy.tensorrt.build import BuildRefusedError
     from quantfair.quant.deploy.tensorrt.check import AheadReport, check_ahead_of_time
-    from quantfair.quant.deploy.tensorrt.engine_file import EngineFacts, EngineMismatch
+    from quantfair.quant.deploy.tensorrt.engine_file import EngineFacts, EngineMismatchError
     from quantfair.quant.deploy.tensorrt.inspection import LayerPrecision
     from quantfair.quant.deploy.tensorrt.rules import lint_for_tensorrt
     from quantfair.quant.deploy.tensorrt.runtime import (
-        TensorRTFailed,
+        TensorRTFailedError,
         TensorRTRunner,
         build_engine,
-        find_missing_tensorrt,
         open_engine,
+        why_tensorrt_is_unavailable,
     )
     from quantfair.quant.layers.modules import Add, Concat
     from quantfair.quant.layers.non_finite import DivergedError, NonFiniteError
@@ -58,13 +58,13 @@ __all__ = [
     "Add",
     "AheadReport",
     "Batches",
-    "BuildRefused",
+    "BuildRefusedError",
     "Calibration",
     "Concat",
     "Curvature",
     "DivergedError",
     "EngineFacts",
-    "EngineMismatch",
+    "EngineMismatchError",
     "ExportError",
     "FitResult",
     "Fp32FtSpec",
@@ -80,10 +80,10 @@ __all__ = [
     "Prepared",
     "PtqSpec",
     "QatSpec",
-    "RuntimeFailure",
+    "RuntimeFailureError",
     "Session",
-    "TensorRTFailed",
-    "TensorRTMissing",
+    "TensorRTFailedError",
+    "TensorRTMissingError",
     "TensorRTRunner",
     "TrainSpec",
     "build_engine",
@@ -93,14 +93,11 @@ __all__ = [
     "collect",
     "count_bytes",
     "describe_layers",
-    "describe_noise",
     "export_onnx",
-    "find_missing_tensorrt",
     "find_unsupported",
     "find_unsupported_layers",
     "fingerprint_weights",
     "fit",
-    "float_twin",
     "freeze",
     "frozen_to_bytes",
     "lint_for_tensorrt",
@@ -109,12 +106,15 @@ __all__ = [
     "load_weights",
     "measure_curvature",
     "measure_latency",
+    "measure_sqnr",
     "open_engine",
     "predict",
     "predict_each_layer",
     "prepare",
     "quantizer_state_to_bytes",
     "weights_to_bytes",
+    "why_tensorrt_is_unavailable",
+    "without_quantizers",
 ]
 
 _HOMES = {
@@ -123,8 +123,8 @@ _HOMES = {
         "measure_curvature",
     ),
     "analysis.layer_noise": (
-        "describe_noise",
-        "float_twin",
+        "measure_sqnr",
+        "without_quantizers",
         "predict_each_layer",
     ),
     "deploy.onnx_export": (
@@ -134,27 +134,27 @@ _HOMES = {
     "deploy.onnx_graph": ("OnnxFileError",),
     "deploy.onnxruntime": (
         "OnnxRuntime",
-        "RuntimeFailure",
+        "RuntimeFailureError",
         "Session",
         "measure_latency",
     ),
-    "deploy.tensorrt.buffers": ("TensorRTMissing",),
-    "deploy.tensorrt.build": ("BuildRefused",),
+    "deploy.tensorrt.buffers": ("TensorRTMissingError",),
+    "deploy.tensorrt.build": ("BuildRefusedError",),
     "deploy.tensorrt.check": (
         "AheadReport",
         "check_ahead_of_time",
     ),
     "deploy.tensorrt.engine_file": (
         "EngineFacts",
-        "EngineMismatch",
+        "EngineMismatchError",
     ),
     "deploy.tensorrt.inspection": ("LayerPrecision",),
     "deploy.tensorrt.rules": ("lint_for_tensorrt",),
     "deploy.tensorrt.runtime": (
-        "TensorRTFailed",
+        "TensorRTFailedError",
         "TensorRTRunner",
         "build_engine",
-        "find_missing_tensorrt",
+        "why_tensorrt_is_unavailable",
         "open_engine",
     ),
     "layers.modules": (

@@ -19,7 +19,7 @@ from quantfair.quant.iao.calibration import calibrate_iao
 from quantfair.quant.iao.layers import install_iao
 from quantfair.quant.iao.quantizer import IaoQuantizer
 from quantfair.quant.layers.bn_fold import attach_batchnorm, finish_fold, fold_batchnorm
-from quantfair.quant.layers.functional_merges import JoinsInCode
+from quantfair.quant.layers.functional_merges import FunctionalMergeRecorder
 from quantfair.quant.layers.modes import device_of, evaluating, require_calibrated
 from quantfair.quant.layers.modules import JOINS, QUANTIZED, QuantLayer, deployed_weight, quant_layers, quantizers, swap
 from quantfair.quant.layers.non_finite import NonFiniteError, is_finite
@@ -28,8 +28,8 @@ from quantfair.quant.layers.settings import LayerSettings, settings_by_layer
 from quantfair.quant.ptq.calibration import Calibration, collect
 from quantfair.quant.ptq.corrections import correct, needs_corrections, plan_corrections, sample_images
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
-from quantfair.quant.quantizer.observers import Seen, activation_range, weight_range
-from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, TensorSpec
+from quantfair.quant.quantizer.observers import ActivationStats, activation_range, weight_range
+from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, QuantizerSpec
 from quantfair.quant.specs.methods import FLOAT_BITS, Fp32FtSpec, PtqSpec, QatSpec, QuantSettings
 
 
@@ -62,7 +62,7 @@ def prepare(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec, example_NCHW
         settings = settings_by_layer(spec, layers, lasts=[name for name in layers if layers[name] in lasts])
         for name, layer in layers.items():
             _add_quantizers(layer, name, settings[name])
-            if isinstance(spec, PtqSpec) and settings[name].float_because is None:
+            if isinstance(spec, PtqSpec) and settings[name].float_reason is None:
                 plan_corrections(layer, spec)
         if spec.quantize_adds and spec.act_bits != FLOAT_BITS:
             _quantize_joins(prepared, called, spec)
@@ -84,7 +84,7 @@ def _call(model: nn.Module, example_NCHW: Tensor) -> tuple[list[nn.Module], list
     (module, operation) in code.
     """  # fmt: skip
     called: dict[nn.Module, Tensor] = {}
-    joins = JoinsInCode()
+    joins = FunctionalMergeRecorder()
     names = {module: name or "(model)" for name, module in model.named_modules()}
 
     def remember(module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -137,20 +137,20 @@ def _note_unfolded(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec) -> No
         reason = f"not folded: its input has other uses, or is not the output of a single call of one {kind}"
     for module in model.modules():
         if isinstance(module, BatchNorm):
-            module.unfolded_because = reason  # pyright: ignore
+            module.unfolded_reason = reason  # pyright: ignore
 
 
 def _add_quantizers(layer: QuantLayer, name: str, chosen: LayerSettings) -> None:
-    if chosen.float_because is not None:
-        layer.float_because = chosen.float_because
+    if chosen.float_reason is not None:
+        layer.float_reason = chosen.float_reason
         return
-    weight_spec = TensorSpec.of_weight(chosen.settings, layer.channel_axis)
+    weight_spec = QuantizerSpec.of_weight(chosen.settings, layer.channel_axis)
     per_channel = tuple(n if dim == weight_spec.axis else 1 for dim, n in enumerate(layer.weight.shape))
     shape = () if weight_spec.axis is None else per_channel
     device = layer.weight.device
     layer.weight_quantizer = FakeQuantize(weight_spec, layer=name, shape=shape).to(device)
     if chosen.settings.act_bits != FLOAT_BITS:
-        layer.act_quantizer = FakeQuantize(TensorSpec.of_activation(chosen.settings), layer=name).to(device)
+        layer.act_quantizer = FakeQuantize(QuantizerSpec.of_activation(chosen.settings), layer=name).to(device)
 
 
 def _quantize_joins(model: nn.Module, called: list[nn.Module], spec: QuantSettings) -> None:
@@ -158,7 +158,7 @@ def _quantize_joins(model: nn.Module, called: list[nn.Module], spec: QuantSettin
     for module in called:
         if type(module) in JOINS:
             module.__class__ = JOINS[type(module)]
-            quantizer = FakeQuantize(TensorSpec.of_activation(spec), layer=names[module])
+            quantizer = FakeQuantize(QuantizerSpec.of_activation(spec), layer=names[module])
             module.act_quantizer = quantizer.to(device_of(model))
 
 
@@ -196,7 +196,7 @@ def calibrate(
         correct(model, sample_images(batches, len(calibration.batches)))
 
 
-def _set_activation_range(quantizer: FakeQuantize, seen: Seen | None) -> None:
+def _set_activation_range(quantizer: FakeQuantize, seen: ActivationStats | None) -> None:
     if seen is None:
         raise ValueError(f"layer '{quantizer.layer}' saw no data; `batches` must hold images that reach every layer")
     unsigned = quantizer.spec.may_be_unsigned and seen.smallest() >= 0

@@ -1,4 +1,4 @@
-"""Predictions -> statistics -> tables -> dashboard. The door: `Store`, `derive`; in a notebook: `read`."""
+"""Predictions -> statistics -> tables -> dashboard. The door: `Store`, `update_report`; in a notebook: `read`."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from quantfair.results.page.paper_figures import draw_figure
     from quantfair.results.page.report import write_report
     from quantfair.results.predictions import make_predictions
-    from quantfair.results.refresh import Derived, derive, derive_again
+    from quantfair.results.refresh import Derived, update_report, update_report_as_before
     from quantfair.results.schema import BLOCKED, DEPLOYED, EXACT, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
     from quantfair.results.statistics.power import (
         minimum_detectable_disparity,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         null_disparity,
     )
     from quantfair.results.store.files import DamagedError, StoreError, WriteError
-    from quantfair.results.store.recovery import Survey, find_damage, set_aside, survey
+    from quantfair.results.store.recovery import StoreScan, find_damage, quarantine, scan_store
     from quantfair.results.store.store import Store
     from quantfair.results.store.trial_list import count_trials, list_trials
     from quantfair.results.tables.devices import describe_mixed_pairs
@@ -41,13 +41,11 @@ __all__ = [
     "Frames",
     "Store",
     "StoreError",
-    "Survey",
+    "StoreScan",
     "WriteError",
     "build_tables",
     "compare_stores",
     "count_trials",
-    "derive",
-    "derive_again",
     "describe_mixed_pairs",
     "draw_figure",
     "find_damage",
@@ -59,10 +57,12 @@ __all__ = [
     "minimum_detectable_drop",
     "minimum_detectable_excess",
     "null_disparity",
+    "quarantine",
     "read",
-    "set_aside",
-    "survey",
+    "scan_store",
     "to_fairlearn",
+    "update_report",
+    "update_report_as_before",
     "write_exports",
     "write_report",
 ]
@@ -80,14 +80,14 @@ _HOMES = {
     "SCHEMA_VERSION": "schema",
     "Store": "store.store",
     "StoreError": "store.files",
-    "Survey": "store.recovery",
+    "StoreScan": "store.recovery",
     "TABLES": "schema",
     "WriteError": "store.files",
     "build_tables": "build",
     "compare_stores": "diff.compare",
     "count_trials": "store.trial_list",
-    "derive": "refresh",
-    "derive_again": "refresh",
+    "update_report": "refresh",
+    "update_report_as_before": "refresh",
     "describe_mixed_pairs": "tables.devices",
     "draw_figure": "page.paper_figures",
     "find_damage": "store.recovery",
@@ -100,8 +100,8 @@ _HOMES = {
     "minimum_detectable_excess": "statistics.power",
     "null_disparity": "statistics.power",
     "read": "frames",
-    "set_aside": "store.recovery",
-    "survey": "store.recovery",
+    "quarantine": "store.recovery",
+    "scan_store": "store.recovery",
     "to_fairlearn": "frames",
     "write_exports": "exports.files",
     "write_report": "page.report",

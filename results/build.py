@@ -25,11 +25,11 @@ from quantfair.results.schema import (
     TABLES,
     TRIALS,
 )
-from quantfair.results.store.recovery import is_of_samples, survey
-from quantfair.results.store.rows import Rows, join, table_of
+from quantfair.results.store.recovery import is_of_samples, scan_store
+from quantfair.results.store.rows import TableBuilder, join, rows_to_table
 from quantfair.results.store.store import Store
 from quantfair.results.store.trial_list import count_trials, list_trials
-from quantfair.results.tables.answers import Deployed, Measured, Outcomes, read_all_outcomes
+from quantfair.results.tables.answers import DatasetAnswers, Deployed, TrialAnswers, read_all_outcomes
 from quantfair.results.tables.classes import add_class_metrics
 from quantfair.results.tables.devices import find_mixed_pairs
 from quantfair.results.tables.disparity import add_disparity
@@ -64,12 +64,12 @@ def build_statistics(
     runtimes: Statuses,
 ) -> dict[str, pa.Table]:
     """Return every table that is made of predictions. `ok` are the rows of finished trials, in the plan's order."""
-    tables = {name: Rows(TABLES[name]) for name in (*_OF_TRIALS, *CONTRAST_TABLES, "choices")}
+    tables = {name: TableBuilder(TABLES[name]) for name in (*_OF_TRIALS, *CONTRAST_TABLES, "choices")}
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
     measured_by_id = {}
     for dataset_id, test_set in test_sets.items():
         trials, own = [row for row in ok if row["dataset_id"] == dataset_id], own_values[dataset_id]
-        measured = Measured(test_set, trials, _read(store, trials, "torch", test_set, own=own, tables=tables))
+        measured = DatasetAnswers(test_set, trials, _read(store, trials, "torch", test_set, own=own, tables=tables))
         _add_comparisons(measured, "torch", own, plan=plan, flags=flags, tables=tables)
         add_choices(measured, tables["choices"])
         deployed = []
@@ -85,8 +85,8 @@ def build_statistics(
 
 
 def _read(
-    store: Store, trials: Trials, runtime: str, test_set: TestSet, *, own: OwnValues, tables: Mapping[str, Rows]
-) -> dict[str, Outcomes]:
+    store: Store, trials: Trials, runtime: str, test_set: TestSet, *, own: OwnValues, tables: Mapping[str, TableBuilder]
+) -> dict[str, TrialAnswers]:
     """Read what trials answered, and add what is said of each alone, and of the seeds of a configuration together."""
     outcomes, reliability = {}, Reliability(test_set, trials)
     for answers, certainty in read_all_outcomes(store, [row["trial_id"] for row in trials], runtime, test_set):
@@ -101,13 +101,13 @@ def _read(
 
 def _read_deployed(
     store: Store,
-    measured: Measured,
+    measured: DatasetAnswers,
     runtime: str,
     trials: Trials,
     *,
     runtimes: Statuses,
     own: OwnValues,
-    tables: Mapping[str, Rows],
+    tables: Mapping[str, TableBuilder],
 ) -> Deployed:
     trial_ids, exact = [row["trial_id"] for row in trials], {}
     if runtime == "onnxruntime":
@@ -119,13 +119,13 @@ def _read_deployed(
 
 
 def _add_comparisons(
-    measured: Measured | Deployed,
+    measured: DatasetAnswers | Deployed,
     runtime: str,
     own: OwnValues,
     *,
     plan: Trials,
     flags: Mapping[tuple[str, str], str],
-    tables: Mapping[str, Rows],
+    tables: Mapping[str, TableBuilder],
 ) -> None:
     """Add what is said of trials beside others. `flags`: why to take one with care, by trial and comparison."""
     pairs, test_set = compare_trials(measured, flags), measured.test_set
@@ -149,7 +149,7 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
         DamagedError: a file is damaged, or missing: the trial must be forgotten first.
     """
     own_metrics = load_metrics(metrics)
-    manifest, found = store.read_manifest(), survey(store)
+    manifest, found = store.read_manifest(), scan_store(store)
     for error in found.damaged:
         if not is_of_samples(error):
             raise error
@@ -168,7 +168,7 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
         for dataset_id, (table, _, _) in samples.items()
     }
     tables = {
-        "trials": table_of(trials, TRIALS),
+        "trials": rows_to_table(trials, TRIALS),
         "groups": _groups(test_sets),
         "samples": _join_samples(table for table, _, _ in samples.values()),
         "runtimes": _runtimes(store, ok, found.runtimes),
@@ -188,7 +188,7 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
 
 
 def _groups(test_sets: dict[str, TestSet]) -> pa.Table:
-    rows = Rows(GROUPS)
+    rows = TableBuilder(GROUPS)
     for test_set in test_sets.values():
         for grouping in test_set.groupings:
             for split in ("train", "val", "test"):
@@ -217,7 +217,7 @@ def _join_layers(tables: Iterable[pa.Table]) -> pa.Table:
 
 
 def _sensitivity(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, TestSet]) -> pa.Table:
-    rows = Rows(SENSITIVITY)
+    rows = TableBuilder(SENSITIVITY)
     for row in ok:
         if row["method"] in ("ptq", "qat"):
             add_sensitivity(store, row["trial_id"], test_sets[row["dataset_id"]], rows)
@@ -227,7 +227,7 @@ def _sensitivity(store: Store, ok: list[dict[str, Any]], test_sets: dict[str, Te
 def _runtimes(store: Store, ok: list[dict[str, Any]], statuses: Mapping[tuple[str, str], str]) -> pa.Table:
     """What was measured of every trial in torch, which is not timed, and then in the deployed runtimes."""
     shared = {"runtime": "torch", "status": "ok", "reason": "latency and size are measured for deployed runtimes"}
-    torch = table_of(({"trial_id": row["trial_id"], **shared} for row in ok), RUNTIMES)
+    torch = rows_to_table(({"trial_id": row["trial_id"], **shared} for row in ok), RUNTIMES)
     keys = [(row["trial_id"], runtime) for row in ok for runtime in DEPLOYED if (row["trial_id"], runtime) in statuses]
     deployed = join(found for key in keys if (found := store.read_runtime(*key)) is not None)
     return torch if deployed is None else pa.concat_tables([torch, deployed])
@@ -242,4 +242,4 @@ def _provenance(manifest: dict[str, Any], trials: list[dict[str, Any]], *, n_str
         **manifest["provenance"],
         **({"sweep_file": json.dumps(manifest["sweep"])} if manifest.get("sweep") else {}),
     }
-    return table_of(({"key": key, "value": str(value)} for key, value in facts.items()), PROVENANCE)
+    return rows_to_table(({"key": key, "value": str(value)} for key, value in facts.items()), PROVENANCE)

@@ -57,18 +57,18 @@ def _flatten(config: str | None) -> dict[str, str]:
     known = {"method", "weight_bits", "act_bits", *SETTINGS}
     sections = json.loads(config or "{}")
     return {
-        f"{section} {key}": _say_value(value)
+        f"{section} {key}": _format_value(value)
         for section in ("model", "train", "quant")
         for key, value in sections.get(section, {}).items()
         if section != "quant" or key not in known
     }
 
 
-def _say_value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a setting's value in words: overrides become "conv1, weight_bits 8, fc, quantize False"."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_say_value(inner)}" for key, inner in value.items())
-    return ", ".join(map(_say_value, value)) if isinstance(value, list) else str(value)
+        return ", ".join(f"{key} {_format_value(inner)}" for key, inner in value.items())
+    return ", ".join(map(_format_value, value)) if isinstance(value, list) else str(value)
 
 
 def name_variant(trial: Trial) -> str:
@@ -112,7 +112,7 @@ def _is_told(column: str, value: Any) -> bool:
     return value != "auto" and (column in SETTINGS or value is not None)
 
 
-def _say_setting(column: str, value: Any) -> str:
+def _format_setting(column: str, value: Any) -> str:
     if column in SETTINGS:
         return SETTINGS[column] + str(value or "none")
     return f"{column.removeprefix('quant ')} {value}"
@@ -133,7 +133,7 @@ def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
         variant, bits = name_variant(trial), name_bits(trial)
         start = variant if bits in ("FP32", IMPORTED) else f"{variant} {bits}"
         told = [column for column in varying[variant] if _is_told(column, trial.get(column))]
-        settings = [_say_setting(column, trial.get(column)) for column in told]
+        settings = [_format_setting(column, trial.get(column)) for column in told]
         names[trial["config_id"]] = ", ".join([start, *settings]).replace("_", " ")
     uses = defaultdict(set)
     for config_id, name in names.items():

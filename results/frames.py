@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from quantfair.results.configurations import SETTINGS, name_within_models, order_trials
-from quantfair.results.refresh import derive
+from quantfair.results.refresh import update_report
 from quantfair.results.store.files import DamagedError, MissingError, StoreError
 from quantfair.results.store.store import Store
 from quantfair.results.user_data.groups import add_custom_groups
@@ -36,9 +36,9 @@ def read(store: "str | Store", *, metrics: Sequence[str] = ()) -> "Frames":
     opened = Store.open(store) if isinstance(store, str) else store
     opened.read_manifest()
     try:
-        derive(opened, metrics=metrics)
+        update_report(opened, metrics=metrics)
     except DamagedError as error:
-        raise StoreError(f"{error} Or leave its trial out: {_say_report(opened)}") from error
+        raise StoreError(f"{error} Or leave its trial out: {_format_report(opened)}") from error
     return Frames(opened)
 
 
@@ -104,7 +104,7 @@ class Frames:
             return self.store.read_table(name)
         except DamagedError as error:
             place = self.store.files.describe(error.path)
-            raise StoreError(f"{place} {error.why}. Make it anew: {_say_report(self.store)}") from error
+            raise StoreError(f"{place} {error.why}. Make it anew: {_format_report(self.store)}") from error
 
     def with_settings(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return a frame that has a trial_id or a config_id with the settings of that trial or configuration beside it.
@@ -171,7 +171,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     return table.to_pandas()
 
 
-def _say_report(store: Store) -> str:
+def _format_report(store: Store) -> str:
     return f"run `python -m orchestrator report {store.location}`."
 
 

@@ -26,7 +26,7 @@ class Derived(NamedTuple):
     dashboard: str
 
 
-def derive(store: Store, *, always: bool = False, metrics: Sequence[str] = ()) -> Derived:
+def update_report(store: Store, *, always: bool = False, metrics: Sequence[str] = ()) -> Derived:
     """Bring tables and dashboard up to date. `always` builds them even if nothing has changed.
 
     `metrics` are a user's own, each `package.module:function`; without them no table has them any more.
@@ -42,9 +42,9 @@ def derive(store: Store, *, always: bool = False, metrics: Sequence[str] = ()) -
         return _derive(store, always=always, metrics=metrics)
 
 
-def derive_again(store: Store) -> Derived:
-    """Bring tables and dashboard up to date, with the user's metrics that they were built with last. As `derive`."""
-    return derive(store, metrics=(store.read_built() or {}).get("metrics", ()))
+def update_report_as_before(store: Store) -> Derived:
+    """Bring tables and dashboard up to date, with the user's metrics that they were built with last. As `update_report`."""
+    return update_report(store, metrics=(store.read_built() or {}).get("metrics", ()))
 
 
 def _derive(store: Store, *, always: bool, metrics: Sequence[str]) -> Derived:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from quantfair.quant import TensorRTMissing
+from quantfair.quant import TensorRTMissingError
 from quantfair.quant.deploy.tensorrt.runtime import load_trt
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def trt() -> Any:
     """The module tensorrt_rtx. Where QUANTFAIR_REQUIRE names trt_aot, as in CI, its absence fails the test."""
     try:
         return load_trt("tensorrt_rtx")
-    except TensorRTMissing as error:
+    except TensorRTMissingError as error:
         if "trt_aot" in os.environ.get("QUANTFAIR_REQUIRE", ""):
             pytest.fail(f"QUANTFAIR_REQUIRE asks for trt_aot, but {error}")
         pytest.skip(str(error))

@@ -9,8 +9,8 @@ from measured_trials import make_outcomes, make_test_set
 
 from quantfair.results.contrasts.tables import CONTRAST_TABLES, add_contrasts
 from quantfair.results.schema import TABLES
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Measured, Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import DatasetAnswers, TrialAnswers
 
 SIZES = {"a": 300, "b": 150, "c": 100, "few": 20, "nobody": 0}
 N = sum(SIZES.values())
@@ -36,7 +36,7 @@ class Study:
         self.labels = rng.integers(0, 2, n)
         self.test_set = make_test_set(self.labels, {"group": (names, np.repeat(CODES, times))})
         self.rows: list[dict[str, Any]] = []
-        self.outcomes: dict[str, Outcomes] = {}
+        self.outcomes: dict[str, TrialAnswers] = {}
         self.floats = [np.where(rng.random(n) < accuracy, self.labels, 1 - self.labels) for _ in range(n_seeds)]
         for seed, predicted in enumerate(self.floats):
             self.add(make_row("fp32", "fp32", seed, reference_trial_id=None), predicted)
@@ -53,8 +53,8 @@ class Study:
             predicted[right] = 1 - self.labels[right]
         return predicted
 
-    def tables(self, plan: Sequence[Any] | None = None, **others: Measured) -> dict[str, Any]:
-        rows = {name: Rows(TABLES[name]) for name in CONTRAST_TABLES}
-        measured = {"d": Measured(self.test_set, self.rows, self.outcomes), **others}
+    def tables(self, plan: Sequence[Any] | None = None, **others: DatasetAnswers) -> dict[str, Any]:
+        rows = {name: TableBuilder(TABLES[name]) for name in CONTRAST_TABLES}
+        measured = {"d": DatasetAnswers(self.test_set, self.rows, self.outcomes), **others}
         add_contrasts(measured, self.rows if plan is None else plan, rows)
         return {name: table.table().to_pandas() for name, table in rows.items()}

@@ -28,7 +28,7 @@ from html_page import Page
 from quantfair.datasets import DatasetSpec, load_dataset
 from quantfair.orchestrator.config.spec import SweepSpec, load_sweep
 from quantfair.orchestrator.config.sweep_file import built_in_sweeps
-from quantfair.orchestrator.executors.recovery import report_what_is_left
+from quantfair.orchestrator.executors.recovery import build_report_without_damaged
 from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
 from quantfair.results import Store, import_groups
 
@@ -160,7 +160,7 @@ def derive_golden(folder: Path) -> Store:
     """Copy the golden store into a folder, build its tables and its page there, and return that store."""
     shutil.copytree(GOLDEN / "store", folder, dirs_exist_ok=True)
     store = Store.open(str(folder))
-    report_what_is_left(store)
+    build_report_without_damaged(store)
     return store
 
 

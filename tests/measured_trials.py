@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from quantfair.results.schema import DISPARITY, FAMILIES, PAIRED_METRICS
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Measured, Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import DatasetAnswers, TrialAnswers
 from quantfair.results.tables.disparity import add_disparity
 from quantfair.results.tables.families import find_unfinished
 from quantfair.results.tables.groupings import Grouping, TestSet
@@ -25,12 +25,12 @@ def make_test_set(labels_N: np.ndarray, groupings: Mapping[str, tuple[Sequence[s
 
 def make_outcomes(
     trial_id: str, predicted_N: np.ndarray, labels_N: np.ndarray, loss_N: np.ndarray | None = None
-) -> Outcomes:
+) -> TrialAnswers:
     """Return a trial's answers; without losses they are 0.1 nats where it is right and 2 where it is wrong."""
     right_N = predicted_N == labels_N
     loss_N = np.where(right_N, 0.1, 2) if loss_N is None else loss_N
     nan_N = np.full(len(labels_N), np.nan, dtype=np.float32)
-    return Outcomes(trial_id, "torch", predicted_N, right_N, predicted_N, loss_N.astype(np.float32), nan_N, None)
+    return TrialAnswers(trial_id, "torch", predicted_N, right_N, predicted_N, loss_N.astype(np.float32), nan_N, None)
 
 
 def make_trial(trial_id: str, method: str, reference: str | None = None, control: str | None = None) -> dict[str, Any]:
@@ -40,11 +40,11 @@ def make_trial(trial_id: str, method: str, reference: str | None = None, control
 
 
 def make_tables(
-    test_set: TestSet, trials: Sequence[dict[str, Any]], outcomes: Sequence[Outcomes], plan: Sequence[Any] = ()
+    test_set: TestSet, trials: Sequence[dict[str, Any]], outcomes: Sequence[TrialAnswers], plan: Sequence[Any] = ()
 ) -> dict[str, Any]:
     """Return `paired_metrics`, `disparity` and `families`. The plan is that of the trials where none is given."""
-    paired, disparity, families = Rows(PAIRED_METRICS), Rows(DISPARITY), Rows(FAMILIES)
-    measured = Measured(test_set, trials, {answers.trial_id: answers for answers in outcomes})
+    paired, disparity, families = TableBuilder(PAIRED_METRICS), TableBuilder(DISPARITY), TableBuilder(FAMILIES)
+    measured = DatasetAnswers(test_set, trials, {answers.trial_id: answers for answers in outcomes})
     pairs, unfinished = compare_trials(measured, {}), find_unfinished(measured, plan or trials, "torch")
     add_pairs(pairs, test_set, paired=paired, families=families, unfinished=unfinished)
     add_disparity(measured, pairs, disparity)

@@ -16,7 +16,7 @@ import pytest
 from html_page import Page
 from screen_numbers import check_screen
 
-from quantfair.results import Store, derive
+from quantfair.results import Store, update_report
 from quantfair.results.page.catalog import Config, Data, Grouping, make_catalog
 from quantfair.results.schema import TABLES
 
@@ -25,7 +25,7 @@ READ = """() => Object.fromEntries([...document.querySelectorAll("figure")].map(
         [cell.textContent, cell.dataset.value === undefined ? null : Number(cell.dataset.value)]))]))"""
 READ_TRIALS = """() => [...document.querySelectorAll(".trials tbody tr")].map(row => [...row.cells].map(cell =>
         [cell.textContent, cell.dataset.value === undefined ? null : Number(cell.dataset.value)]))"""
-Rows = list[list[tuple[str, float | None]]]
+TableBuilder = list[list[tuple[str, float | None]]]
 OF_MEANS = 1e-3  # pp: the page's means are of numbers with five digits, which may take each other away
 STATISTICS = {
     "training images": "n_train",
@@ -103,7 +103,7 @@ def choose(page: Any, **filters: str) -> None:
     page.wait_for_selector("html[data-drawn=all]", state="attached", timeout=60_000)
 
 
-def read(page: Any) -> dict[str, Rows]:
+def read(page: Any) -> dict[str, TableBuilder]:
     """Return the table under every chart."""
     page.evaluate("document.querySelectorAll('figure details').forEach(details => { details.open = true; })")
     page.wait_for_timeout(50)
@@ -117,24 +117,24 @@ def compare(found: list[tuple[str, float | None]], wanted: list[Any], where: Any
     return sum(value is not None for value in known)
 
 
-def heads(rows: Rows, first: int) -> list[str]:
+def heads(rows: TableBuilder, first: int) -> list[str]:
     """The names in the head of a table, without numbers of images."""
     return [text.rpartition(" (n=")[0] or text for text, _ in rows[0][first:]]
 
 
-def check_accuracy(rows: Rows, place: Place) -> int:
+def check_accuracy(rows: TableBuilder, place: Place) -> int:
     equals = {"runtime": "torch", "grouping": place.grouping.name, "metric": "accuracy"}
     means = place.tables.means("group_metrics", ["config_id", "group"], "value", **equals)
     ids = [place.configs[name].config_id for name in heads(rows, 2)]
     return sum(compare(row[2:], [means.get((id_, row[0][0])) for id_ in ids], row[0]) for row in rows[1:])
 
 
-def check_slopes(rows: Rows, place: Place) -> int:
+def check_slopes(rows: TableBuilder, place: Place) -> int:
     configs = [place.configs[name] for name in heads(rows, 2)]
     return sum(compare(row[2:], [place.drop(config, row[0][0]) for config in configs], row[0]) for row in rows[1:])
 
 
-def check_drops(rows: Rows, place: Place) -> int:
+def check_drops(rows: TableBuilder, place: Place) -> int:
     n_checked = 0
     for (name, _), (side, _), *cells in rows[1:]:
         config = place.configs[name]
@@ -155,7 +155,7 @@ def gap_of(place: Place, config: Config) -> float | None:
     return place.tables.means("disparity", ["config_id"], "value", **equals).get(config.config_id)
 
 
-def check_chance(rows: Rows, place: Place) -> int:
+def check_chance(rows: TableBuilder, place: Place) -> int:
     n_checked = 0
     for (name, _), *cells in rows[1:]:
         config = place.configs[name]
@@ -165,7 +165,7 @@ def check_chance(rows: Rows, place: Place) -> int:
     return n_checked
 
 
-def check_tradeoff(rows: Rows, place: Place) -> int:
+def check_tradeoff(rows: TableBuilder, place: Place) -> int:
     n_checked = 0
     for (name, _), accuracy, _, *cells in rows[1:]:
         config = place.configs[name]
@@ -179,7 +179,7 @@ def check_tradeoff(rows: Rows, place: Place) -> int:
     return n_checked
 
 
-def check_seeds(rows: Rows, place: Place) -> int:
+def check_seeds(rows: TableBuilder, place: Place) -> int:
     n_checked, pairs = 0, place.tables.frames["paired_metrics"]
     pairs = pairs[pairs.runtime == "torch"].merge(place.tables.frames["trials"][["trial_id", "seed"]], on="trial_id")
     group = rows[0][2][0].removesuffix(": drop, pp")
@@ -193,19 +193,19 @@ def check_seeds(rows: Rows, place: Place) -> int:
     return n_checked
 
 
-def check_groups(rows: Rows, place: Place, grouping: str | None = None) -> int:
+def check_groups(rows: TableBuilder, place: Place, grouping: str | None = None) -> int:
     equals = {"runtime": "torch", "grouping": grouping or place.grouping.name, "config_id": place.detail.config_id}
     drops = place.tables.means("contrasts", ["group"], "drop_pp", comparison=place.side(place.detail), **equals)
     return sum(compare(row[2:], [drops[row[0][0]]], row[0]) for row in rows[1:])
 
 
-def check_intersections(rows: Rows, place: Place) -> int:
+def check_intersections(rows: TableBuilder, place: Place) -> int:
     crossed = [grouping.name for grouping in place.data.groupings if "*" in grouping.name]
     chosen = place.grouping.name if place.grouping.name in crossed else crossed[0]
     return check_groups(rows, place, chosen)
 
 
-def check_flips(rows: Rows, place: Place) -> int:
+def check_flips(rows: TableBuilder, place: Place) -> int:
     contrasts, n_checked = place.tables.frames["contrasts"], 0
     mine = contrasts[(contrasts.config_id == place.detail.config_id) & (contrasts.runtime == "torch")]
     mine = mine[(mine.grouping == place.grouping.name) & (mine.comparison == place.side(place.detail))]
@@ -216,7 +216,7 @@ def check_flips(rows: Rows, place: Place) -> int:
     return n_checked
 
 
-def check_shifts(rows: Rows, place: Place) -> int:
+def check_shifts(rows: TableBuilder, place: Place) -> int:
     equals = {"runtime": "torch", "grouping": place.grouping.name, "config_id": place.detail.config_id}
     side = place.side(place.detail)
     means = place.tables.means("shifts", ["group", "class"], "shift_pp", comparison=side, **equals)
@@ -225,7 +225,7 @@ def check_shifts(rows: Rows, place: Place) -> int:
     return sum(compare(row[1:], wanted[row[0][0]], row[0], error=OF_MEANS) for row in rows[1:])
 
 
-def check_calibration(rows: Rows, place: Place) -> int:
+def check_calibration(rows: TableBuilder, place: Place) -> int:
     bins, n_checked = place.tables.frames["reliability"], 0
     bins = bins[(bins.runtime == "torch") & (bins.grouping == place.grouping.name) & (bins.n >= 20)]
     keys = ["config_id", "group"]
@@ -242,7 +242,7 @@ def check_calibration(rows: Rows, place: Place) -> int:
     return n_checked
 
 
-def check_mechanism(rows: Rows, place: Place) -> int:
+def check_mechanism(rows: TableBuilder, place: Place) -> int:
     trials = place.tables.frames["trials"].set_index("trial_id")
     others = {trial[f"{place.side(place.detail)}_trial_id"] for trial in place.detail.ok}
     facts, n_checked = place.tables.frames["mechanism"], 0
@@ -254,7 +254,7 @@ def check_mechanism(rows: Rows, place: Place) -> int:
     return n_checked
 
 
-def check_runtimes(rows: Rows, place: Place) -> int:
+def check_runtimes(rows: TableBuilder, place: Place) -> int:
     n_checked, times = 0, place.tables.frames["runtimes"]
     ranked = {group.name for group in place.grouping.groups if group.is_ranked}
     keys = ["config_id", "group"]
@@ -274,14 +274,14 @@ def check_runtimes(rows: Rows, place: Place) -> int:
     return n_checked
 
 
-def check_sensitivity(rows: Rows, place: Place) -> int:
+def check_sensitivity(rows: TableBuilder, place: Place) -> int:
     equals = {"grouping": place.grouping.name, "config_id": place.detail.config_id}
     means = place.tables.means("sensitivity", ["layer", "group"], "drop_pp", **equals)
     wanted = {name: [means.get((name, group)) for group in heads(rows, 1)] for [(name, _), *_] in rows[1:]}
     return sum(compare(row[1:], wanted[row[0][0]], row[0], error=OF_MEANS) for row in rows[1:])
 
 
-def check_trials(rows: Rows, place: Place) -> int:
+def check_trials(rows: TableBuilder, place: Place) -> int:
     """The table of trials: accuracy, drop of all images and of the worst group, seconds."""
     trials, n_checked = place.tables.frames["trials"].set_index("trial_id"), 0
     pairs = place.tables.frames["paired_metrics"]
@@ -301,7 +301,7 @@ def check_trials(rows: Rows, place: Place) -> int:
     return n_checked
 
 
-CHECKS: dict[str, Callable[[Rows, Place], int]] = {
+CHECKS: dict[str, Callable[[TableBuilder, Place], int]] = {
     "accuracy": check_accuracy,
     "slopes": check_slopes,
     "drops": check_drops,
@@ -326,7 +326,7 @@ def check_store(location: str) -> str:
     from quantfair.results.page.paper_figures import find_browser
 
     store = Store.open(location)
-    derive(store)
+    update_report(store)
     tables = {name: store.read_table(name) for name in TABLES if name not in ("samples", "predictions")}
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])

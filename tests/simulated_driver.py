@@ -20,7 +20,7 @@ from quantfair.orchestrator.executors.progress import ProgressLines
 from quantfair.orchestrator.executors.ray_tune import run_ray
 from quantfair.orchestrator.planning.plan import PlannedTrial
 from quantfair.orchestrator.planning.request import make_queue, read_request
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store
 
 asked = json.loads(sys.argv[1])
@@ -29,7 +29,7 @@ SECONDS = asked.get("seconds", 0.5)
 
 def sleep_and_say_where(
     trial: PlannedTrial, store: Store, resources: Resources, watch: Callable[[str], None]
-) -> Outcome:
+) -> TrialOutcome:
     """The row's `device` says when, on which node, with which labels and which GPU the trial ran."""
     began = time.time()
     time.sleep(SECONDS)
@@ -42,7 +42,7 @@ def sleep_and_say_where(
         "ended": time.time(),
     }
     store.write_trial({**trial.columns(), "status": "ok", "device": json.dumps(where), "total_s": SECONDS})
-    return Outcome(trial.trial_id, "ok", SECONDS)
+    return TrialOutcome(trial.trial_id, "ok", SECONDS)
 
 
 def main() -> None:

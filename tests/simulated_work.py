@@ -27,7 +27,7 @@ from quantfair.orchestrator.planning.manifest import make_manifest
 from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
 from quantfair.orchestrator.planning.request import make_queue, read_request
 from quantfair.orchestrator.trials.evaluation import list_evaluated, score, write_samples
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store, make_predictions
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
@@ -94,7 +94,7 @@ def fill_store(folder: Path, *, n_trials: int) -> Store:
     return request.store
 
 
-def answer(trial: PlannedTrial, store: Store, _: Resources, watch: Callable[[str], None]) -> Outcome:
+def answer(trial: PlannedTrial, store: Store, _: Resources, watch: Callable[[str], None]) -> TrialOutcome:
     """Leave all that a trial leaves, with logits that are right for about 90 % of the images."""
     dataset = _load(trial.dataset)
     indices, splits_N = list_evaluated(dataset)
@@ -117,7 +117,7 @@ def answer(trial: PlannedTrial, store: Store, _: Resources, watch: Callable[[str
     store.write_stage(trial.trial_id, b"no weights")
     row = {**trial.columns(), "status": "ok", "total_s": 1.0, "device": "cpu", **score(predictions, dataset)}
     store.write_trial(row)
-    return Outcome(trial.trial_id, "ok", 1.0)
+    return TrialOutcome(trial.trial_id, "ok", 1.0)
 
 
 _load = lru_cache(load_dataset)
@@ -167,11 +167,11 @@ def read_log(log: Path) -> list[Ran]:
 
 def _run(
     log: Path, work: Callable[[], None], trial: PlannedTrial, store: Store, _: Resources, watch: Callable[[str], None]
-) -> Outcome:
+) -> TrialOutcome:
     began = time.time()
     work()
     store.write_trial({**trial.columns(), "status": "ok", "total_s": time.time() - began})
     ended = time.time()
     with log.open("a") as file:
         file.write(f"{os.getpid()} {trial.trial_id} {trial.method} {began:.6f} {ended:.6f}\n")
-    return Outcome(trial.trial_id, "ok", ended - began)
+    return TrialOutcome(trial.trial_id, "ok", ended - began)

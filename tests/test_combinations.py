@@ -14,7 +14,7 @@ from test_sweep import Said, rows_of, run
 from torchvision.transforms.v2 import functional as v2
 
 from quantfair.datasets import DatasetSpec, load_dataset
-from quantfair.orchestrator.config.compatibility import find_misfits
+from quantfair.orchestrator.config.compatibility import find_incompatibilities
 from quantfair.orchestrator.config.spec import load_sweep
 from quantfair.orchestrator.planning.plan import PlannedTrial
 from quantfair.orchestrator.trials import run as trial_module
@@ -57,7 +57,7 @@ def sweep(file: str, *overrides: str) -> tuple[Said, Store]:
     return run("sweep", file, *overrides, "--executor", "inline", "--store", store), Store.open(store)
 
 
-def bench_of(model: ModelSpec, task: str) -> trial_module.Bench:
+def bench_of(model: ModelSpec, task: str) -> trial_module.TrialContext:
     spec = DatasetSpec(name="utkface", task=task, test_share=0.3)
     dataset = load_dataset(spec)
     planned = PlannedTrial(
@@ -68,7 +68,7 @@ def bench_of(model: ModelSpec, task: str) -> trial_module.Bench:
         quant=Fp32Spec(method="fp32"),
         seed=0,
     )
-    return trial_module.Bench(planned, dataset, Store.open("unused"), trial_module.Journal(print), "cpu")
+    return trial_module.TrialContext(planned, dataset, Store.open("unused"), trial_module.TrialLog(print), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -253,4 +253,4 @@ def test_a_wrong_preprocess_is_refused_before_anything_starts(faces_file: str, p
 
 def test_the_built_in_sweeps_fit_their_data() -> None:
     experiment = load_sweep("quickstart", []).experiments[0]
-    assert find_misfits(experiment.model, experiment.quant, load_dataset(experiment.dataset)) == []
+    assert find_incompatibilities(experiment.model, experiment.quant, load_dataset(experiment.dataset)) == []

@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
-from quantfair.results import Store, StoreError, compare_stores, derive
+from quantfair.results import Store, StoreError, compare_stores, update_report
 from quantfair.results.configurations import find_configs
 from quantfair.results.diff.alignment import ONLY_HERE, ONLY_THERE, SEVERAL, align_configs, list_setting_differences
 from quantfair.results.diff.differences import NO_SEED, OTHER_IMAGES, WITH_SEEDS, find_differences, independent_interval
@@ -28,7 +28,7 @@ HURT, N_HURT = GROUP_NAMES[4], 20  # of 90 images of that group
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = make_store(tmp_path_factory.mktemp("before") / "store", **SMALL)
-    derive(store)
+    update_report(store)
     return store
 
 
@@ -52,7 +52,7 @@ def after(before: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
             frame.loc[chosen, "predicted"] = 1 - frame.loc[chosen, "predicted"]
             table = pa.Table.from_pandas(frame, schema=PREDICTIONS, preserve_index=False)
             store.write_predictions(row["trial_id"], "torch", table)
-    derive(store, always=True)
+    update_report(store, always=True)
     return store
 
 
@@ -244,7 +244,7 @@ def test_stores_without_a_common_seed_say_so(tmp_path: Path) -> None:
 
 def test_small_groups_of_either_store_are_never_the_largest_change(before: Store, tmp_path: Path) -> None:
     few = make_store(tmp_path / "few", **SMALL, sizes=(*GROUP_SIZES[:4], 4, 36))
-    derive(few)
+    update_report(few)
     tables = find_differences(before, few)
     assert abs(tables["differences"].to_pandas().query("other_n == 4").drop_pp).max() > 5
     for comparison in (compare_stores(before, few), compare_stores(few, before)):

@@ -21,17 +21,17 @@ from quantfair.orchestrator.executors.progress import Progress
 from quantfair.orchestrator.executors.ray_tune import run_ray
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.plan import PlannedTrial
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store
 
 
-def run_fake(trial: PlannedTrial, store: Store, resources: Resources, watch: Callable[[str], None]) -> Outcome:
+def run_fake(trial: PlannedTrial, store: Store, resources: Resources, watch: Callable[[str], None]) -> TrialOutcome:
     """Seed 0: fp32 is lost once, and the last one waits until the test has looked. Seed 1: fp32 fails: nothing else."""
     lost, seen, begun = (Path(store.location, name) for name in ("lost", "seen", "begun"))
     begun.mkdir(exist_ok=True)
     (begun / trial.trial_id).touch()
     if trial.method == "fp32" and trial.seed == 1:
-        return Outcome(trial.trial_id, "failed", 1.0, error="RuntimeError: no luck", stage_s={"train_s": 0.5})
+        return TrialOutcome(trial.trial_id, "failed", 1.0, error="RuntimeError: no luck", stage_s={"train_s": 0.5})
     if trial.method == "fp32" and not lost.exists():
         time.sleep(2.5)  # long enough to be heard of
         lost.touch()
@@ -40,7 +40,9 @@ def run_fake(trial: PlannedTrial, store: Store, resources: Resources, watch: Cal
     while is_last and not seen.exists():
         time.sleep(0.1)
     drop = (4.5, "label 7") if trial.method == "ptq" else (None, None)
-    return Outcome(trial.trial_id, "ok", 3.0, *drop, stage_s={"train_s": 0.0, "calibrate_s": 0.5, "evaluate_s": 1.0})
+    return TrialOutcome(
+        trial.trial_id, "ok", 3.0, *drop, stage_s={"train_s": 0.0, "calibrate_s": 0.5, "evaluate_s": 1.0}
+    )
 
 
 EACH_S = {"calibrate": 0.5, "evaluate": 1.0}  # of a trial that is ok
@@ -104,12 +106,12 @@ def sight(tmp_path_factory: pytest.TempPathFactory) -> Sight:
     folder = tmp_path_factory.mktemp("store")
     queue = BundleQueue(plan_of("seeds=[0, 1]"), done=[], resources=ResourcesByMethod())
     progress, sights = Listening(queue, name="faces", before={("ptq", "ok"): 0}), []
-    watcher = Thread(target=look, args=(progress, folder, sights))
-    watcher.start()
+    listener = Thread(target=look, args=(progress, folder, sights))
+    listener.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "1000")  # ten seconds otherwise
         run_ray(queue, Store.open(str(folder)), progress, retry=Retry(), run=run_fake)
-    watcher.join()
+    listener.join()
     return sights[0]
 
 

@@ -21,7 +21,7 @@ from quantfair.orchestrator.executors.ray_tune import MAX_STILLBORN, PlanSearche
 from quantfair.orchestrator.executors.ray_worker import unpack
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.plan import PlannedTrial
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store
 
 
@@ -40,7 +40,7 @@ def trials_of(config: dict) -> list[PlannedTrial]:
 
 
 def finish(searcher: PlanSearcher, tune_id: str, config: dict) -> None:
-    events = [("finished", Outcome(trial.trial_id, "ok", 1.0)) for trial in trials_of(config)]
+    events = [("finished", TrialOutcome(trial.trial_id, "ok", 1.0)) for trial in trials_of(config)]
     searcher.on_trial_complete(tune_id, {"events": events, "pid": 4711})
 
 
@@ -187,7 +187,7 @@ def test_inline_a_long_training_is_heard_of_epoch_by_epoch(tmp_path: Path, monke
 
 
 def test_progress_lines_keep_their_distance(searcher: PlanSearcher, capsys: pytest.CaptureFixture[str]) -> None:
-    (progress,), trial_id = searcher.watchers, next(iter(searcher.queue.trials))
+    (progress,), trial_id = searcher.listeners, next(iter(searcher.queue.trials))
     assert isinstance(progress, ProgressLines)
     progress.quiet = False
     for number in range(3):
@@ -203,7 +203,7 @@ def test_progress_lines_keep_their_distance(searcher: PlanSearcher, capsys: pyte
 
 def test_a_searcher_passes_on_how_far_a_worker_is(searcher: PlanSearcher, capsys: pytest.CaptureFixture[str]) -> None:
     first, *_ = trials_of(searcher.suggest("a"))
-    (progress,) = searcher.watchers
+    (progress,) = searcher.listeners
     assert isinstance(progress, ProgressLines)
     progress.quiet, progress.printed = False, progress.printed - EVERY_S
     events = [("started", first.trial_id), ("training", first.trial_id, "epoch 3/15")]

@@ -10,11 +10,11 @@ from test_plan import plan_of
 from test_schedule import queue_of
 from test_sweep import ROOT, run
 
-from quantfair.orchestrator.commands.plan import say_bytes
+from quantfair.orchestrator.commands.plan import format_bytes
 from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.forecast import Machine, estimate_bytes, forecast, guess_bytes, measure_trials
-from quantfair.orchestrator.planning.plan import ImagesOf, PlannedTrial
+from quantfair.orchestrator.planning.plan import ImageCounts, PlannedTrial
 from quantfair.results import Store
 
 
@@ -64,7 +64,7 @@ def test_room_is_that_of_finished_trials_and_else_guessed_from_images_and_classe
     store.write_stage(plan[0].trial_id, bytes(1000))
     measured = measure_trials(store, plan[:1], ["torch"])
     assert measured == {"fp32": 1000 + (tmp_path / "trials" / f"{plan[0].trial_id}.parquet").stat().st_size}
-    small, large = ({plan[0].dataset_id: ImagesOf(n, 10)} for n in (100, 1100))
+    small, large = ({plan[0].dataset_id: ImageCounts(n, 10)} for n in (100, 1100))
     rest = estimate_bytes(plan[1:], measured, small)
     assert estimate_bytes(plan, measured, small) == pytest.approx(rest + measured["fp32"])
     ptq = next(trial for trial in plan if trial.method == "ptq")
@@ -77,9 +77,9 @@ def test_room_is_that_of_finished_trials_and_else_guessed_from_images_and_classe
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (say_bytes(320_000), "320 kB"),
-        (say_bytes(1.2e6), "1.2 MB"),
-        (say_bytes(3.4e9), "3.4 GB"),
+        (format_bytes(320_000), "320 kB"),
+        (format_bytes(1.2e6), "1.2 MB"),
+        (format_bytes(3.4e9), "3.4 GB"),
     ],
 )
 def test_amounts_are_said_in_units_for_people(said: str, expected: str) -> None:

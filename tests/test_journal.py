@@ -14,7 +14,7 @@ from test_sweep import ROOT, SWEEP, run
 
 from quantfair.datasets import DatasetSpec, load_dataset
 from quantfair.orchestrator.trials.evaluation import LargestDrop, find_largest_drop
-from quantfair.orchestrator.trials.log import Journal
+from quantfair.orchestrator.trials.log import TrialLog
 from quantfair.results import MIN_RANKED, Store, WriteError
 
 GROUPS = ("label", "group", "label*group")
@@ -95,8 +95,8 @@ def test_a_log_says_which_trial_ran_where_and_with_what_and_stamps_every_line(st
 def test_a_log_is_written_at_the_start_while_it_grows_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantfair.orchestrator.trials.log.WRITE_EVERY_S", 0.02)
     written: list[str] = []
-    journal = Journal(print, ["head"])
-    with journal.kept_by(written.append):
+    journal = TrialLog(print, ["head"])
+    with journal.flushed_to(written.append):
         assert written == ["head\n"]
         time.sleep(0.1)
         assert len(written) == 1  # nothing was said
@@ -111,8 +111,8 @@ def test_a_log_is_written_at_the_start_while_it_grows_and_at_the_end(monkeypatch
 
 
 def test_warnings_of_a_trial_go_to_its_log_and_nowhere_else(recwarn: pytest.WarningsRecorder) -> None:
-    journal, shown = Journal(print), warnings.showwarning
-    with journal.kept_by(lambda text: None), warnings.catch_warnings():
+    journal, shown = TrialLog(print), warnings.showwarning
+    with journal.flushed_to(lambda text: None), warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("lr_scheduler.step() before optimizer.step()", stacklevel=1)
     assert not list(recwarn)
@@ -125,7 +125,7 @@ def test_a_log_that_cannot_be_written_at_the_start_ends_the_trial(tmp_path: Path
     store = Store.open(str(tmp_path))
     with (
         pytest.raises(WriteError, match=r"logs/a\.log cannot be written"),
-        Journal(print).kept_by(lambda text: store.write_log("a", text)),
+        TrialLog(print).flushed_to(lambda text: store.write_log("a", text)),
     ):
         raise AssertionError("the trial must not begin")
 

@@ -10,7 +10,7 @@ from simulated_sweep import make_store
 from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
-from quantfair.results import derive, draw_figure
+from quantfair.results import draw_figure, update_report
 from quantfair.results.page.paper_figures import VARIABLE, FigureError
 
 pytestmark = pytest.mark.browser
@@ -73,7 +73,7 @@ def test_a_program_that_is_no_browser_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_figure_is_of_the_store_as_it_is_with_the_metrics_it_was_built_with(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", seeds=(0,), bits=(8,), observers=("minmax",), datasets=("faces",))
-    derive(store, metrics=["user_metrics:is_right"])
+    update_report(store, metrics=["user_metrics:is_right"])
     built = Path(store.location, "tables", "built.json").stat().st_mtime_ns
     place = tmp_path / "figure.svg"
     words = (store.location, "groups", "--output", str(place), "--filters", "metric=is_right")

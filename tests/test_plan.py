@@ -9,7 +9,7 @@ from quantfair.orchestrator.config.spec import load_sweep
 from quantfair.orchestrator.planning.plan import PlannedTrial, find_state, make_plan
 from quantfair.results.configurations import name_configurations, order_trials
 from quantfair.results.schema import TRIALS
-from quantfair.results.store.rows import table_of
+from quantfair.results.store.rows import rows_to_table
 
 
 def plan_of(*overrides: str, name: str = "quickstart") -> tuple[PlannedTrial, ...]:
@@ -223,7 +223,7 @@ def test_labels_and_configs_tell_every_configuration_apart() -> None:
 
 
 def test_the_page_names_every_configuration_differently_and_in_words() -> None:
-    rows = table_of((trial.columns() for trial in plan_of_variants()), TRIALS)
+    rows = rows_to_table((trial.columns() for trial in plan_of_variants()), TRIALS)
     trials = order_trials(rows)
     for model in {trial["float_model"] for trial in trials}:
         same = [trial for trial in trials if trial["float_model"] == model]

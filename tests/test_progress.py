@@ -24,12 +24,12 @@ from quantfair.orchestrator.executors.progress_table import MOST_RUNNING, Progre
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.plan import PlannedTrial
 from quantfair.orchestrator.text import format_s
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 
 PLAN = plan_of("seeds=[0, 1]")
 
 
-def end(progress: Progress, trial: PlannedTrial, outcome: Outcome) -> None:
+def end(progress: Progress, trial: PlannedTrial, outcome: TrialOutcome) -> None:
     progress.queue.finish(outcome.trial_id, outcome.status, seconds=outcome.seconds)
     progress.finished(outcome)
 
@@ -46,10 +46,10 @@ def play(progress: Progress) -> None:
     progress.retried(first.trial_id)
     progress.started(first.trial_id)
     progress.training(first.trial_id, "epoch 1/3: train loss 0.5 nats")
-    end(progress, first, Outcome(first.trial_id, "ok", 2.0, stage_s={"train_s": 1.5}))
-    end(progress, other, Outcome(other.trial_id, "failed", 1.0, error="RuntimeError: no luck\nsecond line"))
-    end(progress, children[0], Outcome(children[0].trial_id, "ok", 0.5, 3.06, "ethnicity Others"))
-    end(progress, children[1], Outcome(children[1].trial_id, "ok", 0.5, -1.0, "ethnicity White"))
+    end(progress, first, TrialOutcome(first.trial_id, "ok", 2.0, stage_s={"train_s": 1.5}))
+    end(progress, other, TrialOutcome(other.trial_id, "failed", 1.0, error="RuntimeError: no luck\nsecond line"))
+    end(progress, children[0], TrialOutcome(children[0].trial_id, "ok", 0.5, 3.06, "ethnicity Others"))
+    end(progress, children[1], TrialOutcome(children[1].trial_id, "ok", 0.5, -1.0, "ethnicity White"))
     progress.started(children[2].trial_id)
     progress.training(children[2].trial_id, "epoch 2/3: train loss 0.25 nats")
 
@@ -137,13 +137,13 @@ def test_however_much_runs_and_fails_the_table_keeps_its_height() -> None:
     assert len(low) <= 20
     assert f"+{len(PLAN) - 7} more" in "\n".join(low)
     for trial in PLAN:
-        table.finished(Outcome(trial.trial_id, "failed", error="ValueError: no"))
+        table.finished(TrialOutcome(trial.trial_id, "failed", error="ValueError: no"))
     assert "\n".join(draw(table, width=80)).count("ValueError") == 3
 
 
 def test_a_failure_without_a_known_cause_points_to_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     lines = ProgressLines(make_queue())
-    lines.finished(Outcome(PLAN[0].trial_id, "failed"))
+    lines.finished(TrialOutcome(PLAN[0].trial_id, "failed"))
     assert f"({PLAN[0].trial_id}): its log says why" in capsys.readouterr().out
 
 

@@ -17,13 +17,13 @@ from quantfair.quant import (
     TrainSpec,
     calibrate,
     collect,
-    describe_noise,
     fit,
-    float_twin,
     freeze,
+    measure_sqnr,
     predict,
     predict_each_layer,
     prepare,
+    without_quantizers,
 )
 from quantfair.quant.analysis.layer_noise import quantized_layers
 from quantfair.quant.layers.modules import quantizers
@@ -40,7 +40,7 @@ def ptq(*, bits: int = 4, **settings) -> PtqSpec:
 def quantize(model: nn.Module, spec: PtqSpec | QatSpec, images: list[torch.Tensor]) -> tuple[nn.Module, nn.Module]:
     """Return the frozen model and its twin."""
     prepared = prepare(model, spec, images[0][:2]).model
-    twin = float_twin(prepared)
+    twin = without_quantizers(prepared)
     calibrate(prepared, collect(model, images))
     freeze(prepared)
     return prepared, twin
@@ -73,7 +73,7 @@ class TwoLayers(nn.Module):
 def test_both_ratios_of_two_layers_are_those_that_numpy_computes() -> None:
     torch.manual_seed(0)
     model, images = TwoLayers(), [torch.randn(40, 6), torch.randn(24, 6)]
-    reports = describe_noise(*quantize(model, ptq(), images), images)
+    reports = measure_sqnr(*quantize(model, ptq(), images), images)
     x = torch.cat(images).double().numpy()
     first, second = (layer.weight.detach().double().numpy() for layer in (model.first, model.second))
     first_q, second_q = (to_grid(w, abs(w).max(1, keepdims=True) / 7, -7, 7) for w in (first, second))
@@ -89,7 +89,7 @@ def test_both_ratios_of_two_layers_are_those_that_numpy_computes() -> None:
 
 def test_a_bit_more_is_worth_about_six_decibels() -> None:
     weights = [
-        np.array([r.weight_sqnr_db for r in describe_noise(*quantize_digits(ptq(bits=bits))) if r.weight_sqnr_db])
+        np.array([r.weight_sqnr_db for r in measure_sqnr(*quantize_digits(ptq(bits=bits))) if r.weight_sqnr_db])
         for bits in (6, 7, 8)
     ]
     for less, more in pairwise(weights):
@@ -130,10 +130,10 @@ def test_after_qat_the_twin_has_the_trained_weights_in_float(settings: dict) -> 
     in_float = predict(model, images_of(VAL))
     for quantizer in quantizers(model):
         quantizer.enabled = True
-    twin = float_twin(model)
+    twin = without_quantizers(model)
     freeze(model)
     assert torch.equal(predict(twin, images_of(VAL)), in_float)
-    reports = [report for report in describe_noise(model, twin) if report.status == "quantized"]
+    reports = [report for report in measure_sqnr(model, twin) if report.status == "quantized"]
     assert all(10 < (report.weight_sqnr_db or 0) < 40 for report in reports)
     drift = [
         (logits_NK - in_float).abs().max() for _, logits_NK in predict_each_layer(model, twin, lambda: images_of(VAL))
@@ -158,7 +158,7 @@ def test_a_layer_called_twice_and_a_sum_are_measured_too() -> None:
     images = [torch.randn(20, 2, 4, 4)]
     model, twin = quantize(Shared(), ptq(bits=8, quantize_adds=True), images)
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    reports = {report.layer: report for report in describe_noise(model, twin, images)}
+    reports = {report.layer: report for report in measure_sqnr(model, twin, images)}
     assert list(reports) == ["conv", "add", "fc"]
     assert reports["add"].weight_sqnr_db is None
     assert all(20 < (report.sqnr_db or 0) < 60 for report in reports.values())
@@ -183,17 +183,17 @@ def test_what_has_no_ratio_has_a_reason() -> None:
     model = nn.Linear(4, 3, bias=False)
     nn.init.zeros_(model.weight)
     pair = quantize(model, ptq(), images)
-    assert reason_of(describe_noise(*pair)) == "weight_sqnr_db: quantization changes nothing; sqnr_db: not asked for"
+    assert reason_of(measure_sqnr(*pair)) == "weight_sqnr_db: quantization changes nothing; sqnr_db: not asked for"
     nothing = "quantization changes nothing"
-    assert reason_of(describe_noise(*pair, images)) == f"weight_sqnr_db: {nothing}; sqnr_db: {nothing}"
-    assert str(reason_of(describe_noise(*pair, []))).endswith("sqnr_db: no image reached this layer")
+    assert reason_of(measure_sqnr(*pair, images)) == f"weight_sqnr_db: {nothing}; sqnr_db: {nothing}"
+    assert str(reason_of(measure_sqnr(*pair, []))).endswith("sqnr_db: no image reached this layer")
 
 
 def test_modes_and_weights_are_left_as_they_were() -> None:
     model, twin = quantize_digits(ptq())
     twin.train()
-    again = float_twin(twin)
-    describe_noise(model, twin, images_of(VAL))
+    again = without_quantizers(twin)
+    measure_sqnr(model, twin, images_of(VAL))
     list(predict_each_layer(model, twin, lambda: images_of(VAL)))
     assert same_state(twin, again)
     assert all(module.training for module in twin.modules())

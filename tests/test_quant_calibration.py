@@ -17,8 +17,8 @@ from quantfair.quant import Calibration, NonFiniteError, PtqSpec, QatSpec, calib
 from quantfair.quant.layers.modules import Add, quantizers
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 from quantfair.quant.quantizer.histogram import BINS
-from quantfair.quant.quantizer.observers import EMA_MOMENTUM, Seen, activation_range
-from quantfair.quant.quantizer.qparams import TensorSpec
+from quantfair.quant.quantizer.observers import EMA_MOMENTUM, ActivationStats, activation_range
+from quantfair.quant.quantizer.qparams import QuantizerSpec
 
 OBSERVERS = ["minmax", "ema", "percentile", "mse", "kl"]
 SIXTEEN = PtqSpec(method="ptq", weight_bits=16, act_bits=16, quantize_adds=True)
@@ -109,7 +109,7 @@ def same_calibration(one: Calibration, other: Calibration) -> bool:
     )
 
 
-def same_seen(one: Seen, other: Seen) -> bool:
+def same_seen(one: ActivationStats, other: ActivationStats) -> bool:
     return (
         one.extremes_B == other.extremes_B
         and one.histogram.exponent == other.histogram.exponent
@@ -308,8 +308,8 @@ VALUES = st.floats(-(2.0**60), 2.0**60, width=32).filter(lambda value: value == 
 BATCHES = st.lists(st.lists(VALUES, min_size=1, max_size=8), min_size=1, max_size=5)
 
 
-def see(*batches: Any, first: int = 0) -> Seen:
-    seen = Seen()
+def see(*batches: Any, first: int = 0) -> ActivationStats:
+    seen = ActivationStats()
     for batch, values in enumerate(batches, start=first):
         x = torch.as_tensor(values, dtype=torch.float32)
         seen.add(x, batch, float(x.min()), float(x.max()))
@@ -329,7 +329,7 @@ def test_histograms_merge_exactly_in_any_order_and_split(batches, random):
     whole = see(*batches)
     parts = [see(batch, first=at) for at, batch in enumerate(batches)]
     random.shuffle(parts)
-    merged = Seen()
+    merged = ActivationStats()
     for part in parts:
         merged.merge(part)
     assert same_seen(merged, whole)
@@ -366,7 +366,7 @@ def test_a_quantile_is_within_one_bin_of_numpy(values, q):
 @pytest.mark.parametrize("observer", OBSERVERS)
 def test_a_constant_of_any_size_gets_a_finite_grid(observer):
     for value in (0.0, 1e-40, -3.0, 3e38):
-        spec = TensorSpec("activation", 8, symmetric=True, observer=observer, percentile=0.9999)
+        spec = QuantizerSpec("activation", 8, symmetric=True, observer=observer, percentile=0.9999)
         low, high = activation_range(see([value] * 4), spec, unsigned=value >= 0)
         assert math.isfinite(low)
         assert math.isfinite(high)

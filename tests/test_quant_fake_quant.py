@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantfair.quant.quantizer.fake_quantize import MODES, FakeQuantize, fake_quantize
-from quantfair.quant.quantizer.observers import Seen, activation_range, weight_range
-from quantfair.quant.quantizer.qparams import TensorSpec, choose_qparams
+from quantfair.quant.quantizer.observers import ActivationStats, activation_range, weight_range
+from quantfair.quant.quantizer.qparams import QuantizerSpec, choose_qparams
 from quantfair.quant.specs.methods import SEARCHING
 
 BITS = [2, 3, 4, 6, 8, 12, 16]
@@ -26,9 +26,9 @@ ROLES = ["weight", "activation"]
 OBSERVERS = ["minmax", "ema", "percentile", "mse", "kl"]
 
 
-def make_spec(role: Any = "activation", bits=8, scheme="symmetric", **changes) -> TensorSpec:
+def make_spec(role: Any = "activation", bits=8, scheme="symmetric", **changes) -> QuantizerSpec:
     fields = {"observer": "minmax", "percentile": 0.9999, "axis": None, "may_be_unsigned": False, **changes}
-    return TensorSpec(role=role, bits=bits, symmetric=scheme == "symmetric", **fields)
+    return QuantizerSpec(role=role, bits=bits, symmetric=scheme == "symmetric", **fields)
 
 
 def grid_for(x, spec, shrink=1.0):
@@ -166,7 +166,7 @@ def calibrated(spec, x) -> FakeQuantize:
     if spec.role == "weight":
         quantizer.set_range(*weight_range(x, spec))
         return quantizer
-    seen = Seen()
+    seen = ActivationStats()
     seen.add(x, 0, float(x.min()), float(x.max()))
     unsigned = spec.may_be_unsigned and seen.smallest() >= 0
     quantizer.set_range(*activation_range(seen, spec, unsigned=unsigned), unsigned=unsigned)

@@ -18,7 +18,7 @@ from quantfair.quant.quantizer.fake_quantize import (
     fused_fake_quantize,
     learned_fake_quantize,
 )
-from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
+from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, QuantizerSpec, choose_qparams
 from quantfair.quant.training.optimizer import make_optimizer, set_learning_rate
 
 BOUNDS = {"symmetric": (-8, 7), "unsigned": (0, 15), "asymmetric": (0, 15), "8 bits": (-127, 127)}
@@ -125,11 +125,11 @@ def test_huge_values_give_finite_gradients():
 @pytest.mark.parametrize(
     ("spec", "x", "n", "qmax"),
     [
-        (TensorSpec.of_activation(qat(act_bits=4)), torch.rand(5, 3, 4, 4), 48, 15),
-        (TensorSpec.of_activation(qat(act_bits=4, act_signed="always")), torch.rand(5, 30), 30, 7),
-        (TensorSpec.of_weight(qat(weight_bits=3, granularity="per_tensor"), 0), torch.rand(6, 2, 3, 3), 108, 3),
-        (TensorSpec.of_weight(qat(weight_bits=3), 0), torch.rand(6, 2, 3, 3), 18, 3),
-        (TensorSpec.of_weight(qat(weight_bits=8, scheme="asymmetric"), 1), torch.rand(6, 2, 3, 3), 54, 255),
+        (QuantizerSpec.of_activation(qat(act_bits=4)), torch.rand(5, 3, 4, 4), 48, 15),
+        (QuantizerSpec.of_activation(qat(act_bits=4, act_signed="always")), torch.rand(5, 30), 30, 7),
+        (QuantizerSpec.of_weight(qat(weight_bits=3, granularity="per_tensor"), 0), torch.rand(6, 2, 3, 3), 108, 3),
+        (QuantizerSpec.of_weight(qat(weight_bits=3), 0), torch.rand(6, 2, 3, 3), 18, 3),
+        (QuantizerSpec.of_weight(qat(weight_bits=8, scheme="asymmetric"), 1), torch.rand(6, 2, 3, 3), 54, 255),
     ],
     ids=["activation", "signed activation", "weight", "weight per channel", "transposed weight"],
 )

@@ -4,23 +4,30 @@ import numpy as np
 import pytest
 import torch
 
-from quantfair.quant.quantizer.observers import Seen, activation_range, extremes, follow, upper_quantile, weight_range
-from quantfair.quant.quantizer.qparams import TensorSpec
+from quantfair.quant.quantizer.observers import (
+    ActivationStats,
+    activation_range,
+    extremes,
+    follow,
+    upper_quantile,
+    weight_range,
+)
+from quantfair.quant.quantizer.qparams import QuantizerSpec
 
 
-def make_spec(role: Any, observer: str, *, percentile=0.99, axis=None, bits=8, **changes) -> TensorSpec:
+def make_spec(role: Any, observer: str, *, percentile=0.99, axis=None, bits=8, **changes) -> QuantizerSpec:
     fields = {"role": role, "bits": bits, "symmetric": True, "observer": observer, "percentile": percentile}
-    return TensorSpec(**{**fields, "axis": axis, **changes})
+    return QuantizerSpec(**{**fields, "axis": axis, **changes})
 
 
-def see(*tensors: torch.Tensor) -> Seen:
-    seen = Seen()
+def see(*tensors: torch.Tensor) -> ActivationStats:
+    seen = ActivationStats()
     for batch, x in enumerate(tensors):
         seen.add(x, batch, float(x.min()), float(x.max()))
     return seen
 
 
-def range_of(spec: TensorSpec, *tensors: torch.Tensor, unsigned=False) -> tuple[torch.Tensor, torch.Tensor]:
+def range_of(spec: QuantizerSpec, *tensors: torch.Tensor, unsigned=False) -> tuple[torch.Tensor, torch.Tensor]:
     return activation_range(see(*tensors), spec, unsigned=unsigned)
 
 

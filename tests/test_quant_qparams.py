@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
+from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, QuantizerSpec, choose_qparams
 from quantfair.quant.specs.methods import PtqSpec
 
 
-def weight_spec(**settings) -> TensorSpec:
-    return TensorSpec.of_weight(PtqSpec(method="ptq", **settings), channel_axis=0)
+def weight_spec(**settings) -> QuantizerSpec:
+    return QuantizerSpec.of_weight(PtqSpec(method="ptq", **settings), channel_axis=0)
 
 
-def act_spec(**settings) -> TensorSpec:
-    return TensorSpec.of_activation(PtqSpec(method="ptq", **settings))
+def act_spec(**settings) -> QuantizerSpec:
+    return QuantizerSpec.of_activation(PtqSpec(method="ptq", **settings))
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,17 @@ import scipy.stats
 import torch
 
 from quantfair.quant import PtqSpec, QatSpec
-from quantfair.quant.quantizer.observers import Seen, activation_range, weight_range
-from quantfair.quant.quantizer.qparams import TensorSpec, choose_qparams
+from quantfair.quant.quantizer.observers import ActivationStats, activation_range, weight_range
+from quantfair.quant.quantizer.qparams import QuantizerSpec, choose_qparams
 from quantfair.quant.quantizer.range_search import N_CANDIDATES, _without_zeros
 
 GRIDS = ["signed", "unsigned", "asymmetric"]
 
 
-def spec_of(observer: str, bits: int, *, grid="signed", role="activation", axis=None) -> TensorSpec:
+def spec_of(observer: str, bits: int, *, grid="signed", role="activation", axis=None) -> QuantizerSpec:
     symmetric = grid != "asymmetric"
     fields = {"observer": observer, "percentile": 0.9999, "may_be_unsigned": grid == "unsigned"}
-    return TensorSpec(role, bits, symmetric, **fields, axis=axis)  # pyright: ignore[reportArgumentType]
+    return QuantizerSpec(role, bits, symmetric, **fields, axis=axis)  # pyright: ignore[reportArgumentType]
 
 
 def heavy_tailed(grid: str, n: int = 20_000, seed: int = 0) -> torch.Tensor:
@@ -25,13 +25,13 @@ def heavy_tailed(grid: str, n: int = 20_000, seed: int = 0) -> torch.Tensor:
     return {"signed": x, "unsigned": x.relu(), "asymmetric": torch.where(x < 0, x / 5, x)}[grid]
 
 
-def see(x: torch.Tensor) -> Seen:
-    seen = Seen()
+def see(x: torch.Tensor) -> ActivationStats:
+    seen = ActivationStats()
     seen.add(x, 0, float(x.min()), float(x.max()))
     return seen
 
 
-def activation_search(x: torch.Tensor, spec: TensorSpec, grid: str) -> tuple[float, float]:
+def activation_search(x: torch.Tensor, spec: QuantizerSpec, grid: str) -> tuple[float, float]:
     low, high = activation_range(see(x), spec, unsigned=grid == "unsigned")
     return float(low), float(high)
 
@@ -124,7 +124,7 @@ def test_one_channel_and_a_channel_axis_of_one_are_searched_alike():
     assert per_channel[1].item() == per_tensor[1].item()
 
 
-def kl_by_scipy(seen: Seen, high: float, bits: int) -> list[float]:
+def kl_by_scipy(seen: ActivationStats, high: float, bits: int) -> list[float]:
     """The divergence of every candidate for positive values on an unsigned grid, bin by bin."""
     counts = seen.histogram.counts.double().numpy()
     edges = (np.arange(len(counts)) - len(counts) // 2) * seen.histogram.width
@@ -198,9 +198,9 @@ def test_only_the_bin_of_zero_is_reduced_for_kl():
 @pytest.mark.parametrize(("bits", "expected"), [(10, "searched"), (11, "minmax"), (16, "minmax")])
 def test_above_10_bits_the_range_is_minmax(observer, bits, expected):
     settings = PtqSpec(method="ptq", act_bits=bits, weight_bits=bits, act_observer=observer)
-    assert TensorSpec.of_activation(settings).observer == (observer if expected == "searched" else "minmax")
+    assert QuantizerSpec.of_activation(settings).observer == (observer if expected == "searched" else "minmax")
     weights = PtqSpec(method="ptq", weight_bits=bits, weight_observer="mse")
-    assert TensorSpec.of_weight(weights, 0).observer == ("mse" if expected == "searched" else "minmax")
+    assert QuantizerSpec.of_weight(weights, 0).observer == ("mse" if expected == "searched" else "minmax")
 
 
 def test_each_half_of_a_spec_is_normalized_by_its_own_bits():
@@ -218,4 +218,4 @@ def test_a_learned_scale_of_few_bits_starts_by_mse_whatever_is_asked():
             method="qat", epochs=1, lr=0.1, scales="learned", weight_bits=bits, act_bits=bits,
             weight_observer="percentile", act_observer="percentile",
         )  # fmt: skip
-        assert TensorSpec.of_weight(spec, 0).observer == TensorSpec.of_activation(spec).observer == expected
+        assert QuantizerSpec.of_weight(spec, 0).observer == QuantizerSpec.of_activation(spec).observer == expected

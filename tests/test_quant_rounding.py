@@ -25,7 +25,7 @@ from quantfair.quant import (
 from quantfair.quant.layers.modules import QuantLayer, quant_layers, swap
 from quantfair.quant.ptq import corrections
 from quantfair.quant.ptq.adaround import Candidates, OutputError, choose_rounding
-from quantfair.quant.ptq.unfold import input_rows, weight_matrix, weight_of_matrix
+from quantfair.quant.ptq.unfold import flatten_weight, unfold_inputs, weight_of_matrix
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 
 IMAGES = list(TRAIN.images_NCHW.split(64))
@@ -78,8 +78,8 @@ def on_channels_last(layer: QuantLayer, output: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_is_its_rows_times_its_matrix(kind):
     layer, x, _ = layer_of(kind)
-    matrix_GOI = weight_matrix(layer, layer.weight)
-    output = torch.einsum("mgi,goi->mgo", input_rows(layer, x), matrix_GOI).flatten(1)
+    matrix_GOI = flatten_weight(layer, layer.weight)
+    output = torch.einsum("mgi,goi->mgo", unfold_inputs(layer, x), matrix_GOI).flatten(1)
     expected = on_channels_last(layer, layer.compute(x, layer.weight, None))
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(weight_of_matrix(layer, matrix_GOI), layer.weight)
@@ -89,10 +89,10 @@ def test_a_layer_is_its_rows_times_its_matrix(kind):
 def test_the_quadratic_form_is_the_mean_squared_error_of_the_output(kind):
     layer, x, quantized = layer_of(kind)
     rounded = layer.weight.detach().mul(4).round() / 4
-    error = OutputError(weight_matrix(layer, layer.weight.detach()))
+    error = OutputError(flatten_weight(layer, layer.weight.detach()))
     for part, quantized_part in zip(x.split(2), quantized.split(2), strict=True):
-        error.add(input_rows(layer, part), input_rows(layer, quantized_part))
-    found = error.of(weight_matrix(layer, rounded)).flatten()
+        error.add(unfold_inputs(layer, part), unfold_inputs(layer, quantized_part))
+    found = error.of(flatten_weight(layer, rounded)).flatten()
     difference = layer.compute(x, layer.weight, None) - layer.compute(quantized, rounded, None)
     torch.testing.assert_close(found, on_channels_last(layer, difference).square().mean(0), rtol=1e-4, atol=1e-6)
 
@@ -100,7 +100,7 @@ def test_the_quadratic_form_is_the_mean_squared_error_of_the_output(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_fewer_positions_are_spread_evenly_and_are_some_of_all(kind):
     layer, x, _ = layer_of(kind)
-    every, some = input_rows(layer, x), input_rows(layer, x, 4)
+    every, some = unfold_inputs(layer, x), unfold_inputs(layer, x, 4)
     assert len(some) == 4
     assert torch.equal(some, every[torch.arange(4) * len(every) // 4])
 

@@ -17,7 +17,6 @@ from quantfair.quant import (
     count_bytes,
     describe_layers,
     fit,
-    float_twin,
     freeze,
     frozen_to_bytes,
     load_frozen,
@@ -26,6 +25,7 @@ from quantfair.quant import (
     predict_each_layer,
     prepare,
     quantizer_state_to_bytes,
+    without_quantizers,
 )
 
 IMAGES = [TEST.images_NCHW]
@@ -95,7 +95,7 @@ def test_layers_say_so_and_bytes_count_no_scale_of_activations() -> None:
 def test_each_layer_can_be_quantized_alone() -> None:
     spec = PtqSpec(method="ptq", weight_bits=4, act_bits=32)
     model = prepare(trained_model(), spec, EXAMPLE).model
-    twin = float_twin(model)
+    twin = without_quantizers(model)
     calibrate(model, [TRAIN.images_NCHW])
     freeze(model)
     assert len(list(predict_each_layer(model, twin, lambda: iter(IMAGES)))) == 4

@@ -20,7 +20,7 @@ from simulated_sweep import ERROR, GROUP_NAMES, make_tables
 
 from quantfair.results import write_report
 from quantfair.results.page import page_data
-from quantfair.results.page.formatting import dump_json, format_pp, say_drop
+from quantfair.results.page.formatting import dump_json, format_drop, format_pp
 from quantfair.results.page.report import render_report
 from quantfair.results.schema import TABLES
 
@@ -205,6 +205,6 @@ def test_points_are_signed_and_small_ones_have_two_digits(value: float | None, t
 
 
 def test_a_gain_turns_its_interval_too() -> None:
-    assert say_drop(3.1, 1.2, 5.0) == "loses 3.1 pp [1.2,\u00a05.0]"
-    assert say_drop(-3.1, -5.0, 1.2) == "gains 3.1 pp [−1.2,\u00a05.0]"
-    assert say_drop(0.0, -0.2, 0.2) == "no change, 0.0 pp [−0.2,\u00a00.2]"
+    assert format_drop(3.1, 1.2, 5.0) == "loses 3.1 pp [1.2,\u00a05.0]"
+    assert format_drop(-3.1, -5.0, 1.2) == "gains 3.1 pp [−1.2,\u00a05.0]"
+    assert format_drop(0.0, -0.2, 0.2) == "no change, 0.0 pp [−0.2,\u00a00.2]"

@@ -9,9 +9,9 @@ from contrast_study import make_row
 
 from quantfair.results.contrasts.choices import NO_GROUP, NO_REFERENCE, NO_SEED, NO_VAL, add_choices
 from quantfair.results.schema import CHOICES
-from quantfair.results.store.rows import Rows
+from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables import groupings
-from quantfair.results.tables.answers import Measured, Outcomes
+from quantfair.results.tables.answers import DatasetAnswers, TrialAnswers
 from quantfair.results.tables.groupings import Grouping
 
 N = 200
@@ -20,7 +20,7 @@ CODES = np.repeat([0, 1, 2], [100, 80, 20])
 
 def make_measured(
     right: dict[str, dict[str, Any]], rows: list[dict[str, Any]], codes_V: np.ndarray = CODES
-) -> Measured:
+) -> DatasetAnswers:
     """Trials that are right on as many val and test images of each group as `right` says."""
     zeros = np.zeros(N, dtype=np.int64)
     parts = [("overall", ("all",), zeros, zeros), ("label", ("0",), zeros, zeros)]
@@ -31,16 +31,16 @@ def make_measured(
     for trial_id, counts in right.items():
         val_V, test_N = (counts[split] and fill(counts[split]) for split in ("val", "test"))
         losses = zeros.astype(np.float32)
-        outcomes[trial_id] = Outcomes(trial_id, "torch", test_N, test_N, None, losses, losses, val_V)
-    return Measured(test_set, rows, outcomes)
+        outcomes[trial_id] = TrialAnswers(trial_id, "torch", test_N, test_N, None, losses, losses, val_V)
+    return DatasetAnswers(test_set, rows, outcomes)
 
 
 def fill(counts: list[int]) -> np.ndarray:
     return np.concatenate([np.arange(n) < k for n, k in zip([100, 80, 20], counts, strict=True)])
 
 
-def choose(measured: Measured) -> dict[str, Any]:
-    rows = Rows(CHOICES)
+def choose(measured: DatasetAnswers) -> dict[str, Any]:
+    rows = TableBuilder(CHOICES)
     add_choices(measured, rows)
     found = rows.table().to_pandas()
     return {row["grouping"]: row for row in found.to_dict("records")}
@@ -69,7 +69,7 @@ def test_each_criterion_takes_its_best_on_val_and_says_what_that_does_on_test() 
 
 def test_val_chooses_among_configurations_of_one_training() -> None:
     longer = [{**row, "config": json.dumps({"train": {"epochs": 9}})} for row in ROWS[2:]]
-    rows = Rows(CHOICES)
+    rows = TableBuilder(CHOICES)
     add_choices(make_measured(RIGHT, [*ROWS[:2], *longer]), rows)
     found = rows.table().to_pandas().query("criterion == 'accuracy'").set_index("config_id")
     assert found.n_configs.to_dict() == {"even": 1, "sharp": 1}

@@ -10,7 +10,7 @@ from scipy import stats
 
 from quantfair.results.contrasts.tables import OTHER_IMAGES
 from quantfair.results.statistics.permutation import measure_evenness
-from quantfair.results.tables.answers import Measured
+from quantfair.results.tables.answers import DatasetAnswers
 
 
 def test_exactly_the_planted_damage_is_found_in_all_seeds_and_nothing_elsewhere() -> None:
@@ -111,7 +111,7 @@ def test_imbalance_is_a_difference_of_two_drops_on_the_same_images() -> None:
         imbalanced.add(make_row("fp32", "fp32 long", seed, **shared, reference_trial_id=None), imbalanced.floats[seed])
         imbalanced.add(make_row("ptq", "ptq long", seed, **shared, reference_trial_id=f"fp32 long {seed}"), damaged)
         del imbalanced.outcomes[f"fp32 {seed}"]
-    long = Measured(imbalanced.test_set._replace(dataset_id="long"), imbalanced.rows, imbalanced.outcomes)
+    long = DatasetAnswers(imbalanced.test_set._replace(dataset_id="long"), imbalanced.rows, imbalanced.outcomes)
     rows = balanced.tables(long=long)["contrasts"].query("kind == 'data' and grouping == 'group'").set_index("group")
     assert rows["drop_pp"].drop("nobody").to_dict() == {"a": 0, "b": pytest.approx(20), "c": 0, "few": 0}
     assert set(rows["level"]) == {"longtail:10 by label"}

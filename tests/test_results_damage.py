@@ -13,7 +13,7 @@ import pytest
 import torch
 from test_results_tables import Sweep
 
-from quantfair.results import DamagedError, Store, derive, find_damage, set_aside, survey
+from quantfair.results import DamagedError, Store, find_damage, quarantine, scan_store, update_report
 from quantfair.results.schema import TRIALS
 
 HARM: dict[str, Callable[[bytes], bytes]] = {
@@ -66,7 +66,7 @@ def test_damage_is_named_and_put_away_and_costs_its_own_trial_only(sweep: Sweep,
     assert [error.path for error in found] == [place]
     with pytest.raises(DamagedError, match=rf"{place} is damaged \(.*\)\. `sweep` moves it to corrupt/"):
         raise found[0]
-    (said,) = set_aside(store, found)
+    (said,) = quarantine(store, found)
     assert said.startswith(f"{place} is damaged (")
     assert f": moved to corrupt/{place}; `sweep` " in said
     assert Path(store.location, "corrupt", place).read_bytes() == damaged
@@ -115,7 +115,7 @@ def test_a_finished_trial_without_its_files_counts_as_missing(
     sweep: Sweep, place: str, harm: Callable[[Path], object]
 ) -> None:
     harm(Path(sweep.store.location, place))
-    trials, damaged, _ = survey(sweep.store)
+    trials, damaged, _ = scan_store(sweep.store)
     assert trials["trial_id"].to_pylist() == ["a", "c"]
     assert [error.path for error in damaged] == [place]
 
@@ -124,7 +124,7 @@ def test_a_second_damaged_file_does_not_overwrite_the_first(sweep: Sweep) -> Non
     file = Path(sweep.store.location, "predictions", "b.torch.parquet")
     for content in (b"first", b"second", b"third"):
         file.write_bytes(content)
-        set_aside(sweep.store, find_damage(sweep.store))
+        quarantine(sweep.store, find_damage(sweep.store))
         sweep.store.write_trial({"trial_id": "b", "status": "ok", "method": "ptq", "dataset_id": "d"})
     kept = sorted(Path(sweep.store.location, "corrupt", "predictions").iterdir())
     assert [path.name for path in kept] == [f"b.torch.parquet{end}" for end in ("", ".2", ".3")]
@@ -135,9 +135,9 @@ def test_damage_inside_is_met_when_tables_are_built(sweep: Sweep) -> None:
     file = Path(sweep.store.location, "predictions", "b.torch.parquet")
     file.write_bytes(HARM["truncated"](file.read_bytes()))
     with pytest.raises(DamagedError, match=r"predictions/b.torch.parquet is damaged"):
-        derive(sweep.store)
-    set_aside(sweep.store, find_damage(sweep.store))
-    assert [row["trial_id"] for row in derive(sweep.store).trials] == ["a", "c"]
+        update_report(sweep.store)
+    quarantine(sweep.store, find_damage(sweep.store))
+    assert [row["trial_id"] for row in update_report(sweep.store).trials] == ["a", "c"]
 
 
 def test_two_who_build_tables_at_once_do_it_one_after_the_other(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,15 +151,15 @@ def test_two_who_build_tables_at_once_do_it_one_after_the_other(sweep: Sweep, mo
 
     monkeypatch.setattr("quantfair.results.page.report.write_report", write_slowly)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: derive(sweep.store, always=True), range(2))
+        first, second = pool.map(lambda _: update_report(sweep.store, always=True), range(2))
     assert said == ["begins", "ends"] * 2
     assert first == second
 
 
 def test_without_the_description_of_its_images_a_data_set_has_no_trials_in_the_tables(sweep: Sweep) -> None:
     Path(sweep.store.location, "samples", "d.parquet").unlink()
-    assert [error.path for error in survey(sweep.store).damaged] == ["samples/d.parquet"]
-    assert derive(sweep.store).trials == []
+    assert [error.path for error in scan_store(sweep.store).damaged] == ["samples/d.parquet"]
+    assert update_report(sweep.store).trials == []
     assert sweep.store.trial_ids() == {"a", "b", "c"}
 
 

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
 from quantfair.results import MIN_RANKED
-from quantfair.results.exports.caption import choose_digits, write_caption, write_number, write_p
+from quantfair.results.exports.caption import choose_digits, format_caption, format_number, format_p
 from quantfair.results.exports.files import FORMATS, to_long
-from quantfair.results.exports.latex import escape_latex, write_latex
-from quantfair.results.exports.markdown import escape_markdown, write_markdown
+from quantfair.results.exports.latex import escape_latex, format_latex
+from quantfair.results.exports.markdown import escape_markdown, format_markdown
 from quantfair.results.exports.paper_table import Drop, PaperTable, make_paper_tables
 
 SPECIAL = r"a_b & 50% #1 $x {y} ~z ^w \v [u] <t> |s| *r* `q` @p !o"
@@ -101,8 +101,8 @@ def test_no_group_is_the_worst_where_none_loses(planted: dict[str, Any]) -> None
         row["drop_pp"] = 0.0
     table = find(tables_from_rows(rows))
     assert set(to_long(table)["is_worst"]) == {False}
-    assert "**" not in write_markdown(table)
-    assert "textbf" not in write_latex(table)
+    assert "**" not in format_markdown(table)
+    assert "textbf" not in format_latex(table)
 
 
 def test_the_mixture_of_the_training_data_is_in_the_caption_and_the_file_name(planted: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ def test_the_mixture_of_the_training_data_is_in_the_caption_and_the_file_name(pl
     for row in rows["trials"]:
         row["imbalance"] = "longtail:20"
     table = find(tables_from_rows(rows))
-    assert "task gender, training data longtail:20, small_cnn" in write_caption(table)
+    assert "task gender, training data longtail:20, small_cnn" in format_caption(table)
     assert table.slug == "faces-gender-longtail-20-small-cnn-ethnicity-reference"
     assert set(to_long(table)["imbalance"]) == {"longtail:20"}
 
@@ -119,14 +119,14 @@ def test_what_the_tables_do_not_have_is_said(planted: dict[str, Any]) -> None:
     table = find(planted)
     assert table.rows[-1].drops == (Drop(),) * len(NAMES)
     said = "No numbers for QAT 4: the tables have no drops of this configuration."
-    assert said in write_latex(table)
-    assert said in write_markdown(table)
+    assert said in format_latex(table)
+    assert said in format_markdown(table)
     frame: Any = to_long(table)
     assert frame.loc[frame["drop_pp"].isna(), "reason"].unique().tolist() == [
         "the tables have no drops of this configuration"
     ]
     empty = {**planted, "contrasts": planted["contrasts"].slice(0, 0)}
-    assert "No numbers for FP32-FT; PTQ 8; PTQ 4; QAT 8; QAT 4: " in write_markdown(find(empty))
+    assert "No numbers for FP32-FT; PTQ 8; PTQ 4; QAT 8; QAT 4: " in format_markdown(find(empty))
 
 
 def test_a_group_without_images_has_no_column_and_is_named(planted: dict[str, Any]) -> None:
@@ -135,11 +135,11 @@ def test_a_group_without_images_has_no_column_and_is_named(planted: dict[str, An
         row["n"] = 0 if row["group"] == "C" else row["n"]
     table = find(tables_from_rows(rows))
     assert [group.name for group in table.groups] == [name for name in NAMES if name != "C"]
-    assert "Without test images, and left out: C." in write_caption(table)
+    assert "Without test images, and left out: C." in format_caption(table)
 
 
 def test_the_caption_says_what_a_reader_must_know(planted: dict[str, Any]) -> None:
-    said = write_caption(find(planted))
+    said = format_caption(find(planted))
     for part in (
         "faces by ethnicity",
         "task gender, small_cnn, runtime torch",
@@ -155,7 +155,7 @@ def test_the_caption_says_what_a_reader_must_know(planted: dict[str, Any]) -> No
     ):
         assert part in said
     assert "Uneven: perm p < .05 & disparity above null_q95_pp." in said
-    assert "against the control (fine-tuned without quantizers)" in write_caption(find(planted, comparison="control"))
+    assert "against the control (fine-tuned without quantizers)" in format_caption(find(planted, comparison="control"))
 
 
 def test_numbers_have_as_many_digits_as_their_intervals_are_worth(planted: dict[str, Any]) -> None:
@@ -163,8 +163,8 @@ def test_numbers_have_as_many_digits_as_their_intervals_are_worth(planted: dict[
     assert choose_digits(table) == 1
     narrow = table.rows[0]._replace(overall=Drop(0.01, -0.1, 0.2))
     assert choose_digits(table._replace(rows=(narrow,))) == 2
-    assert [write_number(value, 1) for value in (-0.04, -0.06, 12.34, None)] == ["0.0", "-0.1", "12.3", "–"]
-    assert [write_p(p) for p in (0.0004, 0.0421, 1.0, None)] == ["<0.001", "0.042", "1.000", "–"]
+    assert [format_number(value, 1) for value in (-0.04, -0.06, 12.34, None)] == ["0.0", "-0.1", "12.3", "–"]
+    assert [format_p(p) for p in (0.0004, 0.0421, 1.0, None)] == ["<0.001", "0.042", "1.000", "–"]
 
 
 def read_rendered(text: str) -> list[list[str]]:
@@ -180,7 +180,7 @@ def read_rendered(text: str) -> list[list[str]]:
 
 def test_markdown_renders_as_a_table_whose_cells_say_what_was_meant(planted: dict[str, Any]) -> None:
     table = find(planted)
-    text = write_markdown(table)
+    text = format_markdown(table)
     rows = read_rendered(text)
     assert len(rows) == 1 + len(table.rows)
     assert {len(row) for row in rows} == {3 + len(NAMES) + 4}
@@ -207,7 +207,7 @@ def test_latex_is_balanced_and_every_tabular_has_full_rows_that_fit_a_page(n_gro
     first = table.rows[1]
     row = first._replace(drops=first.drops[:1] * n_groups)
     groups = tuple(table.groups[0]._replace(name=name) for name in names)
-    text = write_latex(table._replace(groups=groups, rows=(row,)))
+    text = format_latex(table._replace(groups=groups, rows=(row,)))
     plain = re.sub(r"\\[\\{}&]", "", text)
     assert plain.count("{") == plain.count("}")
     tabulars = re.findall(r"\\begin\{tabular\}\{(l+r*)\}\n\\toprule\n(.*?)\\bottomrule", text, re.DOTALL)
@@ -222,7 +222,7 @@ def test_latex_is_balanced_and_every_tabular_has_full_rows_that_fit_a_page(n_gro
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles_with_booktabs_alone(planted: dict[str, Any], tmp_path: Path) -> None:
-    body = "\n".join(write_latex(table) for table in make_paper_tables(planted))
+    body = "\n".join(format_latex(table) for table in make_paper_tables(planted))
     source = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n" + body + "\\end{document}\n"
     (tmp_path / "paper.tex").write_text(source, encoding="utf-8")
     words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]

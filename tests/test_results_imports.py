@@ -18,13 +18,13 @@ from quantfair.results import (
     StoreError,
     build_tables,
     count_trials,
-    derive,
     find_damage,
     import_predictions,
     list_trials,
+    update_report,
 )
 from quantfair.results.schema import MIN_RANKED
-from quantfair.results.store.recovery import set_aside
+from quantfair.results.store.recovery import quarantine
 
 
 @pytest.fixture
@@ -139,9 +139,9 @@ def test_seeds_of_one_name_are_one_configuration(pets: Pets) -> None:
 
 
 def test_an_imported_trial_is_shown_and_counts_as_neither_planned_nor_strange(pets: Pets) -> None:
-    before = derive(pets.store)
+    before = update_report(pets.store)
     trial_id = bring(pets, pets.frame())
-    derived = derive(pets.store)
+    derived = update_report(pets.store)
     assert [row["trial_id"] for row in derived.trials] == ["float", "tuned", "small", trial_id]
     counts = count_trials(list_trials(pets.store), 3)
     assert counts == {"n_planned": 3, "n_ok": 3, "n_failed": 0, "n_blocked": 0, "n_missing": 0, "n_imported": 1}
@@ -156,7 +156,7 @@ def test_an_imported_trial_survives_a_search_for_damage_and_comes_back_by_import
     assert find_damage(pets.store) == []
     path = Path(pets.store.location, f"predictions/{trial_id}.torch.parquet")
     path.write_bytes(path.read_bytes()[:-9])
-    (said,) = set_aside(pets.store, find_damage(pets.store))
+    (said,) = quarantine(pets.store, find_damage(pets.store))
     assert f"`import` theirs.csv again, of which trial {trial_id} was made" in said
     assert trial_id not in pets.store.trial_ids()
     assert bring(pets, pets.frame()) == trial_id

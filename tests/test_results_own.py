@@ -12,7 +12,7 @@ from test_results_tables import CLASSES, HAIR, SEX, Sweep, damage, right_ones, s
 from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
-from quantfair.results import Store, StoreError, build_tables, derive
+from quantfair.results import Store, StoreError, build_tables, update_report
 from quantfair.results.user_data.metrics import TAKEN
 
 
@@ -195,7 +195,7 @@ def test_a_report_has_own_metrics_only_where_it_is_asked_for_them(sweep: Sweep) 
 
     options = ("--metric", "user_metrics:is_right", "--metric", "user_metrics:doubt")
     assert report(*options) == {"is_right", "doubt"}
-    derive(sweep.store)  # as a sweep does at its end
+    update_report(sweep.store)  # as a sweep does at its end
     assert sweep.store.read_table("own_metrics").num_rows == 0
     assert report(*options) == {"is_right", "doubt"}
     assert report() == set()

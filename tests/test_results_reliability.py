@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 
 from quantfair.results import build_tables, import_predictions, make_predictions
 from quantfair.results.schema import RELIABILITY
-from quantfair.results.store.rows import Rows
+from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.answers import Certainty
 from quantfair.results.tables.groups import find_bins
 from quantfair.results.tables.reliability import Reliability
@@ -25,7 +25,7 @@ def pool(seeds: list[Draw], codes_N: np.ndarray, n_groups: int) -> Any:
     """The rows of one configuration, grouped by `codes_N`."""
     labels = np.arange(len(codes_N)) % 2
     test_set = make_test_set(labels, {"group": ([str(group) for group in range(n_groups)], codes_N)})
-    rows, trials = Rows(RELIABILITY), [{"trial_id": f"{seed}", "config_id": "c"} for seed in range(len(seeds))]
+    rows, trials = TableBuilder(RELIABILITY), [{"trial_id": f"{seed}", "config_id": "c"} for seed in range(len(seeds))]
     reliability = Reliability(test_set, trials)
     for trial, (confidence, right) in zip(trials, seeds, strict=True):
         outcomes = make_outcomes(trial["trial_id"], np.where(right, labels, 1 - labels), labels)

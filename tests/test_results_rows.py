@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantfair.results.store.rows import MOST_BLOCKS, Rows
+from quantfair.results.store.rows import MOST_BLOCKS, TableBuilder
 
 SCHEMA = pa.schema({"name": pa.string(), "n": pa.int32(), "value": pa.float64()})
 NAMES = st.none() | st.text(max_size=3)
@@ -31,7 +31,7 @@ def blocks(draw: st.DrawFn):
 @given(st.lists(blocks(), max_size=8))
 def test_rows_come_out_as_they_were_added(added):
     for n_copies in (1, MOST_BLOCKS // 3):  # with three blocks the second one has joined before it is asked
-        rows, expected = Rows(SCHEMA), []
+        rows, expected = TableBuilder(SCHEMA), []
         for length, block in added * n_copies:
             rows.add(length, **block)
             for number in range(length):

@@ -15,7 +15,7 @@ from pyarrow import fs
 from quantfair.results import SCHEMA_VERSION, DamagedError, Store, StoreError
 from quantfair.results.schema import LAYERS, PREDICTIONS, TABLES, TRIALS
 from quantfair.results.store.files import Files
-from quantfair.results.store.rows import conform, table_of
+from quantfair.results.store.rows import conform, rows_to_table
 
 MANIFEST = {"name": "mine", "groupings": {}, "plan": [], "provenance": {}}
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,7 +163,7 @@ def test_a_value_that_does_not_fit_its_column_is_refused() -> None:
 
 
 def test_tables_say_their_schema_version(tmp_path: Path) -> None:
-    Store.open(str(tmp_path)).write_table("layers", table_of([], LAYERS))
+    Store.open(str(tmp_path)).write_table("layers", rows_to_table([], LAYERS))
     metadata = pq.read_schema(tmp_path / "tables" / "layers.parquet").metadata
     assert metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
     assert all(schema.metadata[b"schema_version"] == str(SCHEMA_VERSION).encode() for schema in TABLES.values())

@@ -7,10 +7,10 @@ from contrast_study import CODES, SIZES, N, Study, make_row
 from measured_trials import make_outcomes, make_test_set
 from scipy import stats
 
-from quantfair.results.contrasts.verdicts import REACH, RULES, Case, find_best_guess, judge
+from quantfair.results.contrasts.verdicts import REACH, RULES, VerdictInputs, find_best_guess, judge
 from quantfair.results.statistics.permutation import measure_evenness
 
-CASE = Case(
+CASE = VerdictInputs(
     reference=0.9, accuracy=0.89, guess=0.5, gain=0.0, margin=0.03,
     p=0.5, disparity=0.02, floor=0.03, low=-0.01, high=0.02, mde=0.02,
 )  # fmt: skip

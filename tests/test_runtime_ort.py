@@ -10,7 +10,7 @@ from quant_digits import EXAMPLE, TEST, TRAIN, trained_model
 from quantfair.quant import (
     OnnxRuntime,
     PtqSpec,
-    RuntimeFailure,
+    RuntimeFailureError,
     calibrate,
     export_onnx,
     freeze,
@@ -72,16 +72,18 @@ def test_a_fast_session_cuts_off_the_biases_of_16_bits(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path, _ = export(tmp_path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(RuntimeFailure, match=r"cannot load model\.onnx: .*; export it again, or update onnxruntime"):
+    with pytest.raises(
+        RuntimeFailureError, match=r"cannot load model\.onnx: .*; export it again, or update onnxruntime"
+    ):
         OnnxRuntime(path, session="fast", n_threads=1)
-    with pytest.raises(RuntimeFailure, match=r"cannot load none\.onnx"):
+    with pytest.raises(RuntimeFailureError, match=r"cannot load none\.onnx"):
         OnnxRuntime(tmp_path / "none.onnx", session="fast", n_threads=1)
 
 
 def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     path, _ = export(tmp_path)
     network = OnnxRuntime(path, session="fast", n_threads=1)
-    with pytest.raises(RuntimeFailure, match=r"refused images of shape \(2, 1, 9, 9\)"):
+    with pytest.raises(RuntimeFailureError, match=r"refused images of shape \(2, 1, 9, 9\)"):
         network(np.zeros((2, 1, 9, 9), np.float32))
 
 

@@ -12,13 +12,13 @@ import pytest
 from test_plan import plan_of
 from test_sweep import SWEEP, run
 
-from quantfair.orchestrator.commands.app import write_command
+from quantfair.orchestrator.commands.app import format_command
 from quantfair.orchestrator.commands.status import (
     MOST_REASONS,
+    format_reasons,
+    format_status,
     group_by_reason,
     summarize_status,
-    write_reasons,
-    write_status,
 )
 from quantfair.results import Store
 from quantfair.results.schema import PREDICTIONS, SAMPLES
@@ -78,7 +78,7 @@ def test_while_a_sweep_runs_it_says_who_runs_it_how_fast_and_how_long_still(
     assert summary["rate_per_min"] == pytest.approx(3.0)
     # Left: 7 PTQ of 2 s; 1 control and 6 QAT, never timed, as long as the longest. 6 s of work took 60 s.
     assert summary["left_s"] == pytest.approx((7 * 2 + 7 * 20) * 10)
-    text = "\n".join(write_status(summary))
+    text = "\n".join(format_status(summary))
     assert f"runs since {driver['started_utc']} on rack1, pid 4711, ray\n3.0 trials/min, about 26 min left" in text
     assert "to go on" not in text
 
@@ -88,14 +88,14 @@ def test_a_driver_that_has_finished_nothing_yet_foresees_nothing(store: Store, m
     driver["started_utc"] = datetime.fromtimestamp(NOW, UTC).isoformat()
     summary = summarize_status(store, now=NOW)
     assert (summary["rate_per_min"], summary["left_s"]) == (0.0, None)
-    assert "0.0 trials/min\n" in "\n".join(write_status(summary))
+    assert "0.0 trials/min\n" in "\n".join(format_status(summary))
 
 
 def test_when_nothing_runs_it_says_why_trials_failed_and_how_to_go_on(store: Store) -> None:
     summary = summarize_status(store, now=NOW)
     failed = summary["failed"][0]["trial_id"]
     assert (summary["rate_per_min"], summary["left_s"], summary["running"]) == (None, None, None)
-    assert write_status(summary)[-3:] == [
+    assert format_status(summary)[-3:] == [
         "does not run now",
         f"  failed: 1 x RuntimeError: no luck ({failed})",
         f"to go on: python -m orchestrator sweep mnist --store {store.location}",
@@ -109,7 +109,7 @@ def test_equal_reasons_are_one_line_and_of_many_the_most_frequent_are_shown() ->
         ("ValueError: 11", 12),
         ("ValueError: 10", 11),
     ]
-    lines = write_reasons(failed)
+    lines = format_reasons(failed)
     assert lines[0] == "  failed: 12 x ValueError: 11 (11-0, 11-1, 11-2, 11-3, 11-4, ...)"
     assert len(lines) == MOST_REASONS + 1
     assert lines[-1].startswith("  and 2 more reasons")
@@ -134,7 +134,7 @@ def test_the_command_that_it_names_goes_on(tmp_path: Path) -> None:
 
 def test_the_command_keeps_what_a_sweep_on_a_cluster_was_started_with(store: Store) -> None:
     words = ["quickstart", f"quant=[{{method='ptq', act_observer={['minmax'] * 100}}}]"]
-    command = write_command(words, store, address="head:6379", waits=True)
+    command = format_command(words, store, address="head:6379", waits=True)
     start = ["python", "-m", "orchestrator", "sweep", *words]
     assert shlex.split(command) == [
         *start,

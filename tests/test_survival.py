@@ -23,13 +23,13 @@ from simulated_work import make_work as _make_work
 from test_sweep import SWEEP, assert_equal_tables, run, start, times_of_rows
 
 from quantfair.orchestrator.config.spec import ResourcesByMethod, Retry
-from quantfair.orchestrator.executors.events import RunTrial, SweepStopped
+from quantfair.orchestrator.executors.events import RunTrial, SweepStoppedError
 from quantfair.orchestrator.executors.inline import run_inline
 from quantfair.orchestrator.executors.progress import Progress
 from quantfair.orchestrator.executors.ray_tune import run_ray
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.plan import PlannedTrial
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
@@ -63,7 +63,7 @@ class Run:
 
 def _run_special(
     special_id: str, special: Callable[[], None], run: RunTrial, trial: PlannedTrial, *others: Any
-) -> Outcome:
+) -> TrialOutcome:
     if trial.trial_id == special_id:
         special()
     return run(trial, *others)
@@ -106,7 +106,7 @@ def _unpack_outside_of_workers() -> NoWorker:
 
 @pytest.mark.slow
 def test_workers_that_cannot_start_stop_the_sweep_and_say_why(simulated: Run) -> None:
-    with pytest.raises(SweepStopped, match=r"(?s)Workers cannot start.*import no_such_package"):
+    with pytest.raises(SweepStoppedError, match=r"(?s)Workers cannot start.*import no_such_package"):
         simulated.go(run_ray, NoWorker())  # type: ignore[arg-type]
     assert simulated.store.trial_ids() == set()
 

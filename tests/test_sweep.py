@@ -230,7 +230,7 @@ def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(
 ) -> None:
     build = trial_module.BUILDERS["ptq"]
 
-    def fail_at_four_bits(bench: trial_module.Bench) -> trial_module.Built:
+    def fail_at_four_bits(bench: trial_module.TrialContext) -> trial_module.BuiltModel:
         if bench.trial.quant.weight_bits == 4:  # type: ignore[union-attr]
             raise RuntimeError("no luck at 4 bits")
         return build(bench)

@@ -18,7 +18,7 @@ from quantfair import quant
 from quantfair.orchestrator.commands.app import app
 from quantfair.orchestrator.config.spec import load_sweep, parse_sweep
 from quantfair.orchestrator.planning.plan import PlannedTrial
-from quantfair.orchestrator.planning.runtimes import fail, find_wanted, list_missing, read_end
+from quantfair.orchestrator.planning.runtimes import fail, find_runtimes_to_measure, list_missing, read_end
 from quantfair.orchestrator.trials import deployment
 from quantfair.results import Store
 
@@ -134,7 +134,7 @@ def test_what_tensorrt_cannot_represent_or_run_here_is_a_row_that_says_why(deplo
     assert code == 0
     assert "onnxruntime: 5 ok, 0 failed, 0 unsupported, 0 missing" in said
     assert "tensorrt: 0 ok, 0 failed, 5 unsupported, 0 missing" in said
-    assert f"unsupported: 3 x {quant.find_missing_tensorrt()}; then `sweep --retry-failed` measures it" in said
+    assert f"unsupported: 3 x {quant.why_tensorrt_is_unavailable()}; then `sweep --retry-failed` measures it" in said
     assert 'unsupported: 1 x act_signed = "auto": TensorRT has no unsigned integers' in said
     assert "unsupported: 1 x weight_bits = 4 and act_bits = 4: TensorRT has INT4 for weights alone" in said
 
@@ -153,7 +153,7 @@ def test_status_counts_runtimes_and_plan_foresees_them(finished: Place, tmp_path
 
 def break_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise quant.RuntimeFailure("no\nsuch kernel")
+        raise quant.RuntimeFailureError("no\nsuch kernel")
 
     monkeypatch.setitem(deployment.MEASURES, "onnxruntime", refuse)
 
@@ -249,8 +249,8 @@ def test_which_runtimes_are_measured_again(status: str, settings: dict[str, Any]
     trial = planned(**settings)
     measured = {(trial.trial_id, runtime): status for runtime in ("onnxruntime", "tensorrt")}
     for retry, expected in ((False, plainly), (True, retried)):
-        assert ("tensorrt" in find_wanted(trial, measured, retry_failed=retry)) == expected
-    assert find_wanted(trial, {}, retry_failed=False) == ("onnxruntime", "tensorrt")
+        assert ("tensorrt" in find_runtimes_to_measure(trial, measured, retry_failed=retry)) == expected
+    assert find_runtimes_to_measure(trial, {}, retry_failed=False) == ("onnxruntime", "tensorrt")
 
 
 def test_a_trial_that_is_ended_from_outside_loses_the_runtime_that_came_next_and_not_its_row(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from qdq_graphs import INT4, make_convnet, make_matmul
 
 from quantfair.quant import (
     EngineFacts,
-    EngineMismatch,
-    TensorRTFailed,
-    TensorRTMissing,
+    EngineMismatchError,
+    TensorRTFailedError,
+    TensorRTMissingError,
     TensorRTRunner,
     build_engine,
     open_engine,
@@ -57,26 +57,26 @@ def test_an_engine_comes_back_with_its_facts(tmp_path: Path) -> None:
 )
 def test_an_engine_of_another_gpu_or_version_is_refused(tmp_path: Path, machine: Machine, pattern: str) -> None:
     write_engine(tmp_path / "m.engine", b"plan", facts())
-    with pytest.raises(EngineMismatch, match=pattern):
+    with pytest.raises(EngineMismatchError, match=pattern):
         read_engine(tmp_path / "m.engine", machine)
 
 
 def test_a_damaged_or_foreign_engine_is_refused(tmp_path: Path) -> None:
     path, model = tmp_path / "m.engine", tmp_path / "m.onnx"
-    with pytest.raises(EngineMismatch, match=r"m\.engine is missing: an engine is two files; build it again"):
+    with pytest.raises(EngineMismatchError, match=r"m\.engine is missing: an engine is two files; build it again"):
         read_engine(path, HERE)
     write_engine(path, b"plan", facts())
     model.write_bytes(b"another model")
-    with pytest.raises(EngineMismatch, match=r"was built from another model than .*m\.onnx"):
+    with pytest.raises(EngineMismatchError, match=r"was built from another model than .*m\.onnx"):
         read_engine(path, HERE, model)
     path.write_bytes(b"pla")
-    with pytest.raises(EngineMismatch, match=r"is damaged: it is not what m\.engine\.json describes"):
+    with pytest.raises(EngineMismatchError, match=r"is damaged: it is not what m\.engine\.json describes"):
         read_engine(path, HERE)
     facts_path(path).write_text('{"machine": 1}')
-    with pytest.raises(EngineMismatch, match=r"m\.engine\.json is damaged \(.*\); build it again"):
+    with pytest.raises(EngineMismatchError, match=r"m\.engine\.json is damaged \(.*\); build it again"):
         read_engine(path, HERE)
     facts_path(path).unlink()
-    with pytest.raises(EngineMismatch, match=r"m\.engine\.json is missing"):
+    with pytest.raises(EngineMismatchError, match=r"m\.engine\.json is missing"):
         read_engine(path, HERE)
 
 
@@ -132,17 +132,17 @@ def test_an_engine_without_details_says_how_to_build_it() -> None:
 
 
 def test_what_is_missing_is_named_with_its_remedy_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    runtime.find_missing_tensorrt.cache_clear()
+    runtime.why_tensorrt_is_unavailable.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
-    missing = runtime.find_missing_tensorrt()
+    missing = runtime.why_tensorrt_is_unavailable()
     assert missing is not None
     assert missing.startswith("tensorrt cannot be imported")
     assert "pip install -e '.[tensorrt]'" in missing
-    assert runtime.find_missing_tensorrt() is missing
+    assert runtime.why_tensorrt_is_unavailable() is missing
     for ask in (lambda: build_engine(tmp_path / "m.onnx", tmp_path / "m.engine"), lambda: open_engine(tmp_path / "m")):
-        with pytest.raises(TensorRTMissing, match="tensorrt cannot be imported"):
+        with pytest.raises(TensorRTMissingError, match="tensorrt cannot be imported"):
             ask()
-    runtime.find_missing_tensorrt.cache_clear()
+    runtime.why_tensorrt_is_unavailable.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -152,16 +152,16 @@ def test_what_is_missing_is_named_with_its_remedy_once(monkeypatch: pytest.Monke
 def test_fake_versions_and_machines_that_cannot_run_are_told_apart(
     monkeypatch: pytest.MonkeyPatch, version: str, pattern: str
 ) -> None:
-    runtime.find_missing_tensorrt.cache_clear()
+    runtime.why_tensorrt_is_unavailable.cache_clear()
     monkeypatch.setattr(runtime, "load_trt", lambda _: type("trt", (), {"__version__": version}))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pattern in str(runtime.find_missing_tensorrt())
-    runtime.find_missing_tensorrt.cache_clear()
+    assert pattern in str(runtime.why_tensorrt_is_unavailable())
+    runtime.why_tensorrt_is_unavailable.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and perhaps pycuda")
 def test_without_pycuda_torchs_buffers_are_the_remedy() -> None:
-    with pytest.raises(TensorRTMissing, match=r"pycuda cannot be imported .* or take torch's buffers"):
+    with pytest.raises(TensorRTMissingError, match=r"pycuda cannot be imported .* or take torch's buffers"):
         PycudaBuffers()
 
 
@@ -289,7 +289,7 @@ def test_a_fake_engine_is_never_run_outside_its_profile(shape: tuple[int, ...]) 
 
 @pytest.mark.parametrize("call", ["set_input_shape", "set_tensor_address", "execute_async_v3"])
 def test_a_fake_engine_that_says_no_is_an_error_with_its_log(call: str) -> None:
-    with pytest.raises(TensorRTFailed, match=f"TensorRT refused .*: {call} went wrong"):
+    with pytest.raises(TensorRTFailedError, match=f"TensorRT refused .*: {call} went wrong"):
         fake_runner(call)(np.zeros((1, 3, 16, 16)))
 
 
@@ -308,8 +308,8 @@ def test_fakes_have_no_attribute_that_the_real_classes_lack() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("buffers", ["torch", "pycuda"])
 def test_an_engine_on_a_gpu_agrees_with_onnxruntime(tmp_path: Path, buffers: Any) -> None:
-    runtime.find_missing_tensorrt.cache_clear()
-    if (missing := runtime.find_missing_tensorrt()) is not None:
+    runtime.why_tensorrt_is_unavailable.cache_clear()
+    if (missing := runtime.why_tensorrt_is_unavailable()) is not None:
         pytest.skip(missing)
     if buffers == "pycuda":
         pytest.importorskip("pycuda", reason="pycuda is not installed")

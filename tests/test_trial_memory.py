@@ -12,7 +12,7 @@ from quantfair.datasets import find_dataset_id
 from quantfair.orchestrator.config.spec import Resources, parse_sweep
 from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
 from quantfair.orchestrator.trials import run as trial_module
-from quantfair.orchestrator.trials.context import LOGITS, Memory
+from quantfair.orchestrator.trials.context import LOGITS, LruCache
 from quantfair.orchestrator.trials.run import CALIBRATIONS, run_trial
 from quantfair.results import Store
 
@@ -101,7 +101,7 @@ def test_calibrations_of_different_images_are_kept_apart(plan: tuple[PlannedTria
 
 
 def test_a_memory_forgets_what_was_used_longest_ago() -> None:
-    memory, made = Memory[str](2), []
+    memory, made = LruCache[str](2), []
 
     def get(key: str) -> str:
         return memory.get(key, lambda: made.append(key) or key)

@@ -14,9 +14,9 @@ from qdq_graphs import ACCEPTED, REFUSED, make_convnet
 from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
-from quantfair.quant import TensorRTFailed, check_ahead_of_time, find_missing_tensorrt
+from quantfair.quant import TensorRTFailedError, check_ahead_of_time, why_tensorrt_is_unavailable
 from quantfair.quant.deploy.onnx_graph import Graph, weighted_layers
-from quantfair.quant.deploy.tensorrt.build import Build, BuildRefused, build_plan
+from quantfair.quant.deploy.tensorrt.build import Build, BuildRefusedError, build_plan
 from quantfair.quant.deploy.tensorrt.inspection import compare_precisions, find_faults
 from quantfair.quant.deploy.tensorrt.runtime import load_plan
 
@@ -40,7 +40,7 @@ def test_what_the_rules_pass_builds_in_the_precision_asked_for(trt: Any, name: s
 
 @pytest.mark.parametrize("name", [name for name, (_, _, builds) in REFUSED.items() if not builds])
 def test_the_parser_or_the_builder_refuses_too_and_says_why(trt: Any, name: str, tmp_path: Path) -> None:
-    with pytest.raises(BuildRefused, match=r"the (parser|builder) refused it: .*[a-z]{4}"):
+    with pytest.raises(BuildRefusedError, match=r"the (parser|builder) refused it: .*[a-z]{4}"):
         build(trt, REFUSED[name][0], tmp_path)
 
 
@@ -78,7 +78,9 @@ def test_the_profile_is_that_of_open_batches_and_a_fixed_batch_stays(trt: Any, t
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
     assert build(trt, fixed, tmp_path).profile == ((4, 3, 16, 16),) * 3
     fixed.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
-    with pytest.raises(BuildRefused, match=r"its input has shape \(4, 3, 16, -1\); only the batch may be left open"):
+    with pytest.raises(
+        BuildRefusedError, match=r"its input has shape \(4, 3, 16, -1\); only the batch may be left open"
+    ):
         build(trt, fixed, tmp_path)
 
 
@@ -93,10 +95,10 @@ def test_a_timing_cache_is_written_whole_and_may_be_of_another_kind(trt: Any, tm
 
 
 def test_without_a_gpu_an_engine_is_no_error_of_pythons_but_of_ours(trt: Any, tmp_path: Path) -> None:
-    if find_missing_tensorrt() is None:
+    if why_tensorrt_is_unavailable() is None:
         pytest.skip("there is a GPU here")
     plan = build(trt, make_convnet(), tmp_path).plan
-    with pytest.raises(TensorRTFailed, match=r"the engine cannot be loaded: .*CUDA"):
+    with pytest.raises(TensorRTFailedError, match=r"the engine cannot be loaded: .*CUDA"):
         load_plan(trt, plan)
 
 

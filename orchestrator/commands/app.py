@@ -21,11 +21,11 @@ from quantfair.orchestrator.commands.result import finish
 from quantfair.orchestrator.commands.status import status
 from quantfair.orchestrator.config.sweep_file import built_in_sweeps, is_file
 from quantfair.orchestrator.executors.progress import Progress, ProgressLines
-from quantfair.orchestrator.executors.recovery import sweep_until_whole
+from quantfair.orchestrator.executors.recovery import run_with_recovery
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.manifest import keep_manifest
 from quantfair.orchestrator.planning.plan import count_by_method
-from quantfair.orchestrator.planning.request import Request, make_queue, read_plan, warn_of_devices
+from quantfair.orchestrator.planning.request import SweepState, make_queue, read_plan, warn_of_devices
 from quantfair.results import Store
 
 app = typer.Typer(
@@ -64,10 +64,10 @@ def sweep(
     with exit_codes():
         wanted = read_plan(words, store)
         on_ray = {"address": address, "waits": wait_for_nodes} if executor == "ray" else {}
-        command = write_command(words, wanted.store, **on_ray)
+        command = format_command(words, wanted.store, **on_ray)
         with wanted.store.locked(executor=executor):
             run = partial(_run, executor=executor, on_ray=on_ray, command=command, quiet=quiet or as_json)
-            derived = sweep_until_whole(wanted, run, retry_failed=retry_failed, limit=limit)
+            derived = run_with_recovery(wanted, run, retry_failed=retry_failed, limit=limit)
         finish(wanted.store, derived, as_json=as_json)
 
 
@@ -80,7 +80,7 @@ app.command()(export)
 app.command(name="trt-check")(trt_check)
 
 
-def write_command(words: list[str] | None, store: Store, **on_ray: Any) -> str:
+def format_command(words: list[str] | None, store: Store, **on_ray: Any) -> str:
     """Return the command that goes on with a sweep from any folder that holds this program."""
     known = built_in_sweeps()
     words = [str(Path(word).absolute()) if word not in known and is_file(word) else word for word in words or []]
@@ -90,7 +90,7 @@ def write_command(words: list[str] | None, store: Store, **on_ray: Any) -> str:
     return shlex.join(["python", "-m", "orchestrator", "sweep", *words, *options])
 
 
-def _say_nothing_to_run(request: Request) -> str:
+def _format_nothing_to_run(request: SweepState) -> str:
     state, name = request.state, request.sweep.head.name
     if not state.failed:
         return f"Nothing to run: all {len(request.plan)} trials of {name} are finished."
@@ -99,12 +99,12 @@ def _say_nothing_to_run(request: Request) -> str:
 
 
 def _run(
-    request: Request, limit: int | None, *, executor: str, on_ray: dict[str, Any], command: str, quiet: bool
+    request: SweepState, limit: int | None, *, executor: str, on_ray: dict[str, Any], command: str, quiet: bool
 ) -> None:
     spec, state = request.sweep, request.state
     keep_manifest(request, command=command)
     if not state.to_run and not quiet:
-        print(_say_nothing_to_run(request))
+        print(_format_nothing_to_run(request))
     if not state.to_run or limit == 0:
         return
     if executor == "ray":
@@ -116,10 +116,10 @@ def _run(
     n_later = len(state.to_run) - len(queue.trials)
 
     def forget_old_rows() -> None:
-        for trial_id, runtimes in request.wanted.items():
+        for trial_id, runtimes in request.runtimes_to_measure.items():
             for runtime in runtimes if trial_id in queue.trials else ():
                 request.store.remove_runtime(trial_id, runtime)
-        for trial_id in queue.trials.keys() & request.stored.keys() - request.wanted.keys():
+        for trial_id in queue.trials.keys() & request.stored.keys() - request.runtimes_to_measure.keys():
             request.store.remove_trial(trial_id)
 
     with _show(request, queue, quiet=quiet) as progress:
@@ -132,7 +132,7 @@ def _run(
             progress.say(f"--limit {limit}: {n_later} trials are left; the same command goes on with them")
 
 
-def _show(request: Request, queue: BundleQueue, *, quiet: bool) -> Progress:
+def _show(request: SweepState, queue: BundleQueue, *, quiet: bool) -> Progress:
     """A table on a terminal, else lines, or nothing."""
     name, before = request.sweep.head.name, count_by_method(request.plan, request.state)
     before = {key: n for key, n in before.items() if key[1] != "to_run"}

@@ -54,10 +54,10 @@ def check(name: Name, settings: Overrides = None, as_json: AsJson = False) -> No
     """Count the images of every split and group, byte-identical copies and their conflicts."""
     with exit_codes():
         facts = describe_dataset(read_dataset(name, settings or []))
-        print(json.dumps(facts, indent=2) if as_json else _write_facts(facts))
+        print(json.dumps(facts, indent=2) if as_json else _format_facts(facts))
 
 
-def _write_facts(facts: dict[str, Any]) -> str:
+def _format_facts(facts: dict[str, Any]) -> str:
     channels, height, width = facts["shape"]
     copies = facts["copies"]
     kind = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")

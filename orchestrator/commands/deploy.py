@@ -9,7 +9,7 @@ import typer
 
 from quantfair.orchestrator.commands.exit_codes import exit_codes
 from quantfair.orchestrator.commands.options import AsJson, StoreArgument
-from quantfair.orchestrator.config.errors import Problem, RequestError
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.results import Store
 
 if TYPE_CHECKING:
@@ -46,30 +46,30 @@ def trt_check(files: Files, as_json: AsJson = False) -> None:
     """Check ONNX files for TensorRT without a GPU: its rules, then a build with tensorrt-rtx, thrown away."""
     with exit_codes():
         if missing := [file for file in files if not file.is_file()]:
-            raise RequestError(Problem("FILE.onnx", f"names no file: {file}.") for file in missing)
+            raise RequestError(ConfigProblem("FILE.onnx", f"names no file: {file}.") for file in missing)
         reports = _check(files)
         if as_json:
             print(json.dumps([_record(report) for report in reports], indent=2))
         else:
-            print("\n".join(line for report in reports for line in _write(report)))
+            print("\n".join(line for report in reports for line in _format(report)))
         if any(report.refused_by for report in reports):
             raise typer.Exit(1)
 
 
 def _check(files: list[Path]) -> "list[AheadReport]":
-    from quantfair.quant import TensorRTMissing, check_ahead_of_time
+    from quantfair.quant import TensorRTMissingError, check_ahead_of_time
 
     try:
         return [check_ahead_of_time(file) for file in files]
-    except TensorRTMissing as error:
-        raise RequestError([Problem("trt-check", f"cannot build: {error}.")]) from error
+    except TensorRTMissingError as error:
+        raise RequestError([ConfigProblem("trt-check", f"cannot build: {error}.")]) from error
 
 
 def _record(report: "AheadReport") -> dict[str, Any]:
     return report._asdict() | {"layers": [layer._asdict() for layer in report.layers]}
 
 
-def _write(report: "AheadReport") -> list[str]:
+def _format(report: "AheadReport") -> list[str]:
     """The verdict, then a line for every layer, or every reason."""
     if report.refused_by:
         verdict = f"{report.file}: REFUSED ({report.refused_by})"

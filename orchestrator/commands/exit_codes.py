@@ -8,7 +8,7 @@ import typer
 
 from quantfair.datasets import DataError
 from quantfair.orchestrator.config.errors import RequestError
-from quantfair.orchestrator.executors.events import SweepStopped
+from quantfair.orchestrator.executors.events import SweepStoppedError
 from quantfair.results import StoreError
 
 
@@ -21,7 +21,7 @@ def exit_codes() -> Iterator[None]:
     except (RequestError, StoreError, DataError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    except (OSError, SweepStopped) as error:
+    except (OSError, SweepStoppedError) as error:
         typer.echo(f"Stopped: {error}. Finished trials are kept: the same command goes on from here.", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

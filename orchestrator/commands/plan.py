@@ -8,16 +8,16 @@ import typer
 
 from quantfair.orchestrator.commands.exit_codes import exit_codes
 from quantfair.orchestrator.commands.options import AsJson, StorePath, SweepWords
-from quantfair.orchestrator.commands.status import summarize_runtimes, write_runtimes
+from quantfair.orchestrator.commands.status import format_runtimes, summarize_runtimes
 from quantfair.orchestrator.planning.forecast import estimate_bytes, find_machine, forecast, measure_trials
 from quantfair.orchestrator.planning.plan import METHODS, PlanState, count_by_method
-from quantfair.orchestrator.planning.request import Request, make_queue, read_request, warn_of_devices
+from quantfair.orchestrator.planning.request import SweepState, make_queue, read_request, warn_of_devices
 from quantfair.orchestrator.text import format_s
 
 MOST_REASONS = 3
 
 
-def summarize_plan(request: Request) -> dict[str, Any]:
+def summarize_plan(request: SweepState) -> dict[str, Any]:
     """Return the plan's state and estimates as plain values: seconds of one slot (`work_s`) and by the clock, bytes."""
     counts = count_by_method(request.plan, request.state)
     planned = Counter(trial.method for trial in request.plan)
@@ -33,7 +33,7 @@ def summarize_plan(request: Request) -> dict[str, Any]:
         "runtimes": summarize_runtimes(
             request.store,
             [trial.trial_id for trial in request.plan],
-            request.measured,
+            request.runtime_status,
             asked=request.sweep.head.runtimes,
         ),
         "left": _foresee(request),
@@ -41,7 +41,7 @@ def summarize_plan(request: Request) -> dict[str, Any]:
     }
 
 
-def _foresee(request: Request) -> dict[str, Any]:
+def _foresee(request: SweepState) -> dict[str, Any]:
     queue = make_queue(request)
     left = list(queue.trials.values())
     work_s: dict[str, float] = dict.fromkeys(METHODS, 0.0)
@@ -62,7 +62,7 @@ def _foresee(request: Request) -> dict[str, Any]:
     }
 
 
-def write_plan(summary: dict[str, Any]) -> list[str]:
+def format_plan(summary: dict[str, Any]) -> list[str]:
     """Return a summary as lines for a terminal: a few, however many trials there are."""
     left = summary["left"]
     heads = {"planned": "planned", **{place: place.replace("_", " ") for place in PlanState._fields}}
@@ -73,24 +73,24 @@ def write_plan(summary: dict[str, Any]) -> list[str]:
     for method, counts in summary["by_method"].items():
         work = format_s(left["work_s_by_method"].get(method, 0.0))
         lines.append(f"{method:8}" + "".join(f"{counts[key]:9,}" for key in heads) + f"{work:>12}")
-    lines += write_runtimes(summary["runtimes"], most=MOST_REASONS)
-    lines += _write_left(left) if left["n_trials"] else ["left: nothing"]
+    lines += format_runtimes(summary["runtimes"], most=MOST_REASONS)
+    lines += _format_left(left) if left["n_trials"] else ["left: nothing"]
     if any(counts["failed"] for counts in summary["by_method"].values()):
         lines.append("failed trials, and those blocked by them, run once more with `sweep --retry-failed`")
     return [*lines, *(f"warning: {warning}" for warning in summary["warnings"])]
 
 
-def _write_left(left: dict[str, Any]) -> list[str]:
+def _format_left(left: dict[str, Any]) -> list[str]:
     slots = f"{left['n_slots']} trial{'s' if left['n_slots'] > 1 else ''} at a time"
     bundles = f"{left['n_bundles']:,} bundle{'s' if left['n_bundles'] > 1 else ''}"
     return [
         f"left: {left['n_trials']:,} trials in about {bundles}, {format_s(left['work_s'])} of work",
-        f"time: about {format_s(left['wall_s'])} on this machine, {slots}{_say_source(left['guessed_times'], left)}",
-        f"disk: about {say_bytes(left['disk_bytes'])}{_say_source(left['guessed_sizes'], left, ' without weights')}",
+        f"time: about {format_s(left['wall_s'])} on this machine, {slots}{_format_source(left['guessed_times'], left)}",
+        f"disk: about {format_bytes(left['disk_bytes'])}{_format_source(left['guessed_sizes'], left, ' without weights')}",
     ]
 
 
-def _say_source(guessed: list[str], left: dict[str, Any], what: str = "") -> str:
+def _format_source(guessed: list[str], left: dict[str, Any], what: str = "") -> str:
     """Say where an estimate is from: " (as finished trials; a first guess for qat)"."""
     if not guessed:
         return " (as finished trials)"
@@ -99,7 +99,7 @@ def _say_source(guessed: list[str], left: dict[str, Any], what: str = "") -> str
     return f" (as finished trials; a first guess{what} for {', '.join(guessed)})"
 
 
-def say_bytes(n: float) -> str:
+def format_bytes(n: float) -> str:
     """Return "320 kB", "1.2 MB" or "3.4 GB"."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if n >= size:
@@ -131,13 +131,13 @@ def plan(
             return
         request = read_request(words, store, retry_failed=False)
         summary = summarize_plan(request)
-        lines = write_plan(summary)
+        lines = format_plan(summary)
         if power or flips:
-            from quantfair.orchestrator.planning.power import FLIPS, describe_power, write_power
+            from quantfair.orchestrator.planning.power import FLIPS, describe_power, format_power
 
             specs = dict.fromkeys(experiment.dataset for experiment in request.sweep.experiments)
             summary["power"] = describe_power(specs, flips or FLIPS)
-            lines += write_power(summary["power"])
+            lines += format_power(summary["power"])
         if as_json:
             trials = [{"trial_id": t.trial_id, "label": t.label, "needs": t.needs} for t in request.plan]
             print(json.dumps({**summary, "trials": trials}, indent=2))

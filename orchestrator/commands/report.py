@@ -10,9 +10,9 @@ import typer
 from quantfair.orchestrator.commands.exit_codes import exit_codes
 from quantfair.orchestrator.commands.options import AsJson, StoreArgument
 from quantfair.orchestrator.commands.result import finish
-from quantfair.orchestrator.config.errors import Problem, RequestError
-from quantfair.orchestrator.executors.recovery import report_what_is_left
-from quantfair.results import Store, derive_again, draw_figure
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
+from quantfair.orchestrator.executors.recovery import build_report_without_damaged
+from quantfair.results import Store, draw_figure, update_report_as_before
 
 SUFFIXES = ("svg", "png")
 
@@ -55,13 +55,13 @@ def report(
 
     with exit_codes():
         if output is not None and not formats:
-            raise RequestError([Problem("--output", "is where tables for papers go: add `--format latex`, say.")])
+            raise RequestError([ConfigProblem("--output", "is where tables for papers go: add `--format latex`, say.")])
         opened = Store.open(store)
         if groups is not None:
             if not groups.is_file():
-                raise RequestError([Problem("--groups", f"names no file: {groups}.")])
+                raise RequestError([ConfigProblem("--groups", f"names no file: {groups}.")])
             import_groups(opened, groups.read_bytes(), source=str(groups))
-        derived = report_what_is_left(opened, metrics=metric or ())
+        derived = build_report_without_damaged(opened, metrics=metric or ())
         exports = write_exports(opened, formats, output) if formats else None
         comparison = compare_stores(opened, Store.open(diff)) if diff is not None else None
         finish(opened, derived, as_json=as_json, exports=exports, comparison=comparison)
@@ -84,11 +84,13 @@ def figure(
         place = output if output != Path() else Path(f"{chart}.svg")
         suffix = place.suffix.removeprefix(".").lower()
         if suffix not in SUFFIXES:
-            raise RequestError([Problem("--output", f"must end in .svg or .png, got {place.name}.")])
+            raise RequestError([ConfigProblem("--output", f"must end in .svg or .png, got {place.name}.")])
         if not place.absolute().parent.is_dir():
-            raise RequestError([Problem("--output", f"is in a folder that does not exist: {place.absolute().parent}.")])
+            raise RequestError(
+                [ConfigProblem("--output", f"is in a folder that does not exist: {place.absolute().parent}.")]
+            )
         opened = Store.open(store)
-        derive_again(opened)
+        update_report_as_before(opened)
         image = draw_figure(opened.read_report(), chart, suffix, width_mm=width_mm, filters=filters)
         place.write_bytes(image)
         print(json.dumps({"file": str(place), "bytes": len(image)}) if as_json else str(place))
@@ -116,7 +118,7 @@ def import_(
 
     with exit_codes():
         if not file.is_file():
-            raise RequestError([Problem("FILE", f"names no file: {file}.")])
+            raise RequestError([ConfigProblem("FILE", f"names no file: {file}.")])
         trial_id = import_predictions(
             Store.open(store),
             file.read_bytes(),

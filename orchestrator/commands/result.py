@@ -8,13 +8,13 @@ import typer
 from quantfair.orchestrator.commands.status import (
     MOST_REASONS,
     find_failed,
-    say_counts,
+    format_comparison,
+    format_counts,
+    format_reasons,
+    format_runtimes,
     summarize_runtimes,
-    write_comparison,
-    write_reasons,
-    write_runtimes,
 )
-from quantfair.results import Derived, Store, count_trials, describe_mixed_pairs, survey
+from quantfair.results import Derived, Store, count_trials, describe_mixed_pairs, scan_store
 
 if TYPE_CHECKING:
     from quantfair.results import Comparison
@@ -34,7 +34,7 @@ def finish(
     counts, warnings = count_trials(trials, int(facts["n_planned"])), describe_mixed_pairs(trials)
     manifest = store.read_manifest()
     ids, asked = [row["trial_id"] for row in manifest["plan"]], manifest["runtimes"]
-    runtimes = summarize_runtimes(store, ids, survey(store).runtimes, asked=asked)
+    runtimes = summarize_runtimes(store, ids, scan_store(store).runtimes, asked=asked)
     if as_json:
         facts = {
             "name": facts["sweep"],
@@ -49,10 +49,10 @@ def finish(
         }
         print(json.dumps(facts, indent=2))
     else:
-        for line in write_reasons(find_failed(trials)):
+        for line in format_reasons(find_failed(trials)):
             print(line)
-        print(f"{say_counts(counts)}.")
-        for line in write_runtimes(runtimes, most=MOST_REASONS):
+        print(f"{format_counts(counts)}.")
+        for line in format_runtimes(runtimes, most=MOST_REASONS):
             print(line)
         if n_others:
             print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
@@ -62,7 +62,7 @@ def finish(
             print(f"table: {place}")
         if exports == []:
             print("no tables for papers: no finished trial has a reference and groups to compare")
-        for line in write_comparison(comparison) if comparison else []:
+        for line in format_comparison(comparison) if comparison else []:
             print(line)
         print(f"dashboard: {path}")
     if counts["n_failed"] or any(found["failed"] for found in runtimes.values()):

@@ -40,7 +40,7 @@ def _group_reasons(store: Store, runtime: str, **ids: list[str]) -> list[dict[st
     return sorted(reasons, key=lambda reason: -reason["n"])
 
 
-def write_runtimes(summary: Mapping[str, Any], *, most: int) -> list[str]:
+def format_runtimes(summary: Mapping[str, Any], *, most: int) -> list[str]:
     """Return a line for each runtime, and one for each of its commonest reasons."""
     lines = []
     for runtime, counts in summary.items():
@@ -65,7 +65,7 @@ def status(store: StoreArgument, as_json: AsJson = False) -> None:
     """
     with exit_codes():
         summary = summarize_status(Store.open(store), now=time.time())
-        print(json.dumps(summary, indent=2) if as_json else "\n".join(write_status(summary)))
+        print(json.dumps(summary, indent=2) if as_json else "\n".join(format_status(summary)))
 
 
 def summarize_status(store: Store, *, now: float) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def summarize_status(store: Store, *, now: float) -> dict[str, Any]:
 
     `running` is the driver that runs a sweep there now, or None; `rate_per_min` and `left_s` are None without one.
     """
-    from quantfair.results import count_trials, list_trials, survey
+    from quantfair.results import count_trials, list_trials, scan_store
 
     manifest, driver = store.read_manifest(), store.find_driver()
-    found = survey(store)
+    found = scan_store(store)
     trials = list_trials(store, found)
     known = {row["trial_id"] for row in trials}
     missing = [planned for planned in manifest["plan"] if planned["trial_id"] not in known]
@@ -105,10 +105,10 @@ def summarize_status(store: Store, *, now: float) -> dict[str, Any]:
     }
 
 
-def write_status(summary: dict[str, Any]) -> list[str]:
+def format_status(summary: dict[str, Any]) -> list[str]:
     """Return the lines that people read."""
-    lines = [f"{summary['name']}: {say_counts(summary)}", *_write_counts(summary["by_method"])]
-    lines += write_runtimes(summary["runtimes"], most=MOST_REASONS)
+    lines = [f"{summary['name']}: {format_counts(summary)}", *_format_counts(summary["by_method"])]
+    lines += format_runtimes(summary["runtimes"], most=MOST_REASONS)
     if (driver := summary["running"]) is not None:
         how = f", {driver['executor']}" if driver.get("executor") else ""
         lines.append(f"runs since {driver['started_utc']} on {driver['host']}, pid {driver['pid']}{how}")
@@ -116,7 +116,7 @@ def write_status(summary: dict[str, Any]) -> list[str]:
         lines.append(f"{summary['rate_per_min']:.1f} trials/min{left}")
     elif summary["n_missing"]:
         lines.append("does not run now")
-    lines += write_reasons(summary["failed"])
+    lines += format_reasons(summary["failed"])
     lines += [f"  damaged: {what}" for what in summary["damaged"]]
     n_missing, n_failed = (
         summary[f"n_{what}"] + sum(counts[what] for counts in summary["runtimes"].values())
@@ -142,7 +142,7 @@ def group_by_reason(failed: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(reasons, key=lambda reason: -reason["n"])
 
 
-def write_reasons(failed: list[dict[str, Any]]) -> list[str]:
+def format_reasons(failed: list[dict[str, Any]]) -> list[str]:
     """Return a line for each reason, with the ids of some of its trials; of many reasons the most frequent."""
     reasons = group_by_reason(failed)
     lines = []
@@ -156,7 +156,7 @@ def write_reasons(failed: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def say_counts(counts: dict[str, Any]) -> str:
+def format_counts(counts: dict[str, Any]) -> str:
     """Return "5 of 10 trials ok, 1 failed, 4 blocked by a failed one, 0 missing"."""
     blocked = f", {counts['n_blocked']} blocked by a failed one" if counts["n_blocked"] else ""
     ok = f"{counts['n_ok']} of {counts['n_planned']} trials ok, {counts['n_failed']} failed{blocked}"
@@ -178,7 +178,7 @@ def _count_by_method(plan: list[dict[str, Any]], trials: list[dict[str, Any]]) -
     return counts
 
 
-def _write_counts(by_method: dict[str, dict[str, int]]) -> list[str]:
+def _format_counts(by_method: dict[str, dict[str, int]]) -> list[str]:
     heads = ("ok", "failed", "blocked", "missing", "planned")
     rows = [f"{method:8}" + "".join(f"{counts[head]:9}" for head in heads) for method, counts in by_method.items()]
     return [f"{'':8}" + "".join(f"{head:>9}" for head in heads), *rows]
@@ -210,7 +210,7 @@ def _foresee(
     return 60 * len(own) / since_s, left_s * since_s / done_s if done_s and means else None
 
 
-def write_comparison(comparison: "Comparison") -> list[str]:
+def format_comparison(comparison: "Comparison") -> list[str]:
     """Return lines that say what differs from another store, and where the page and the tables are."""
     summary, largest = comparison.summary, comparison.summary["largest"]
     told = [f"not compared: {reason}" for reason in summary["reasons"]]

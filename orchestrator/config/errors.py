@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import Doc
 
 
-class Problem(NamedTuple):
+class ConfigProblem(NamedTuple):
     """One thing that is wrong: where, and what to do about it."""
 
     path: str
@@ -25,7 +25,7 @@ class Problem(NamedTuple):
 class RequestError(ValueError):
     """The request was wrong: nothing was started. Holds every problem that was found."""
 
-    def __init__(self, problems: Iterable[Problem], source: str = ""):
+    def __init__(self, problems: Iterable[ConfigProblem], source: str = ""):
         self.problems = tuple(dict.fromkeys(problems))
         count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
         head = f"{count} in {source}:" if source else f"{count}:"
@@ -40,14 +40,14 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
 
 def describe_errors(
     error: ValidationError, model: type[BaseModel], path: str, data: Any, *, also_known: Iterable[str] = ()
-) -> list[Problem]:
+) -> list[ConfigProblem]:
     """Translate pydantic's errors on `model` for `data`, which stands at `path`; `also_known`: shorthand keys."""
     return [_describe(details, model, path, data, also_known) for details in error.errors()]
 
 
 def _describe(
     details: ErrorDetails, model: type[BaseModel], path: str, data: Any, also_known: Iterable[str]
-) -> Problem:
+) -> ConfigProblem:
     context: dict[str, Any] = details.get("ctx", {})
     added = [context["field"]] if "field" in context else []
     location = [*_as_written(details["loc"], data), *added]
@@ -59,25 +59,31 @@ def _describe(
     match details["type"]:
         case "extra_forbidden":
             known = [*model.model_fields, *also_known]
-            return Problem(where, f"is not a known key.{did_you_mean(field, known)} Known here: {', '.join(known)}.")
+            return ConfigProblem(
+                where, f"is not a known key.{did_you_mean(field, known)} Known here: {', '.join(known)}."
+            )
         case "missing":
             purpose = model.model_fields[field].description
-            return Problem(where, f"is missing; it must be {_rule(model, field)}{f', {purpose}' if purpose else ''}.")
+            return ConfigProblem(
+                where, f"is missing; it must be {_rule(model, field)}{f', {purpose}' if purpose else ''}."
+            )
         case "literal_error":
             known = [name.strip(" '") for name in context["expected"].replace(" or ", ",").split(",")]
-            return Problem(where, f"must be one of {', '.join(known)}, got {value!r}.{did_you_mean(value, known)}")
+            return ConfigProblem(
+                where, f"must be one of {', '.join(known)}, got {value!r}.{did_you_mean(value, known)}"
+            )
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return Problem(where, f"must be {_rule(model, field)}, got {value!r}.")
+            return ConfigProblem(where, f"must be {_rule(model, field)}, got {value!r}.")
         case "misfit":
-            return Problem(where, f"{context['message']}.{did_you_mean(value, context.get('known', ()))}")
+            return ConfigProblem(where, f"{context['message']}.{did_you_mean(value, context.get('known', ()))}")
         case "string_pattern_mismatch":
-            return Problem(where, f"must match {context['pattern']}, got {value!r}.")
+            return ConfigProblem(where, f"must match {context['pattern']}, got {value!r}.")
         case "finite_number":
-            return Problem(where, f"must be {_rule(model, field)}, got {value!r}.")
+            return ConfigProblem(where, f"must be {_rule(model, field)}, got {value!r}.")
         case kind if kind.endswith("_type"):
-            return Problem(where, f"must be {_rule(model, field)}, got {value!r} ({_kind(value)}).")
+            return ConfigProblem(where, f"must be {_rule(model, field)}, got {value!r} ({_kind(value)}).")
         case _:
-            return Problem(where, f"{details['msg']}, got {value!r}.")
+            return ConfigProblem(where, f"{details['msg']}, got {value!r}.")
 
 
 _KINDS = {

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from quantfair.datasets import SOURCES, DatasetSpec
-from quantfair.orchestrator.config.errors import Problem, RequestError, describe_errors, did_you_mean
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError, describe_errors, did_you_mean
 from quantfair.orchestrator.config.sweep_file import apply_overrides, read_sweep_file
 from quantfair.quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
@@ -157,10 +157,10 @@ def load_sweep(name: str, overrides: list[str]) -> SweepSpec:
 
 def parse_sweep(raw: dict[str, Any], *, source: str = "the sweep") -> SweepSpec:
     """Validate a sweep given as plain values. Raises RequestError with every problem that was found."""
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     head = _validate(SweepHead, {k: v for k, v in raw.items() if k not in ("experiments", "quant")}, "", problems)
     if not raw.get("experiments"):
-        problems.append(Problem("experiments", "is missing; give at least one [[experiments]] block."))
+        problems.append(ConfigProblem("experiments", "is missing; give at least one [[experiments]] block."))
     experiments = [
         experiment
         for path, block in _blocks(raw, "experiments", problems)
@@ -191,19 +191,19 @@ def read_dataset(name: str, overrides: list[str]) -> DatasetSpec:
     return spec
 
 
-def _blocks(raw: dict[str, Any], key: str, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _blocks(raw: dict[str, Any], key: str, problems: list[ConfigProblem]) -> Iterator[tuple[str, dict[str, Any]]]:
     blocks = raw.get(key, [])
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
-        problems.append(Problem(key, f"must be a list of tables, written [[{key}]]."))
+        problems.append(ConfigProblem(key, f"must be a list of tables, written [[{key}]]."))
         return
     yield from ((f"{key}.{index}", block) for index, block in enumerate(blocks))
 
 
-def _experiments(block: dict[str, Any], path: str, problems: list[Problem]) -> list[Experiment]:
+def _experiments(block: dict[str, Any], path: str, problems: list[ConfigProblem]) -> list[Experiment]:
     known = Experiment._fields
     for key in block.keys() - set(known):
         message = f"is not a known key.{did_you_mean(key, known)} Known here: {', '.join(known)}."
-        problems.append(Problem(f"{path}.{key}", message))
+        problems.append(ConfigProblem(f"{path}.{key}", message))
     datasets = _section(DatasetSpec, block.get("dataset"), f"{path}.dataset", problems)
     models = _section(ModelSpec, block.get("model"), f"{path}.model", problems)
     trains = _section(TrainSpec, block.get("train"), f"{path}.train", problems)
@@ -211,14 +211,14 @@ def _experiments(block: dict[str, Any], path: str, problems: list[Problem]) -> l
     for name in {e.dataset.name for e in experiments if "flip" in e.train.augment}:
         if name in SOURCES and not SOURCES[name].may_flip:
             message = f"may not hold 'flip' for {name}: a mirror image is another sign there; remove it."
-            problems.append(Problem(f"{path}.train.augment", message))
+            problems.append(ConfigProblem(f"{path}.train.augment", message))
     return experiments
 
 
-def _section(model: type[AnySpec], data: Any, path: str, problems: list[Problem]) -> list[AnySpec]:
+def _section(model: type[AnySpec], data: Any, path: str, problems: list[ConfigProblem]) -> list[AnySpec]:
     if not isinstance(data, dict):
         problems.append(
-            Problem(path, "is missing: it must be a table of settings." if data is None else "is no table.")
+            ConfigProblem(path, "is missing: it must be a table of settings." if data is None else "is no table.")
         )
         return []
     expanded = _expand_axes(data, model, path, problems)
@@ -226,7 +226,7 @@ def _section(model: type[AnySpec], data: Any, path: str, problems: list[Problem]
 
 
 def _quant_specs(
-    block: dict[str, Any], path: str, train: TrainSpec, problems: list[Problem]
+    block: dict[str, Any], path: str, train: TrainSpec, problems: list[ConfigProblem]
 ) -> list[PtqSpec | QatSpec]:
     methods = block.get("method")
     methods = methods if isinstance(methods, list) else [methods]
@@ -235,7 +235,7 @@ def _quant_specs(
         if not isinstance(method, str) or method not in METHODS:
             hint = did_you_mean(method, METHODS)
             message = f"must be ptq or qat, got {method!r}.{hint} (fp32 and fp32_ft join a plan by themselves.)"
-            problems.append(Problem(f"{path}.method", message))
+            problems.append(ConfigProblem(f"{path}.method", message))
             continue
         specs += _method_specs(METHODS[method], {**block, "method": method}, path, train=train, problems=problems)
     return specs
@@ -247,16 +247,16 @@ def _method_specs(
     path: str,
     *,
     train: TrainSpec,
-    problems: list[Problem],
+    problems: list[ConfigProblem],
 ) -> list[PtqSpec | QatSpec]:
     apart = block.keys() & {"weight_bits", "act_bits"}
     if "bits" in block and apart:
         message = f"sets weight_bits and act_bits; remove it or {' and '.join(sorted(apart))}."
-        problems.append(Problem(f"{path}.bits", message))
+        problems.append(ConfigProblem(f"{path}.bits", message))
         return []
     specs = []
     for values in _expand_axes(block, model, path, problems):
-        found: list[Problem] = []
+        found: list[ConfigProblem] = []
         values = _with_course(values, train)
         if "bits" in values:
             bits = values.pop("bits")
@@ -288,16 +288,18 @@ def is_list(model: type[BaseModel], field: str) -> bool:
 
 
 def _expand_axes(
-    block: dict[str, Any], model: type[BaseModel], path: str, problems: list[Problem]
+    block: dict[str, Any], model: type[BaseModel], path: str, problems: list[ConfigProblem]
 ) -> list[dict[str, Any]]:
     """Return one dict for each combination of the values of the lists in a block."""
     axes = {key: value for key, value in block.items() if isinstance(value, list) and not is_list(model, key)}
-    problems += [Problem(f"{path}.{key}", "is an empty list: give it a value.") for key, v in axes.items() if not v]
+    problems += [
+        ConfigProblem(f"{path}.{key}", "is an empty list: give it a value.") for key, v in axes.items() if not v
+    ]
     combinations = itertools.product(*axes.values())
     return [{**block, **dict(zip(axes, values, strict=True))} for values in combinations]
 
 
-def _validate(model: type[AnySpec], data: dict[str, Any], path: str, problems: list[Problem]) -> AnySpec | None:
+def _validate(model: type[AnySpec], data: dict[str, Any], path: str, problems: list[ConfigProblem]) -> AnySpec | None:
     try:
         return model.model_validate(data)
     except ValidationError as error:

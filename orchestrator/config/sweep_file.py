@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quantfair.orchestrator.config.errors import Problem, RequestError, did_you_mean
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError, did_you_mean
 
 BUILT_IN_FOLDER = Path(__file__).parent.parent / "sweeps"
 COMMAND_LINE = "on the command line"
@@ -23,7 +23,7 @@ class SweepFile(NamedTuple):
     values: dict[str, Any]
     origins: dict[str, str]
 
-    def locate(self, problem: Problem, source: str) -> Problem:
+    def locate(self, problem: ConfigProblem, source: str) -> ConfigProblem:
         """Return the problem with the place where its value was set, if that is not `source`."""
         steps = problem.path.split(".")
         paths = [".".join(steps[:n]) for n in range(len(steps), -1, -1)]
@@ -53,11 +53,11 @@ def read_sweep_file(name: str, overrides: Iterable[str] = ()) -> SweepFile:
     problems = apply_overrides(file.values, overrides)
     if problems:
         raise RequestError(problems, "the overrides")
-    said = {".".join(map(_write_key, _steps(text.partition("=")[0]))): COMMAND_LINE for text in overrides}
+    said = {".".join(map(_format_key, _steps(text.partition("=")[0]))): COMMAND_LINE for text in overrides}
     return file._replace(origins=_replace_origins(file.origins, said))
 
 
-def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[Problem]:
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[ConfigProblem]:
     """Set each `path=value` in place; a value is read as TOML, and as plain text where it is none."""
     return [problem for text in overrides if (problem := _override(values, text))]
 
@@ -68,14 +68,16 @@ def _read(name: str, *, folder: Path, chain: tuple[str, ...]) -> SweepFile:
     called = name if path.parent == BUILT_IN_FOLDER else os.path.normpath(folder / name)
     if called in chain:
         way = " -> ".join([*chain[chain.index(called) :], called])
-        raise RequestError([Problem("extends", f"leads back to where it started: {way}; remove one of them.")], called)
+        raise RequestError(
+            [ConfigProblem("extends", f"leads back to where it started: {way}; remove one of them.")], called
+        )
     changes = _parse(path, called)
     if "extends" not in changes:
         return SweepFile(changes, {"": called})
     extended = changes.pop("extends")
     if not isinstance(extended, str):
         message = f"must be a text, a built-in sweep or a file relative to this one, got {extended!r}."
-        raise RequestError([Problem("extends", message)], called)
+        raise RequestError([ConfigProblem("extends", message)], called)
     base = _read(extended, folder=path.parent, chain=(*chain, called))
     base.values.pop("name", None)  # each sweep has its own, since it names the store
     merge = _Merge()
@@ -94,17 +96,17 @@ def _find(name: str, folder: Path, chain: tuple[str, ...]) -> Path:
         return path
     message = f"is neither a file nor a built-in sweep ({', '.join(known)}).{did_you_mean(name, known)}"
     if not chain:
-        raise RequestError([Problem(name, message)])
-    raise RequestError([Problem("extends", f"names {name!r}, which {message}")], chain[-1])
+        raise RequestError([ConfigProblem(name, message)])
+    raise RequestError([ConfigProblem("extends", f"names {name!r}, which {message}")], chain[-1])
 
 
 def _parse(path: Path, called: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise RequestError([Problem(called, f"cannot be read: {error}.")]) from error
+        raise RequestError([ConfigProblem(called, f"cannot be read: {error}.")]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError([Problem("", f"This is not TOML: {error}.")], called) from error
+        raise RequestError([ConfigProblem("", f"This is not TOML: {error}.")], called) from error
 
 
 class _Merge:
@@ -112,7 +114,7 @@ class _Merge:
 
     def __init__(self) -> None:
         self.replaced: list[str] = []
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
 
     def __call__(self, base: Any, changes: Any, path: tuple[str, ...] = ()) -> Any:
         """Return `base` with `changes`, both at `path`; neither is touched."""
@@ -124,7 +126,7 @@ class _Merge:
         return changes
 
     def _merge_item(self, base: dict[str, Any], key: str, change: Any, path: tuple[str, ...]) -> Any:
-        return self(base.get(key), change, (*path, _write_key(key)))
+        return self(base.get(key), change, (*path, _format_key(key)))
 
     def _change_elements(self, base: list[Any], changes: dict[str, Any], path: tuple[str, ...]) -> list[Any]:
         merged = list(base)
@@ -136,7 +138,7 @@ class _Merge:
         return merged
 
 
-def _override(values: dict[str, Any], text: str) -> Problem | None:
+def _override(values: dict[str, Any], text: str) -> ConfigProblem | None:
     key, _, value = text.partition("=")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
@@ -177,12 +179,12 @@ def _is_index(step: str, place: Any) -> bool:
     return isinstance(place, list) and step.isdecimal() and int(step) < len(place)
 
 
-def _leads_nowhere(path: str, step: str, place: Any) -> Problem:
+def _leads_nowhere(path: str, step: str, place: Any) -> ConfigProblem:
     what = f"a list of {len(place)} (count from 0)" if isinstance(place, list) else repr(place)
-    return Problem(path, f"cannot be set: there is no '{step}' in {what}.")
+    return ConfigProblem(path, f"cannot be set: there is no '{step}' in {what}.")
 
 
-def _write_key(key: str) -> str:
+def _format_key(key: str) -> str:
     return key if re.fullmatch(r"[\w-]+", key) else f'"{key}"'
 
 

@@ -12,11 +12,11 @@ from quantfair.orchestrator.executors.progress import Progress
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.plan import TIMED_OUT, PlannedTrial
 from quantfair.orchestrator.planning.runtimes import fail
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store
 
 
-class TimedOut(BaseException):
+class TimedOutError(BaseException):
     """A trial took longer than `retry.timeout_s`. No trial's own code catches it, `except Exception` neither."""
 
 
@@ -45,15 +45,15 @@ def run_inline(
             try:
                 with _time_limit(retry.timeout_s):
                     outcome = run(trial, store, bundle.resources, watch)
-            except TimedOut as error:
+            except TimedOutError as error:
                 outcome = _fail(trial, store, error)
             queue.finish(outcome.trial_id, outcome.status, seconds=outcome.seconds)
             progress.finished(outcome)
 
 
-def _fail(trial: PlannedTrial, store: Store, error: TimedOut) -> Outcome:
+def _fail(trial: PlannedTrial, store: Store, error: TimedOutError) -> TrialOutcome:
     """Write the row of a trial whose time is up, or of its runtime, unless it had just written its own."""
-    return Outcome(trial.trial_id, fail(trial, store, f"{TIMED_OUT}: {error}", traceback=traceback.format_exc()))
+    return TrialOutcome(trial.trial_id, fail(trial, store, f"{TIMED_OUT}: {error}", traceback=traceback.format_exc()))
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
     """Raise TimedOut inside when the time is up: between two steps of Python, so a call of C code ends first."""
 
     def stop(signum: int, frame: object) -> None:
-        raise TimedOut(f"ran longer than retry.timeout_s = {seconds:g}")
+        raise TimedOutError(f"ran longer than retry.timeout_s = {seconds:g}")
 
     before = signal.signal(signal.SIGALRM, stop) if seconds else None
     try:

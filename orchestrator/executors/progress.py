@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.plan import METHODS
 from quantfair.orchestrator.text import first_line, format_s
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 
 EVERY_S = 2.0
 STATES = ("ok", "failed", "running", "waiting", "blocked")
@@ -43,8 +43,8 @@ class Progress:
         self.running: dict[str, Running] = {}  # the longest first
         self.began, self.n_retries = time.monotonic(), 0
         self.last_ends: deque[float] = deque(maxlen=100)  # on the monotonic clock, of trials that ended in this run
-        self.failures: deque[Outcome] = deque(maxlen=3)
-        self.largest_drop: Outcome | None = None
+        self.failures: deque[TrialOutcome] = deque(maxlen=3)
+        self.largest_drop: TrialOutcome | None = None
         self.stage_s: defaultdict[tuple[str, str], float] = defaultdict(float)  # by method and stage, such as train_s
 
     def __enter__(self) -> Self:
@@ -70,7 +70,7 @@ class Progress:
         self.running.pop(trial_id, None)
         self.n_retries += 1
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: TrialOutcome) -> None:
         """Count a finished trial, its seconds and its largest drop."""
         method = self.queue.trials[outcome.trial_id].method
         self.running.pop(outcome.trial_id, None)
@@ -130,7 +130,7 @@ class ProgressLines(Progress):
         super().__init__(queue, name=name, before=before)
         self.quiet, self.printed = quiet, self.began
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: TrialOutcome) -> None:
         """Count a finished trial; a line if the last one is old enough or nothing is left, and one for a failure."""
         super().finished(outcome)
         label = self.queue.trials[outcome.trial_id].label

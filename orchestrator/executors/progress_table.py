@@ -17,7 +17,7 @@ from rich.text import Text
 from quantfair.orchestrator.executors.progress import STATES, Progress
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.text import first_line, format_s
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 
 REDRAWS_PER_S = 4
 MOST_RUNNING = 8  # rows of what runs now
@@ -98,7 +98,9 @@ class ProgressTable(Progress):
 
     def _largest_drop(self) -> Iterable[RenderableType]:
         if (outcome := self.largest_drop) is not None:
-            yield Text.assemble("largest drop in this run: ", (_say_drop(outcome), "bold"), self._of(outcome.trial_id))
+            yield Text.assemble(
+                "largest drop in this run: ", (_format_drop(outcome), "bold"), self._of(outcome.trial_id)
+            )
 
     def _label(self, trial_id: str) -> Text:
         return Text(self.queue.trials[trial_id].label.partition(" (config ")[0])
@@ -107,7 +109,7 @@ class ProgressTable(Progress):
         return Text(" in ").append(self._label(trial_id))
 
 
-def _say_drop(outcome: Outcome) -> str:
+def _format_drop(outcome: TrialOutcome) -> str:
     return f"{outcome.largest_drop_pp:.1f} pp for {outcome.largest_drop_group}"
 
 

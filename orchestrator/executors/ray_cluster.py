@@ -16,7 +16,7 @@ from ray._private.services import canonicalize_bootstrap_address_or_die as find_
 from ray._private.state import state as ray_state
 from ray.job_config import JobConfig
 
-from quantfair.orchestrator.config.errors import Problem, RequestError
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
 from quantfair.orchestrator.provenance import CODE_VERSION_VARIABLE, find_code_version
 
@@ -76,7 +76,7 @@ def _join(address: str, quiet: dict[str, Any]) -> Any:
         message = (
             f"must be `auto` or host:port of a cluster's head, got {address}. From elsewhere submit a job: `{job}`."
         )
-        raise RequestError([Problem("--address", message)])
+        raise RequestError([ConfigProblem("--address", message)])
     try:
         host, _, port = find_address(address).rpartition(":")
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
@@ -85,7 +85,7 @@ def _join(address: str, quiet: dict[str, Any]) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         first_line = str(error).strip().partition("\n")[0]
         message = f"{address} cannot be joined ({first_line}): name the head of a running cluster of the same versions."
-        raise RequestError([Problem("--address", message)]) from error
+        raise RequestError([ConfigProblem("--address", message)]) from error
 
 
 def _ship() -> dict[str, Any]:

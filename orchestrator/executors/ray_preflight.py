@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from quantfair.datasets import DataError, DatasetSpec, find_dataset_id
-from quantfair.orchestrator.config.errors import Problem, RequestError
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
 from quantfair.orchestrator.executors.ray_cluster import Node, find_node_types, find_nodes, n_slots
 from quantfair.orchestrator.planning.plan import PlannedTrial
@@ -69,30 +69,32 @@ def check_cluster(
     return [f"{problem} Waiting for such a node." for problem in misfits]
 
 
-def _check_shapes(shapes: dict[str, Resources], nodes: list[Node], types: list[Node], remedy: str) -> list[Problem]:
+def _check_shapes(
+    shapes: dict[str, Resources], nodes: list[Node], types: list[Node], remedy: str
+) -> list[ConfigProblem]:
     there = "; ".join(sorted({_summary(node) for node in nodes}))
     could_come = "; ".join(f"up to {node.limit} {node.name}: {_summary(node)}" for node in types if node.limit)
     added = f", nor can be added with ({could_come})" if could_come else ""
     return [
-        Problem(f"resources.{method}", f"asks for {_say(shape)}, which no node has ({there}){added}. {remedy}")
+        ConfigProblem(f"resources.{method}", f"asks for {_format(shape)}, which no node has ({there}){added}. {remedy}")
         for method, shape in shapes.items()
         if not n_slots([*nodes, *types], shape)
     ]
 
 
-def _check_machines(nodes: list[Node], store: Store) -> tuple[list[Node], list[Problem]]:
+def _check_machines(nodes: list[Node], store: Store) -> tuple[list[Node], list[ConfigProblem]]:
     """Return the nodes that answer, and what is wrong with program and store."""
     if any(part.startswith("_ray_pkg_") for part in Path(store.location).parts):
         message = (
             f"is inside the folder that Ray ships with this job ({store.location}) and ends with it: name {SHARED}."
         )
-        return [], [Problem("--store", message)]
+        return [], [ConfigProblem("--store", message)]
     here, token, answering, problems = describe_program(), uuid.uuid4().hex, [], []
     store.write_probe(token)
     try:
         arguments = [(store, token, f"{token}.{node.node_id}") for node in nodes]
         for node, answer in ask(nodes, probe_machine, arguments, limit_s=ANSWER_S):
-            if isinstance(answer, Problem):
+            if isinstance(answer, ConfigProblem):
                 problems.append(answer)
                 continue
             answering.append(node)
@@ -100,33 +102,33 @@ def _check_machines(nodes: list[Node], store: Store) -> tuple[list[Node], list[P
             others = [f"{name} {program[name]} (here {here[name]})" for name in here if program[name] != here[name]]
             if others:
                 remedy = "install the same there; the program itself comes from the driver."
-                problems.append(Problem("", f"Node {node.name} has {', '.join(others)}: {remedy}"))
+                problems.append(ConfigProblem("", f"Node {node.name} has {', '.join(others)}: {remedy}"))
             if fault or not store.has_probe(f"{token}.{node.node_id}"):
                 fault = fault or "what it wrote does not arrive here"
                 message = f"{store.location} is another place on node {node.name}, or closed to it: {fault}. "
-                problems.append(Problem("--store", f"{message}Name {SHARED}, with its keys on every node."))
+                problems.append(ConfigProblem("--store", f"{message}Name {SHARED}, with its keys on every node."))
     finally:
         store.remove_probes()
     return answering, problems
 
 
-def _check_data(nodes: list[Node], shapes: dict[str, Resources], needs: list[Need]) -> list[Problem]:
+def _check_data(nodes: list[Node], shapes: dict[str, Resources], needs: list[Need]) -> list[ConfigProblem]:
     asked = [[need for need in needs if n_slots([node], shapes[need.method])] for node in nodes]
     specs = [[*dict.fromkeys((need.spec, need.content_id) for need in some)] for some in asked]
     problems = []
     for (node, answer), asked_specs in zip(
         ask(nodes, probe_data, [([spec for spec, _ in some],) for some in specs], limit_s=DATA_S), specs, strict=True
     ):
-        if isinstance(answer, Problem):
+        if isinstance(answer, ConfigProblem):
             problems.append(answer)
             continue
         for (spec, content_id), found in zip(asked_specs, answer, strict=True):
             if found != content_id:
-                problems.append(Problem("", _say_data(node, spec, found, content_id)))
+                problems.append(ConfigProblem("", _format_data(node, spec, found, content_id)))
     return problems
 
 
-def _say_data(node: Node, spec: DatasetSpec | ModelSpec, found: str, content_id: str) -> str:
+def _format_data(node: Node, spec: DatasetSpec | ModelSpec, found: str, content_id: str) -> str:
     what = f"data set {spec.name}" if isinstance(spec, DatasetSpec) else f"weights {spec.weights}"
     fault = f"has another content there ({found[:16]}, here {content_id[:16]})" if _is_id(found) else f"fails: {found}"
     remedy = "Put it into a folder that all nodes share, under an absolute path (data sets: QUANTFAIR_DATA)."
@@ -155,14 +157,17 @@ def ask(
             yield node, ray.get(reference, timeout=0)
         except GetTimeoutError:
             ray.cancel(reference, force=True)
-            yield node, Problem("", f"Node {node.name} does not answer within {limit_s:g} s: remove or restart it.")
+            yield (
+                node,
+                ConfigProblem("", f"Node {node.name} does not answer within {limit_s:g} s: remove or restart it."),
+            )
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
             reason = f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"
             message = (
                 f"Node {node.name} cannot run this program ({reason}): install what pyproject.toml asks for there."
             )
-            yield node, Problem("", message)
+            yield node, ConfigProblem("", message)
 
 
 def probe_machine(store: Store, token: str, reply: str) -> tuple[dict[str, str], str | None]:
@@ -216,7 +221,7 @@ def _summary(node: Node) -> str:
     return ", ".join([amounts, *kinds, *labels])
 
 
-def _say(shape: Resources) -> str:
+def _format(shape: Resources) -> str:
     """Return "cpu 1, gpu 0.5, accelerator_type A100, labels pool=gpu"; nothing of what is not asked for."""
     said = {"cpu": f"{shape.cpu:g}", "gpu": f"{shape.gpu:g}", "memory_gb": f"{shape.memory_gb:g}"}
     words = [f"{name} {amount}" for name, amount in said.items() if amount != "0"]

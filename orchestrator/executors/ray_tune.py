@@ -22,7 +22,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import FunctionStopper
 
 from quantfair.orchestrator.config.spec import Retry
-from quantfair.orchestrator.executors.events import RunTrial, SweepStopped, Watcher, run_trial
+from quantfair.orchestrator.executors.events import RunTrial, SweepListener, SweepStoppedError, run_trial
 from quantfair.orchestrator.executors.progress import Progress
 from quantfair.orchestrator.executors.ray_cluster import connect, count_slots
 from quantfair.orchestrator.executors.ray_metrics import publish_metrics
@@ -31,7 +31,7 @@ from quantfair.orchestrator.executors.ray_worker import make_worker, pack
 from quantfair.orchestrator.planning.bundle_queue import Bundle, BundleQueue
 from quantfair.orchestrator.planning.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT, PlannedTrial
 from quantfair.orchestrator.planning.runtimes import fail, read_end
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store, WriteError
 
 COUNT_SLOTS_EVERY_S = 2.0  # nodes come and go
@@ -80,7 +80,9 @@ def run_ray(
             n_failures = n_failures + 1 if len(queue.unfinished) == n_left else 1
             n_left = len(queue.unfinished)
             if n_failures > retry.crash + 1:
-                raise SweepStopped(f"Ray Tune failed {n_failures} times, and nothing was finished: {error}") from error
+                raise SweepStoppedError(
+                    f"Ray Tune failed {n_failures} times, and nothing was finished: {error}"
+                ) from error
             searcher.take_back(str(error))
         finally:
             ray.shutdown()
@@ -114,11 +116,17 @@ class PlanSearcher(Searcher):
     """Hands out bundles to Tune and takes their events back; knows nothing of what a trial does."""
 
     def __init__(
-        self, queue: BundleQueue, store: Store, watchers: Sequence[Watcher], *, retry: Retry, sweep: str = "sweep"
+        self,
+        queue: BundleQueue,
+        store: Store,
+        listeners: Sequence[SweepListener],
+        *,
+        retry: Retry,
+        sweep: str = "sweep",
     ):
         super().__init__()
         self.sweep = sweep
-        self.queue, self.store, self.watchers, self.retry = queue, store, watchers, retry
+        self.queue, self.store, self.listeners, self.retry = queue, store, listeners, retry
         self.methods = {trial.method for trial in queue.trials.values()}
         self.running: dict[str, Bundle] = {}  # Tune's trial id -> what it runs
         self.heard: dict[str, float] = {}  # Tune's trial id -> when its worker last said something, seconds
@@ -167,7 +175,7 @@ class PlanSearcher(Searcher):
                     self.started.add(about[0])
                     self._tell("started", *about)
                 case "finished":
-                    self._finish(Outcome(*about[0]))
+                    self._finish(TrialOutcome(*about[0]))
                 case _:
                     self._tell(event, *about)
 
@@ -204,7 +212,7 @@ class PlanSearcher(Searcher):
     def _take_in_stillborn(self, bundle: Bundle, error: str) -> None:
         self.n_stillborn += 1
         if self.n_stillborn >= MAX_STILLBORN:
-            self.stop_reason = SweepStopped(f"Workers cannot start: {error.strip()}")
+            self.stop_reason = SweepStoppedError(f"Workers cannot start: {error.strip()}")
         self.queue.give_back(bundle.trials)
 
     def _take_in_loss(self, bundle: Bundle, error: str, *, silent_s: float, is_innocent: bool) -> None:
@@ -212,7 +220,7 @@ class PlanSearcher(Searcher):
         found = [(trial_id, self.store.read_trial(trial_id)) for trial_id in ended if trial_id in self.queue.unfinished]
         rows = {trial_id: row for trial_id, row in found if row is not None}
         for trial_id, row in rows.items():
-            self._finish(Outcome(trial_id, row["status"], error=row["error"]))
+            self._finish(TrialOutcome(trial_id, row["status"], error=row["error"]))
         lost = [trial for trial in bundle.trials if trial.trial_id in self.queue.unfinished]
         is_innocent |= any(str(row["error"]).startswith(TIMED_OUT) for row in rows.values())  # the next one of those is
         if lost and not is_innocent and self._is_given_up(lost[0], error, silent_s=silent_s):
@@ -238,18 +246,18 @@ class PlanSearcher(Searcher):
             reason = f"{CRASHED}: its worker was lost {n} times when this trial was next; {cause}"
         self.store.add_to_log(trial.trial_id, f"{reason}\n{error}\n")
         status = fail(trial, self.store, reason, traceback=error or None, attempt=n)
-        self._finish(Outcome(trial.trial_id, status, error=reason))
+        self._finish(TrialOutcome(trial.trial_id, status, error=reason))
         return True
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: TrialOutcome) -> None:
         if outcome.trial_id in self.queue.unfinished:
             self.started.discard(outcome.trial_id)
             self.queue.finish(outcome.trial_id, outcome.status, seconds=outcome.seconds)
             self._tell("finished", outcome)
 
     def _tell(self, event: str, *about: Any) -> None:
-        for watcher in self.watchers:
-            getattr(watcher, event)(*about)
+        for listener in self.listeners:
+            getattr(listener, event)(*about)
 
     def count_slots(self) -> None:
         """Ask Ray how many trials run at once."""

@@ -19,7 +19,7 @@ from quantfair.orchestrator.executors.events import RunTrial
 from quantfair.orchestrator.executors.ray_cluster import reserve
 from quantfair.orchestrator.planning.plan import TIMED_OUT, PlannedTrial
 from quantfair.orchestrator.planning.runtimes import fail, read_end
-from quantfair.orchestrator.trials.outcome import Outcome
+from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store, WriteError
 
 REPORT_EVERY_S = 1.0
@@ -89,7 +89,7 @@ class SweepWorker(tune.Trainable):
         """Run a trial, unless it is at its end: then it got there before this bundle's last worker died."""
         status = read_end(trial, self.store)
         if status is not None:
-            self.events.put(("finished", Outcome(trial.trial_id, status)))
+            self.events.put(("finished", TrialOutcome(trial.trial_id, status)))
             return
         self.events.put(("started", trial.trial_id))
         self.present = trial, time.monotonic()

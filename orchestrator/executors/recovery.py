@@ -8,15 +8,24 @@ from collections.abc import Callable, Iterable, Sequence
 import typer
 
 from quantfair.datasets import load_dataset
-from quantfair.orchestrator.planning.request import Request, Wanted, add_state
+from quantfair.orchestrator.planning.request import SweepRequest, SweepState, add_state
 from quantfair.orchestrator.trials.evaluation import write_samples
-from quantfair.results import DamagedError, Derived, Store, StoreError, derive, find_damage, set_aside, survey
+from quantfair.results import (
+    DamagedError,
+    Derived,
+    Store,
+    StoreError,
+    find_damage,
+    quarantine,
+    scan_store,
+    update_report,
+)
 
 MAX_ROUNDS = 3
 
 
-def sweep_until_whole(
-    wanted: Wanted, run: Callable[[Request, int | None], None], *, retry_failed: bool, limit: int | None
+def run_with_recovery(
+    wanted: SweepRequest, run: Callable[[SweepState, int | None], None], *, retry_failed: bool, limit: int | None
 ) -> Derived:
     """Run what is not finished, and again what turns out to be damaged; return the tables' facts.
 
@@ -30,27 +39,27 @@ def sweep_until_whole(
         request = read_sound_state(wanted, retry_failed=retry_failed and number == 0)
         run(request, limit if number == 0 or limit is None else 0)
         try:
-            return derive(wanted.store)
+            return update_report(wanted.store)
         except DamagedError as error:
             _put_away(wanted.store, [error, *find_damage(wanted.store)])
     raise StoreError(f"Files of {wanted.store.location} are damaged again and again: check the disk.")
 
 
-def report_what_is_left(store: Store, *, metrics: Sequence[str] = ()) -> Derived:
-    """Build tables and dashboard from what is sound, with a user's own metrics. Raises as `sweep_until_whole`."""
+def build_report_without_damaged(store: Store, *, metrics: Sequence[str] = ()) -> Derived:
+    """Build tables and dashboard from what is sound, with a user's own metrics. Raises as `run_with_recovery`."""
     store.read_manifest()
-    _put_away(store, survey(store).damaged)
+    _put_away(store, scan_store(store).damaged)
     for _ in range(MAX_ROUNDS):
         try:
-            return derive(store, always=True, metrics=metrics)
+            return update_report(store, always=True, metrics=metrics)
         except DamagedError as error:
             _put_away(store, [error, *find_damage(store)])
     raise StoreError(f"Files of {store.location} are damaged again and again: check the disk.")
 
 
-def read_sound_state(wanted: Wanted, *, retry_failed: bool) -> Request:
+def read_sound_state(wanted: SweepRequest, *, retry_failed: bool) -> SweepState:
     """Return how far a sweep is, once what is damaged is put away and what the next trials need is there."""
-    found = survey(wanted.store)
+    found = scan_store(wanted.store)
     _put_away(wanted.store, found.damaged)
     request = add_state(wanted, found, retry_failed=retry_failed)
     _describe_images(request)
@@ -61,14 +70,14 @@ def read_sound_state(wanted: Wanted, *, retry_failed: bool) -> Request:
     return read_sound_state(wanted, retry_failed=retry_failed)
 
 
-def find_damaged_stages(request: Request) -> list[DamagedError]:
+def find_damaged_stages(request: SweepState) -> list[DamagedError]:
     """Return the stages that trials which are to run need, and that are damaged or missing.
 
     Such a stage is trained anew, so what it needs itself is looked at too: needs come earlier in the plan. Each stage
     is read once, however many trials need it. A trial that only lacks runtimes writes no stage.
     """
     to_run, sound, found = set(request.state.to_run), set[str](), []
-    written = to_run - request.wanted.keys()
+    written = to_run - request.runtimes_to_measure.keys()
     for trial in reversed(request.plan):
         if trial.trial_id not in to_run:
             continue
@@ -83,7 +92,7 @@ def find_damaged_stages(request: Request) -> list[DamagedError]:
     return found
 
 
-def _describe_images(request: Request) -> None:
+def _describe_images(request: SweepState) -> None:
     """Write who the images of finished trials are, where that was lost."""
     finished = {trial.dataset_id: trial.dataset for trial in request.plan if trial.trial_id in request.stored}
     for dataset_id, spec in finished.items():
@@ -92,5 +101,5 @@ def _describe_images(request: Request) -> None:
 
 
 def _put_away(store: Store, damaged: Iterable[DamagedError]) -> None:
-    for line in set_aside(store, damaged):
+    for line in quarantine(store, damaged):
         typer.echo(f"damaged: {line}", err=True)

@@ -56,7 +56,7 @@ class Durations:
         """From the most general kind to the trial's own configuration."""
         kinds = self._kinds_of.get(trial.trial_id)
         if kinds is None:
-            what = RUNTIMES if trial.is_done else trial.method
+            what = RUNTIMES if trial.only_runtimes_left else trial.method
             alike = (what, trial.model, trial.dataset_id, trial.train)
             keys = (what, alike, (what, trial.config_id))
             kinds = tuple(self._kinds.setdefault(key, _Kind()) for key in keys)

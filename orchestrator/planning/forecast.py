@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from quantfair.orchestrator.config.spec import Resources
 from quantfair.orchestrator.planning.bundle_queue import Bundle, BundleQueue
-from quantfair.orchestrator.planning.plan import ImagesOf, PlannedTrial
+from quantfair.orchestrator.planning.plan import ImageCounts, PlannedTrial
 from quantfair.results import Store
 
 N_RESERVE: Final = 2  # bundles that wait for a free worker, as on Ray
@@ -115,14 +115,14 @@ def measure_trials(store: Store, ok: Iterable[PlannedTrial], runtimes: Iterable[
     return {method: mean(sizes) for method, sizes in by_method.items()}
 
 
-def guess_bytes(trial: PlannedTrial, images: ImagesOf) -> int:
+def guess_bytes(trial: PlannedTrial, images: ImageCounts) -> int:
     """Return a first guess at what a trial leaves behind, without weights: nobody has built its network yet."""
     logits = 2 * images.n_classes if trial.method in ("fp32", "fp32_ft") else 0  # float16
     return FIXED_BYTES + images.n_evaluated * (IMAGE_BYTES + logits)
 
 
 def estimate_bytes(
-    to_run: Iterable[PlannedTrial], measured: Mapping[str, float], images: Mapping[str, ImagesOf]
+    to_run: Iterable[PlannedTrial], measured: Mapping[str, float], images: Mapping[str, ImageCounts]
 ) -> float:
     """Return the bytes that trials will leave behind; `images` are by `dataset_id`."""
     return sum(measured.get(t.method) or guess_bytes(t, images[t.dataset_id]) for t in to_run)

@@ -6,7 +6,7 @@ from typing import Any
 
 from quantfair.orchestrator.config.spec import SweepSpec
 from quantfair.orchestrator.planning.plan import PlannedTrial
-from quantfair.orchestrator.planning.request import Request
+from quantfair.orchestrator.planning.request import SweepState
 from quantfair.orchestrator.provenance import find_provenance
 
 
@@ -28,7 +28,7 @@ def make_manifest(sweep: SweepSpec, plan: Iterable[PlannedTrial]) -> dict[str, A
     }
 
 
-def keep_manifest(request: Request, *, command: str) -> None:
+def keep_manifest(request: SweepState, *, command: str) -> None:
     """Write the manifest, with the command that goes on with the sweep.
 
     Where nothing is to run, one that differs only by its time is left as it is, and so are the tables built from it.

@@ -31,14 +31,14 @@ METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 # How the error of a trial begins that took its worker down.
 CRASHED = "WorkerDied"  # such trials always run again
 OUT_OF_MEMORY = "OutOfMemory"
-TIMED_OUT = "TimedOut"
+TIMED_OUT = "TimedOutError"
 
 
 class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
     """One trial: what to do, what it needs (trials earlier in the plan) and what it is compared with.
 
     `analysis` is what else to measure, and `runtimes` are those to measure it in beside torch: they change no result,
-    and are no part of the identity. `is_done`: it has a row, and only runtimes are missing.
+    and are no part of the identity. `only_runtimes_left`: it has a row, and only runtimes are missing.
     """
 
     dataset: DatasetSpec
@@ -54,7 +54,7 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
     control_reason: str | None = None
     analysis: tuple[Analysis, ...] = ()
     runtimes: tuple[str, ...] = ()
-    is_done: bool = False
+    only_runtimes_left: bool = False
 
     @property
     def method(self) -> str:
@@ -253,7 +253,7 @@ def find_state(
     return PlanState(**{place: tuple(ids) for place, ids in places.items()})
 
 
-class ImagesOf(NamedTuple):
+class ImageCounts(NamedTuple):
     """What decides the size of predictions on a data set."""
 
     n_evaluated: int  # val and test images

@@ -80,16 +80,16 @@ def _to_pp(values_G: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else 100 * float(value) for value in values_G]
 
 
-def write_power(power: Iterable[dict[str, Any]]) -> list[str]:
+def format_power(power: Iterable[dict[str, Any]]) -> list[str]:
     """Return the lines for a terminal, at most 100 columns wide for three shares of flips."""
     lines = ["", HEAD]
     for of_grouping in power:
         columns = of_grouping["at_flips"]
         title = f"{of_grouping['dataset']}, {of_grouping['task']}, by {of_grouping['grouping']}"
-        lines += ["", f"{title:42}" + "".join(f"{_say_flips(at['flips']):>18}" for at in columns)]
+        lines += ["", f"{title:42}" + "".join(f"{_format_flips(at['flips']):>18}" for at in columns)]
         lines.append(f"{'':34}{'n':>8}" + f"{'drop':>10}{'excess':>8}" * len(columns))
         for index, group in enumerate(of_grouping["groups"]):
-            cells = [f"{_say(at['drop_pp'][index]):>10}{_say(at['excess_pp'][index]):>8}" for at in columns]
+            cells = [f"{_format(at['drop_pp'][index]):>10}{_format(at['excess_pp'][index]):>8}" for at in columns]
             name = group["group"] if group["ranked"] else f"{group['group']} (never ranked)"
             lines.append(f"  {name[:31]:32}{group['n']:8,}" + "".join(cells))
         if columns[0]["disparity"]:
@@ -108,9 +108,9 @@ def write_power(power: Iterable[dict[str, Any]]) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _say_flips(share: float) -> str:
+def _format_flips(share: float) -> str:
     return f"{100 * share:g} % flips"
 
 
-def _say(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"

@@ -10,7 +10,9 @@ from quantfair.quant import find_unsupported
 from quantfair.results import Store
 
 
-def find_wanted(trial: PlannedTrial, measured: Mapping[tuple[str, str], str], *, retry_failed: bool) -> tuple[str, ...]:
+def find_runtimes_to_measure(
+    trial: PlannedTrial, measured: Mapping[tuple[str, str], str], *, retry_failed: bool
+) -> tuple[str, ...]:
     """Return the runtimes that are to be measured. `measured` holds the status of those that have rows.
 
     `retry_failed` wants those that failed too, and those that a worker could not offer, such as TensorRT without a GPU;

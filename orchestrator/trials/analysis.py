@@ -30,7 +30,7 @@ def write_layers(
     if twin is None:
         reports = quant.describe_layers(model)
     else:
-        reports = quant.describe_noise(model, twin, None if images is None else images())
+        reports = quant.measure_sqnr(model, twin, None if images is None else images())
     store.write_layers(trial_id, [{**report._asdict(), "trial_id": trial_id} for report in reports])
 
 

@@ -1,6 +1,6 @@
 """What a trial works with: its images in batches, its networks, and what the reference answers.
 
-The models of a finished trial come back from what the store keeps of them (`Bench.restore`).
+The models of a finished trial come back from what the store keeps of them (`TrialContext.restore`).
 """
 
 from collections.abc import Callable, Hashable
@@ -16,13 +16,13 @@ from quantfair.datasets import Batches, DatasetSpec, GroupedDataset, find_target
 from quantfair.orchestrator.config.spec import Resources
 from quantfair.orchestrator.planning.plan import PlannedTrial
 from quantfair.orchestrator.trials.evaluation import list_evaluated
-from quantfair.orchestrator.trials.log import Journal
+from quantfair.orchestrator.trials.log import TrialLog
 from quantfair.results import Store, make_predictions
 
 Value = TypeVar("Value")
 
 
-class Memory(Generic[Value]):
+class LruCache(Generic[Value]):
     """The `size` values that were used last."""
 
     def __init__(self, size: int):
@@ -43,16 +43,16 @@ class Memory(Generic[Value]):
 
 
 EVALUATION_BATCH_SIZE = 256
-LOGITS: Memory[np.ndarray] = Memory(4)  # of reference models, by what `Bench.reference_key` says
+LOGITS: LruCache[np.ndarray] = LruCache(4)  # of reference models, by what `TrialContext.reference_key` says
 
 
-class Bench(NamedTuple):
+class TrialContext(NamedTuple):
     """What a trial works with."""
 
     trial: PlannedTrial
     dataset: GroupedDataset
     store: Store
-    journal: Journal
+    trial_log: TrialLog
     device: str
 
     def batches(self, indices: np.ndarray, batch_size: int, **training: Any) -> Batches:
@@ -150,14 +150,14 @@ class Bench(NamedTuple):
         return model
 
 
-def set_up(trial: PlannedTrial, store: Store, journal: Journal, device: str) -> Bench:
+def set_up(trial: PlannedTrial, store: Store, trial_log: TrialLog, device: str) -> TrialContext:
     """Return the bench of a trial. Raises ValueError where data or weights are not those that were planned."""
     dataset = _load(trial.dataset)
     if dataset.dataset_id != trial.dataset_id:
         raise ValueError(f"The data changed since the plan was made ({trial.dataset_id} -> {dataset.dataset_id}).")
     if quant.fingerprint_weights(trial.model) != trial.weights_id:
         raise ValueError(f"{trial.model.weights} changed since the plan was made: run the sweep again.")
-    return Bench(trial, dataset, store, journal, device)
+    return TrialContext(trial, dataset, store, trial_log, device)
 
 
 def find_device(resources: Resources) -> str:

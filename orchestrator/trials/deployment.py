@@ -20,9 +20,9 @@ from quantfair import quant
 from quantfair.orchestrator.planning.plan import PlannedTrial
 from quantfair.orchestrator.planning.runtimes import list_missing
 from quantfair.orchestrator.provenance import name_processor
-from quantfair.orchestrator.trials.context import EVALUATION_BATCH_SIZE, Bench
+from quantfair.orchestrator.trials.context import EVALUATION_BATCH_SIZE, TrialContext
 from quantfair.orchestrator.trials.evaluation import list_evaluated
-from quantfair.orchestrator.trials.log import Journal
+from quantfair.orchestrator.trials.log import TrialLog
 from quantfair.results import EXACT, DamagedError, Store, WriteError
 
 LATENCY_BATCHES: Final = (1, 256)
@@ -32,41 +32,41 @@ Row = dict[str, Any]
 def measure_runtimes(
     trial: PlannedTrial,
     store: Store,
-    journal: Journal,
-    open_bench: Callable[[], Bench],
+    trial_log: TrialLog,
+    open_context: Callable[[], TrialContext],
     *,
     model: torch.nn.Module | None,
 ) -> None:
     """Measure a finished trial in every runtime that it lacks. Without `model` it is restored, once it is needed."""
-    restore = cache(lambda: open_bench().restore() if model is None else model)
+    restore = cache(lambda: open_context().restore() if model is None else model)
     for runtime in list_missing(trial, store):
-        journal.say_progress(f"measures {runtime}")
+        trial_log.say_progress(f"measures {runtime}")
         try:
-            rows = _measure_runtime(trial, runtime, open_bench, restore)
+            rows = _measure_runtime(trial, runtime, open_context, restore)
         except WriteError:  # no place for results: the sweep stops
             raise
         except Exception as error:
-            journal.say(traceback.format_exc())
+            trial_log.say(traceback.format_exc())
             rows = [{"status": "failed", "reason": _explain(error, trial)}]
         for row in rows:
-            journal.say(_describe(row))
+            trial_log.say(_describe(row))
         store.write_runtime(trial.trial_id, runtime, rows)
 
 
 def _measure_runtime(
-    trial: PlannedTrial, runtime: str, open_bench: Callable[[], Bench], restore: Callable[[], torch.nn.Module]
+    trial: PlannedTrial, runtime: str, open_context: Callable[[], TrialContext], restore: Callable[[], torch.nn.Module]
 ) -> list[Row]:
     reason = quant.find_unsupported(trial.quant, runtime) or OBSTACLES[runtime]()
     if reason is not None:
         return [{"status": "unsupported", "reason": reason}]
-    bench, model = open_bench(), restore()
+    context, model = open_context(), restore()
     reason = quant.find_unsupported_layers(quant.describe_layers(model), runtime)
     if reason is not None:
         return [{"status": "unsupported", "reason": reason}]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        export_trial(bench, model, path)
-        return MEASURES[runtime](bench, model, path)
+        export_trial(context, model, path)
+        return MEASURES[runtime](context, model, path)
 
 
 def _explain(error: Exception, trial: PlannedTrial) -> str:
@@ -84,50 +84,52 @@ def _describe(row: Row) -> str:
     return f"{row['session']}: {flips}{times} ({row['kernels']})"
 
 
-def export_trial(bench: Bench, model: torch.nn.Module, path: Path, *, half: bool = False) -> None:
+def export_trial(context: TrialContext, model: torch.nn.Module, path: Path, *, half: bool = False) -> None:
     """Write the ONNX file of a trial, `half` in float16. Raises quant.ExportError."""
-    quant.export_onnx(model, bench.example(), path, metadata=describe_export(bench), half=half)
+    quant.export_onnx(model, context.example(), path, metadata=describe_export(context), half=half)
 
 
-def describe_export(bench: Bench) -> dict[str, str]:
+def describe_export(context: TrialContext) -> dict[str, str]:
     """Return what an exported file says of itself: whose it is, its classes, and what its images go through."""
-    dataset, preprocess = bench.dataset, bench.trial.model.preprocess
+    dataset, preprocess = context.dataset, context.trial.model.preprocess
     mean_C, std_C = dataset.normalization(preprocess.mean, preprocess.std)
-    images = {"shape": list(bench.example().shape[1:]), "mean": mean_C.tolist(), "std": std_C.tolist()}
+    images = {"shape": list(context.example().shape[1:]), "mean": mean_C.tolist(), "std": std_C.tolist()}
     return {
-        "quantfair.trial_id": bench.trial.trial_id,
-        "quantfair.label": bench.trial.label,
-        "quantfair.quant": bench.trial.identity["quant"],
+        "quantfair.trial_id": context.trial.trial_id,
+        "quantfair.label": context.trial.label,
+        "quantfair.quant": context.trial.identity["quant"],
         "quantfair.class_names": json.dumps(dataset.class_names),
         "quantfair.images": json.dumps(images),  # pixels in [0, 1], less mean, over std
     }
 
 
-def _measure_onnxruntime(bench: Bench, model: torch.nn.Module, path: Path) -> list[Row]:
+def _measure_onnxruntime(context: TrialContext, model: torch.nn.Module, path: Path) -> list[Row]:
     """Measure the fast session, with its latency, and the exact one, which proves the export and is not timed."""
-    torch_NK, n_threads = bench.predict(model), torch.get_num_threads()
+    torch_NK, n_threads = context.predict(model), torch.get_num_threads()
     shared = {"status": "ok", "file_bytes": path.stat().st_size, "threads": n_threads, "device": name_processor()}
     rows = []
     names: dict[quant.Session, str] = {"fast": "onnxruntime", "exact": EXACT}
     for session, name in names.items():
         network = quant.OnnxRuntime(path, session=session, n_threads=n_threads)
         about = {"session": session, "kernels": network.kernels, "version": network.version}
-        row = {**shared, **about, **_predict(bench, network, name, torch_NK)}
+        row = {**shared, **about, **_predict(context, network, name, torch_NK)}
         if session == "exact":
             rows.append({**row, "reason": "a proof of the export: not timed"})
             continue
         for batch in LATENCY_BATCHES:
-            latency = quant.measure_latency(network, _take(bench, batch))
+            latency = quant.measure_latency(network, _take(context, batch))
             rows.append({**row, "batch": batch, "p50_ms": latency.p50_ms, "p95_ms": latency.p95_ms})
     return rows
 
 
-def _predict(bench: Bench, network: Callable[[np.ndarray], np.ndarray], name: str, torch_NK: np.ndarray) -> Row:
+def _predict(
+    context: TrialContext, network: Callable[[np.ndarray], np.ndarray], name: str, torch_NK: np.ndarray
+) -> Row:
     """Keep what a runtime answers to the val and test images under `name`; return how far that is from torch's."""
-    indices, splits_N = list_evaluated(bench.dataset)
-    images = bench.batches(indices, EVALUATION_BATCH_SIZE).images()
+    indices, splits_N = list_evaluated(context.dataset)
+    images = context.batches(indices, EVALUATION_BATCH_SIZE).images()
     logits_NK = np.concatenate([network(images_NCHW.cpu().numpy()) for images_NCHW in images])
-    bench.store.write_predictions(bench.trial.trial_id, name, bench.make_predictions(logits_NK, name))
+    context.store.write_predictions(context.trial.trial_id, name, context.make_predictions(logits_NK, name))
     test_N = splits_N == "test"
     return {
         "n_test": int(test_N.sum()),
@@ -136,12 +138,12 @@ def _predict(bench: Bench, network: Callable[[np.ndarray], np.ndarray], name: st
     }
 
 
-def _take(bench: Bench, n: int) -> np.ndarray:
+def _take(context: TrialContext, n: int) -> np.ndarray:
     """Return `n` test images, as the network takes them; some twice where there are fewer."""
-    return next(bench.batches(np.resize(bench.dataset.splits["test"], n), n).images()).cpu().numpy()
+    return next(context.batches(np.resize(context.dataset.splits["test"], n), n).images()).cpu().numpy()
 
 
-def _measure_tensorrt(bench: Bench, model: torch.nn.Module, path: Path) -> list[Row]:
+def _measure_tensorrt(context: TrialContext, model: torch.nn.Module, path: Path) -> list[Row]:
     """Build an engine on this GPU, and measure it. Never run yet: see `quant/deploy/tensorrt/runtime.py`."""
     timings = Path(tempfile.gettempdir(), f"quantfair-{torch.cuda.get_device_name().replace(' ', '-')}.timings")
     engine_path = path.with_suffix(".engine")
@@ -159,9 +161,9 @@ def _measure_tensorrt(bench: Bench, model: torch.nn.Module, path: Path) -> list[
         "kernels": ", ".join(f"{name} {n}" for name, n in precisions.most_common()),
         "version": f"tensorrt {facts.machine.version}",
         "device": facts.machine.device,
-        **_predict(bench, network, "tensorrt", bench.predict(model)),
+        **_predict(context, network, "tensorrt", context.predict(model)),
     }
-    latencies = {batch: quant.measure_latency(network, _take(bench, batch)) for batch in LATENCY_BATCHES}
+    latencies = {batch: quant.measure_latency(network, _take(context, batch)) for batch in LATENCY_BATCHES}
     return [{**row, "batch": batch, "p50_ms": t.p50_ms, "p95_ms": t.p95_ms} for batch, t in latencies.items()]
 
 
@@ -169,10 +171,10 @@ def _find_no_obstacle() -> str | None:
     return None
 
 
-def _find_missing_tensorrt() -> str | None:
-    missing = quant.find_missing_tensorrt()
+def _why_tensorrt_is_unavailable() -> str | None:
+    missing = quant.why_tensorrt_is_unavailable()
     return missing and f"{missing}; then `sweep --retry-failed` measures it"
 
 
-OBSTACLES: Final = {"onnxruntime": _find_no_obstacle, "tensorrt": _find_missing_tensorrt}
+OBSTACLES: Final = {"onnxruntime": _find_no_obstacle, "tensorrt": _why_tensorrt_is_unavailable}
 MEASURES: Final = {"onnxruntime": _measure_onnxruntime, "tensorrt": _measure_tensorrt}

@@ -7,12 +7,12 @@ from typing import Final
 
 from quantfair import quant
 from quantfair.datasets import find_dataset_id
-from quantfair.orchestrator.config.errors import Problem, RequestError
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Resources, parse_sweep
 from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
-from quantfair.orchestrator.trials.context import Bench, find_device, set_up
+from quantfair.orchestrator.trials.context import TrialContext, find_device, set_up
 from quantfair.orchestrator.trials.deployment import describe_export, export_trial
-from quantfair.orchestrator.trials.log import Journal
+from quantfair.orchestrator.trials.log import TrialLog
 from quantfair.results import Store
 
 SHIPPED: Final = Path(__file__).parent.parent / "shipped"
@@ -29,20 +29,20 @@ def write_artifacts(store: Store, trial_id: str, runtime: str, folder: Path | No
     trial = _find_trial(store, trial_id)
     _refuse(quant.find_unsupported(trial.quant, runtime))
     if runtime == "tensorrt":
-        _refuse(quant.find_missing_tensorrt())
+        _refuse(quant.why_tensorrt_is_unavailable())
     folder = _find_folder(store, trial, runtime) if folder is None else folder
-    bench = set_up(trial, store, Journal(lambda text: None), find_device(Resources()))
-    path, model = folder / "model.onnx", bench.restore()
+    context = set_up(trial, store, TrialLog(lambda text: None), find_device(Resources()))
+    path, model = folder / "model.onnx", context.restore()
     _refuse(quant.find_unsupported_layers(quant.describe_layers(model), runtime))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError([Problem("--output", f"cannot be made: {error}.")]) from error
+        raise RequestError([ConfigProblem("--output", f"cannot be made: {error}.")]) from error
     try:
-        export_trial(bench, model, path, half=half)
-        engine = _build_engine(bench, path) if runtime == "tensorrt" else []
-    except (quant.ExportError, quant.BuildRefused, quant.TensorRTFailed) as error:
-        raise RequestError([Problem("TRIAL_ID", f"{trial.trial_id}: {error}.")]) from error
+        export_trial(context, model, path, half=half)
+        engine = _build_engine(context, path) if runtime == "tensorrt" else []
+    except (quant.ExportError, quant.BuildRefusedError, quant.TensorRTFailedError) as error:
+        raise RequestError([ConfigProblem("TRIAL_ID", f"{trial.trial_id}: {error}.")]) from error
     program = folder / "predict.py"
     shutil.copyfile(SHIPPED / f"predict_{runtime}.py", program)
     return [path, *engine, program]
@@ -54,36 +54,38 @@ def _find_trial(store: Store, trial_id: str) -> PlannedTrial:
     ids = [row["trial_id"] for row in manifest["plan"] if row["trial_id"].startswith(trial_id)]
     if len(ids) != 1:
         what = "begins no trial's id" if not ids else f"begins the ids of {len(ids)} trials"
-        raise RequestError([Problem("TRIAL_ID", f"'{trial_id}' {what} of this sweep: the table `trials` lists them.")])
+        raise RequestError(
+            [ConfigProblem("TRIAL_ID", f"'{trial_id}' {what} of this sweep: the table `trials` lists them.")]
+        )
     sweep = parse_sweep(manifest["sweep"])
     try:
         plan = make_plan(sweep, {e.dataset: find_dataset_id(e.dataset) for e in sweep.experiments})
     except ValueError as error:  # a file of weights
-        raise error if isinstance(error, RequestError) else RequestError([Problem("", str(error))]) from error
+        raise error if isinstance(error, RequestError) else RequestError([ConfigProblem("", str(error))]) from error
     found = [trial for trial in plan if trial.trial_id == ids[0]]
     if not found:
         fault = "cannot be built here: its data or weights changed since it ran, or the version of quantfair did."
-        raise RequestError([Problem("TRIAL_ID", f"{ids[0]} {fault}")])
+        raise RequestError([ConfigProblem("TRIAL_ID", f"{ids[0]} {fault}")])
     if store.read_status(found[0].trial_id) != "ok":
-        raise RequestError([Problem("TRIAL_ID", f"{found[0].trial_id} is not finished: run the sweep first.")])
+        raise RequestError([ConfigProblem("TRIAL_ID", f"{found[0].trial_id} is not finished: run the sweep first.")])
     return found[0]
 
 
 def _refuse(reason: str | None) -> None:
     if reason is not None:
-        raise RequestError([Problem("--runtime", f"cannot be met: {reason}.")])
+        raise RequestError([ConfigProblem("--runtime", f"cannot be met: {reason}.")])
 
 
 def _find_folder(store: Store, trial: PlannedTrial, runtime: str) -> Path:
     place = store.artifacts_path(trial.trial_id, runtime)
     if "://" in place:
-        raise RequestError([Problem("--output", "is needed: the store is on no disk of this machine.")])
+        raise RequestError([ConfigProblem("--output", "is needed: the store is on no disk of this machine.")])
     return Path(place)
 
 
-def _build_engine(bench: Bench, path: Path) -> list[Path]:
+def _build_engine(context: TrialContext, path: Path) -> list[Path]:
     """Build the engine beside its ONNX file, on this machine's GPU, and write what its images go through."""
     engine, about = path.with_suffix(".engine"), path.with_suffix(".json")
     quant.build_engine(path, engine)
-    about.write_text(json.dumps(describe_export(bench), indent=2))
+    about.write_text(json.dumps(describe_export(context), indent=2))
     return [engine, engine.with_name(f"{engine.name}.json"), about]

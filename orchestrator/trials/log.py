@@ -18,7 +18,7 @@ from quantfair.results import WriteError
 WRITE_EVERY_S = 5.0
 
 
-class Journal:
+class TrialLog:
     """What a trial says and how long its parts took. `watch` is told how far the trial is, line by line."""
 
     def __init__(self, watch: Callable[[str], None], head: Iterable[str] = ()) -> None:
@@ -47,7 +47,7 @@ class Journal:
         self.say(f"{category.__name__} at {filename}:{lineno}: {message}")
 
     @contextmanager
-    def kept_by(self, write: Callable[[str], None]) -> Iterator[None]:
+    def flushed_to(self, write: Callable[[str], None]) -> Iterator[None]:
         """Write all that was said at the start, within `WRITE_EVERY_S` seconds inside, and at the end.
 
         Warnings are said here, and nowhere else. Raises WriteError.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from quantfair.orchestrator.planning.plan import Status
 
 
-class Outcome(NamedTuple):
+class TrialOutcome(NamedTuple):
     """How a trial ended. Its row is in the store by then."""
 
     trial_id: str

@@ -39,7 +39,7 @@ class Power:
         return self
 
 
-def float_twin(model: nn.Module) -> nn.Module:
+def without_quantizers(model: nn.Module) -> nn.Module:
     """Return a copy of a prepared model that has an identity in place of every quantizer.
 
     For PTQ take it before `calibrate`, for QAT after `fit`, and in both cases before `freeze`.
@@ -52,7 +52,7 @@ def float_twin(model: nn.Module) -> nn.Module:
     return twin
 
 
-def describe_noise(model: nn.Module, twin: nn.Module, images: Iterable[Tensor] | None = None) -> list[LayerReport]:
+def measure_sqnr(model: nn.Module, twin: nn.Module, images: Iterable[Tensor] | None = None) -> list[LayerReport]:
     """Return `describe_layers(model)` with the SQNR of every quantized layer, in dB; that of outputs needs `images`.
 
     SQNR = 10 log10(sum x^2 / sum (x - x_quantized)^2) (Lin, Talathi and Annapureddy, ICML 2016). In

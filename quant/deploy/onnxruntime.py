@@ -26,7 +26,7 @@ _LEAST_RUNS, _MOST_RUNS, _WARM_UP = 10, 200, 3
 _ERRORS_ONLY: Final = 3
 
 
-class RuntimeFailure(RuntimeError):
+class RuntimeFailureError(RuntimeError):
     """A runtime refused a file, or what it was given."""
 
 
@@ -63,7 +63,7 @@ class OnnxRuntime:
         try:
             (logits_NK,) = self._session.run([self._output], {self._input: images_NCHW})
         except Exception as error:  # onnxruntime's own classes have no common base
-            raise RuntimeFailure(
+            raise RuntimeFailureError(
                 f"ONNX Runtime refused images of shape {images_NCHW.shape}: {_first_line(error)}"
             ) from error
         assert isinstance(logits_NK, np.ndarray)
@@ -96,7 +96,7 @@ def _open(path: Path, session: Session, n_threads: int, optimised: Path) -> onnx
     try:
         return onnxruntime.InferenceSession(str(path), options, **settings)
     except Exception as error:  # as above
-        raise RuntimeFailure(
+        raise RuntimeFailureError(
             f"ONNX Runtime cannot load {path.name}: {_first_line(error)}; export it again, or update onnxruntime "
             f"(here {onnxruntime.__version__})"
         ) from error

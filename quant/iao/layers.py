@@ -28,7 +28,7 @@ from quantfair.quant.layers.modules import (
     QuantLayer,
     quantizers,
 )
-from quantfair.quant.quantizer.qparams import TensorSpec
+from quantfair.quant.quantizer.qparams import QuantizerSpec
 from quantfair.quant.specs.methods import PtqSpec, QatSpec
 
 
@@ -41,7 +41,7 @@ class IaoConv2d(QuantConv2d):
     has learned for others. Prefer "fold_calibrated", which folds with the running statistics and corrects the output.
     """
 
-    catches_up = False  # the deployed weight is not what training observes
+    refreshes_range_after_epoch = False  # the deployed weight is not what training observes
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute convolution and batch norm of the quantized input and the quantized folded weight."""
@@ -87,7 +87,7 @@ class IaoConv2d(QuantConv2d):
         return inverse_O / (variance_O + self.batchnorm.eps).sqrt()
 
     def _folded_weight(self, variance_O: Tensor) -> Tensor:
-        return self.weight * self.along_channels(self._factor(variance_O))
+        return self.weight * self.broadcast_over_channels(self._factor(variance_O))
 
     def _folded_bias(self, mean_O: Tensor, variance_O: Tensor) -> Tensor:
         assert self.batchnorm is not None
@@ -166,7 +166,7 @@ def install_iao(model: nn.Module, spec: PtqSpec | QatSpec, called: Iterable[nn.M
     for module in called:
         if isinstance(module, LEFT_FLOAT):
             kind = type(module).__name__.removeprefix("Quant")
-            module.float_because = f"preset iao leaves {kind} in float"  # pyright: ignore
+            module.float_reason = f"preset iao leaves {kind} in float"  # pyright: ignore
         elif isinstance(module, QuantLayer):
             module.weight_quantizer = _weight_quantizer(module, names[module], spec).to(device)
             module.act_quantizer = IaoQuantizer(_activation_spec(spec), layer=names[module]).to(device)
@@ -191,11 +191,11 @@ def _fold(model: nn.Module, spec: PtqSpec | QatSpec, example_NCHW: Tensor) -> No
 
 
 def _weight_quantizer(layer: QuantLayer, name: str, spec: PtqSpec | QatSpec) -> IaoQuantizer:
-    asked = TensorSpec.of_weight(spec, layer.channel_axis)
+    asked = QuantizerSpec.of_weight(spec, layer.channel_axis)
     axis = None if isinstance(layer, QuantConvTranspose2d) else asked.axis
-    shape = () if axis is None else layer.along_channels(torch.empty(len(layer.weight))).shape
+    shape = () if axis is None else layer.broadcast_over_channels(torch.empty(len(layer.weight))).shape
     return IaoQuantizer(IaoTensorSpec(**{**vars(asked), "axis": axis}), layer=name, shape=tuple(shape))
 
 
 def _activation_spec(spec: PtqSpec | QatSpec) -> IaoTensorSpec:
-    return IaoTensorSpec(**{**vars(TensorSpec.of_activation(spec)), "may_be_unsigned": False})
+    return IaoTensorSpec(**{**vars(QuantizerSpec.of_activation(spec)), "may_be_unsigned": False})

@@ -22,16 +22,16 @@ from torch import Tensor
 
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 from quantfair.quant.quantizer.observers import EMA_MOMENTUM, Range, extremes
-from quantfair.quant.quantizer.qparams import TensorSpec
+from quantfair.quant.quantizer.qparams import QuantizerSpec
 
 SMALLEST_SCALE: Final = torch.finfo(torch.float32).eps
 
 
-class IaoTensorSpec(TensorSpec):
+class IaoTensorSpec(QuantizerSpec):
     """What one quantizer is asked for, on the original's grids."""
 
     def grid(self, *, unsigned: bool) -> tuple[int, int]:
-        """Return (quant_min, quant_max): that of `TensorSpec`, but for asymmetric weights."""
+        """Return (quant_min, quant_max): that of `QuantizerSpec`, but for asymmetric weights."""
         if self.role == "weight" and not self.symmetric:
             return 0, 2**self.bits - 2
         return super().grid(unsigned=False)
@@ -54,7 +54,7 @@ def choose_iao_qparams(
     return scale, -round_half_away(min_val / scale)
 
 
-def observe(before: Range, x: Tensor, spec: TensorSpec) -> Range:
+def observe(before: Range, x: Tensor, spec: QuantizerSpec) -> Range:
     """Return the range after one more batch. The first one, when `before` is nan, is copied."""
     if spec.observer == "percentile":
         high = kth_magnitude(x, spec.percentile)
@@ -137,7 +137,7 @@ class IaoPairQuantizer(IaoQuantizer):
     lows_2: Tensor
     highs_2: Tensor
 
-    def __init__(self, spec: TensorSpec, *, layer: str):
+    def __init__(self, spec: QuantizerSpec, *, layer: str):
         super().__init__(spec, layer=layer)
         self.register_buffer("lows_2", torch.full((2,), torch.nan))
         self.register_buffer("highs_2", torch.full((2,), torch.nan))

@@ -13,7 +13,7 @@ _OPERATIONS = {"add": "add", "add_": "add", "__add__": "add", "__iadd__": "add"}
 )
 
 
-class JoinsInCode(TorchFunctionMode):
+class FunctionalMergeRecorder(TorchFunctionMode):
     """Records in `found`, while it is active, (name of the module, operation) of every join of images or feature maps.
 
     Modules are to announce themselves with `enter` and `leave`. What happens inside `Add` and `Concat` is theirs.

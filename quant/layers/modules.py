@@ -45,9 +45,11 @@ class QuantLayer(nn.Module):
     bias: Tensor | None
     batchnorm: BatchNorm | None
     folds_batch: bool = False
-    catches_up: ClassVar[bool] = True  # whether evaluation takes the range of the weights as the last step left them
+    refreshes_range_after_epoch: ClassVar[bool] = (
+        True  # whether evaluation takes the range of the weights as the last step left them
+    )
     folded_batchnorm: str | None = None
-    float_because: str | None = None
+    float_reason: str | None = None
     learns_rounding: bool = False
     corrects_bias: bool = False
     note: str | None = None
@@ -82,8 +84,8 @@ class QuantLayer(nn.Module):
             return weight
         _, variance_O = running_mean_and_variance(self.batchnorm)
         factor_O = (variance_O + self.batchnorm.eps).rsqrt()
-        normalized = self.weight * self.along_channels(factor_O)
-        return torch.where(self.along_channels(self.batchnorm.weight == 0), normalized.float(), weight)
+        normalized = self.weight * self.broadcast_over_channels(factor_O)
+        return torch.where(self.broadcast_over_channels(self.batchnorm.weight == 0), normalized.float(), weight)
 
     def _compute_folded(self, batchnorm: BatchNorm, input: Tensor, *args: Any) -> Tensor:
         """Compute layer and batch norm of a quantized input: the forward pass of a layer that is trained folded."""
@@ -107,9 +109,9 @@ class QuantLayer(nn.Module):
             _, variance_O = running_mean_and_variance(batchnorm)
             factor_O = fold_factor(batchnorm, variance_O).float().expand(batchnorm.num_features)
             is_zero_O = factor_O.abs() < _SMALLEST_FACTOR
-            divisor = self.along_channels(factor_O.masked_fill(is_zero_O, 1))
-        quantized = self.weight_quantizer(self.weight * self.along_channels(factor_O)) / divisor
-        return torch.where(self.along_channels(is_zero_O), self.weight, quantized)
+            divisor = self.broadcast_over_channels(factor_O.masked_fill(is_zero_O, 1))
+        quantized = self.weight_quantizer(self.weight * self.broadcast_over_channels(factor_O)) / divisor
+        return torch.where(self.broadcast_over_channels(is_zero_O), self.weight, quantized)
 
     def _fold_batch(self, batchnorm: BatchNorm, input: Tensor, *args: Any) -> Tensor:
         """Fold with the statistics of this batch, for which the float weight is computed first."""
@@ -124,10 +126,10 @@ class QuantLayer(nn.Module):
     def _fold(self, batchnorm: BatchNorm, mean_O: Tensor, variance_O: Tensor) -> tuple[Tensor, Tensor]:
         factor_O = fold_factor(batchnorm, variance_O)
         bias_O = fold_bias(self.bias, batchnorm, mean_O=mean_O, factor_O=factor_O)
-        weight = self.weight * self.along_channels(factor_O)
+        weight = self.weight * self.broadcast_over_channels(factor_O)
         return weight.float(), bias_O.float().to(self.weight.device)
 
-    def along_channels(self, values_O: Tensor) -> Tensor:
+    def broadcast_over_channels(self, values_O: Tensor) -> Tensor:
         """Shape one value per output channel, or one for all, to multiply the weight."""
         return values_O.reshape(-1, *[1] * (self.weight.ndim - 1))
 
@@ -174,7 +176,7 @@ class QuantConvTranspose2d(QuantLayer, nn.ConvTranspose2d):  # pyright: ignore[r
             output_padding, self.groups, self.dilation,
         )  # fmt: skip
 
-    def along_channels(self, values_O: Tensor) -> Tensor:
+    def broadcast_over_channels(self, values_O: Tensor) -> Tensor:
         """Shape the values by the weight: each group of inputs has its own outputs."""
         if values_O.numel() == 1:
             return values_O.reshape(1, 1, 1, 1)

@@ -28,7 +28,7 @@ class LayerReport(NamedTuple):
     granularity: str | None = None
     act_grid: str | None = None
     folded_batchnorm: str | None = None
-    weight_sqnr_db: float | None = None  # this and the next: `quant.describe_noise`
+    weight_sqnr_db: float | None = None  # this and the next: `quant.measure_sqnr`
     sqnr_db: float | None = None
 
 
@@ -103,14 +103,14 @@ def _why_float(module: nn.Module, model: nn.Module) -> str:
     kind = type(module)
     if next(quant_layers(model), None) is None:
         return "this is the float model"
-    if (reason := getattr(module, "float_because", None)) is not None:
+    if (reason := getattr(module, "float_reason", None)) is not None:
         return reason
     if isinstance(module, QuantLayer):
         return "the quantizers are bypassed: this model is a control"
     if isinstance(module, Add | Concat) and getattr(model, "joins_in_code", None) is None:
         return "`quantize_adds` is false"
     if isinstance(module, BatchNorm):
-        return str(module.unfolded_because)
+        return str(module.unfolded_reason)
     if kind in QUANTIZED and "weight" not in module._parameters:
         return "its weight is computed from other parameters"
     if kind in QUANTIZED or kind in (Add, Concat):

@@ -11,7 +11,7 @@ class LayerSettings(NamedTuple):
     """The settings of one layer, or why it stays float."""
 
     settings: QuantSettings
-    float_because: str | None = None
+    float_reason: str | None = None
 
 
 def settings_by_layer(
@@ -35,9 +35,9 @@ def _settings_of(name: str, spec: QuantSettings, *, is_end: bool) -> LayerSettin
     if is_end and spec.first_last_bits is not None:
         changes = {"weight_bits": spec.first_last_bits}
         changes |= {} if spec.act_bits == FLOAT_BITS else {"act_bits": spec.first_last_bits}
-    float_because = None
+    float_reason = None
     for pattern, override in spec.overrides:
         if fnmatchcase(name, pattern):
             changes |= override.changes()
-            float_because = None if override.quantize else f"`overrides` leaves '{pattern}' in float"
-    return LayerSettings(spec.model_copy(update=changes), float_because)
+            float_reason = None if override.quantize else f"`overrides` leaves '{pattern}' in float"
+    return LayerSettings(spec.model_copy(update=changes), float_reason)

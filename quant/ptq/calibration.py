@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from quantfair.quant.layers.modes import bypassed, device_of, evaluating
 from quantfair.quant.layers.modules import SITES
 from quantfair.quant.layers.non_finite import NonFiniteError
-from quantfair.quant.quantizer.observers import Seen, extremes
+from quantfair.quant.quantizer.observers import ActivationStats, extremes
 
 
 class Calibration:
-    """What each layer's input held: layer name -> `Seen`."""
+    """What each layer's input held: layer name -> `ActivationStats`."""
 
     def __init__(self) -> None:
         self.batches: set[int] = set()
-        self.layers: dict[str, Seen] = {}
+        self.layers: dict[str, ActivationStats] = {}
 
     def merge(self, other: "Calibration") -> None:
         """Take in what was collected of other batches of the same model. Raises ValueError for a batch in both."""
@@ -32,7 +32,7 @@ class Calibration:
             raise ValueError(f"batch {min(both)} is in both calibrations; give each part its own `first_batch`")
         self.batches |= other.batches
         for name, seen in other.layers.items():
-            self.layers.setdefault(name, Seen()).merge(seen)
+            self.layers.setdefault(name, ActivationStats()).merge(seen)
 
 
 @torch.no_grad()
@@ -74,6 +74,6 @@ def _watch(found: Calibration, name: str):
                     f"layer '{name}' met a non-finite activation while calibrating; "
                     "check the weights of the float model and the normalization of the images"
                 )
-            found.layers.setdefault(name, Seen()).add(x, max(found.batches), low, high)
+            found.layers.setdefault(name, ActivationStats()).add(x, max(found.batches), low, high)
 
     return watch

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from quantfair.quant.layers.modes import bypassed, device_of, evaluating
 from quantfair.quant.layers.modules import QuantLayer, QuantLinear, quant_layers
 from quantfair.quant.ptq.adaround import Candidates, OutputError, choose_rounding
-from quantfair.quant.ptq.unfold import count_inputs, input_rows, weight_matrix, weight_of_matrix
+from quantfair.quant.ptq.unfold import count_inputs, flatten_weight, unfold_inputs, weight_of_matrix
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 from quantfair.quant.specs.methods import PtqSpec
 
@@ -56,7 +56,7 @@ def plan_corrections(layer: QuantLayer, spec: PtqSpec) -> None:
             f"rounded to nearest: adaround takes up to {MOST_INPUTS} inputs, and this has {count_inputs(layer)}"
         )
     if spec.bias_correction and layer.bias is None:
-        n_outputs = weight_matrix(layer, layer.weight).shape[:2].numel()
+        n_outputs = flatten_weight(layer, layer.weight).shape[:2].numel()
         layer.bias = nn.Parameter(layer.weight.new_zeros(n_outputs), layer.weight.requires_grad)
 
 
@@ -108,11 +108,11 @@ def _round(pair: "_Pair", images: list[Tensor]) -> Tensor:
     layer, quantizer = pair.layer, pair.layer.weight_quantizer
     assert isinstance(quantizer, FakeQuantize)
     around = (layer.weight, *quantizer.around(layer.weight), quantizer.quantize(layer.weight))
-    candidates = Candidates(*(weight_matrix(layer, weight) for weight in around))
+    candidates = Candidates(*(flatten_weight(layer, weight) for weight in around))
     error = OutputError(candidates.weight_GOI)
     most = -(-MOST_POSITIONS // (len(images) * pair.n_calls))
     for there, here in pair.calls(images):
-        error.add(input_rows(layer, there.x, most), input_rows(layer, layer.act_quantizer(here.x), most))
+        error.add(unfold_inputs(layer, there.x, most), unfold_inputs(layer, layer.act_quantizer(here.x), most))
     return weight_of_matrix(layer, choose_rounding(candidates, error))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from quantfair.quant.layers.modules import QuantConvTranspose2d, QuantLayer, QuantLinear
 
 
-def weight_matrix(layer: QuantLayer, weight: Tensor) -> Tensor:
+def flatten_weight(layer: QuantLayer, weight: Tensor) -> Tensor:
     """Return matrix_GOI of a `weight` of the shape of the layer's."""
     if isinstance(layer, QuantConvTranspose2d):  # its weight is (in, out of a group, H, W), and it mirrors the kernel
         return weight.flip(2, 3).unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(2)
@@ -30,10 +30,10 @@ def weight_of_matrix(layer: QuantLayer, matrix_GOI: Tensor) -> Tensor:
 
 def count_inputs(layer: QuantLayer) -> int:
     """Return I, the inputs of one output."""
-    return weight_matrix(layer, layer.weight).shape[2]
+    return flatten_weight(layer, layer.weight).shape[2]
 
 
-def input_rows(layer: QuantLayer, x: Tensor, most: int | None = None) -> Tensor:
+def unfold_inputs(layer: QuantLayer, x: Tensor, most: int | None = None) -> Tensor:
     """Return rows_MGI: what enters `layer` with input `x` at every output position, or at `most`, evenly spread.
 
     Only the chosen positions are copied out of the windows, which are a view: memory follows `most`.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quantfair.quant.quantizer.observers import follow
-from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, TensorSpec, choose_qparams
+from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, QuantizerSpec, choose_qparams
 
 Mode = Literal["follow", "learn", "fixed", "frozen"]
 MODES: tuple[Mode, ...] = ("follow", "learn", "fixed", "frozen")
@@ -131,7 +131,7 @@ class FakeQuantize(nn.Module):
     min_val: Tensor
     max_val: Tensor
 
-    def __init__(self, spec: TensorSpec, *, layer: str, shape: tuple[int, ...] = ()):
+    def __init__(self, spec: QuantizerSpec, *, layer: str, shape: tuple[int, ...] = ()):
         super().__init__()
         self.spec, self.layer, self.enabled = spec, layer, True
         self.mode: Mode = "learn" if spec.has_learned_scale else "follow" if spec.follows else "fixed"

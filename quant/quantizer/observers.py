@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from quantfair.quant.quantizer.histogram import Histogram
-from quantfair.quant.quantizer.qparams import TensorSpec
+from quantfair.quant.quantizer.qparams import QuantizerSpec
 from quantfair.quant.quantizer.range_search import search_histogram, search_weight
 from quantfair.quant.specs.methods import SEARCHING
 
@@ -26,7 +26,7 @@ Range = tuple[Tensor, Tensor]
 
 
 @dataclass
-class Seen:
+class ActivationStats:
     """What calibration saw at one place: the extremes of every batch, by its index, and one histogram of everything."""
 
     extremes_B: dict[int, tuple[float, float]] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Seen:
         self.extremes_B[batch] = min(low, before[0]), max(high, before[1])
         self.histogram.add(x, max(-low, high))
 
-    def merge(self, other: "Seen") -> None:
+    def merge(self, other: "ActivationStats") -> None:
         """Take in what `other` saw of other batches."""
         self.extremes_B |= other.extremes_B
         self.histogram.merge(other.histogram)
@@ -59,7 +59,7 @@ def extremes(x: Tensor, axis: int | None) -> Range:
     return x.amin(others, keepdim=True), x.amax(others, keepdim=True)
 
 
-def activation_range(seen: Seen, spec: TensorSpec, *, unsigned: bool) -> Range:
+def activation_range(seen: ActivationStats, spec: QuantizerSpec, *, unsigned: bool) -> Range:
     """Return the range for activations; `unsigned` matters to observers that compare grids."""
     lows_B, highs_B = torch.tensor([seen.extremes_B[batch] for batch in sorted(seen.extremes_B)]).unbind(1)
     low, high = lows_B.amin(), highs_B.amax()
@@ -73,7 +73,7 @@ def activation_range(seen: Seen, spec: TensorSpec, *, unsigned: bool) -> Range:
     return low, high
 
 
-def weight_range(weight: Tensor, spec: TensorSpec) -> Range:
+def weight_range(weight: Tensor, spec: QuantizerSpec) -> Range:
     """Return the range for a weight as it is now."""
     low, high = extremes(weight, spec.axis)
     if spec.observer == "percentile":
@@ -85,7 +85,7 @@ def weight_range(weight: Tensor, spec: TensorSpec) -> Range:
     return low, high
 
 
-def follow(before: Range, x: Tensor, spec: TensorSpec) -> Range:
+def follow(before: Range, x: Tensor, spec: QuantizerSpec) -> Range:
     """Return the range after one more step of training, in which the quantizer met `x`."""
     low, high = weight_range(x, spec) if spec.role == "weight" else extremes(x, None)
     if spec.observer == "ema":

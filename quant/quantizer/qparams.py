@@ -25,7 +25,7 @@ SMALLEST_SCALE: Final = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
-class TensorSpec:
+class QuantizerSpec:
     """What one quantizer is asked for. `axis` is the channel axis, None for one grid over the whole tensor.
 
     `follows`: the range follows the values in training, until epoch `follows_until` where that is a number.
@@ -43,9 +43,9 @@ class TensorSpec:
     has_learned_scale: bool = False
 
     @staticmethod
-    def of_weight(settings: QuantSettings, channel_axis: int) -> "TensorSpec":
+    def of_weight(settings: QuantSettings, channel_axis: int) -> "QuantizerSpec":
         """The weight half of `settings`, for a layer whose output channels lie on `channel_axis`."""
-        return TensorSpec(
+        return QuantizerSpec(
             role="weight",
             bits=settings.weight_bits,
             symmetric=settings.scheme == "symmetric",
@@ -56,10 +56,10 @@ class TensorSpec:
         )
 
     @staticmethod
-    def of_activation(settings: QuantSettings) -> "TensorSpec":
+    def of_activation(settings: QuantSettings) -> "QuantizerSpec":
         """The activation half of `settings`: always one grid for the whole tensor."""
         symmetric = settings.scheme == "symmetric"
-        return TensorSpec(
+        return QuantizerSpec(
             role="activation",
             bits=settings.act_bits,
             symmetric=symmetric,

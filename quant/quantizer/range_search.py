@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from quantfair.quant.quantizer.histogram import Histogram
-from quantfair.quant.quantizer.qparams import TensorSpec, choose_qparams
+from quantfair.quant.quantizer.qparams import QuantizerSpec, choose_qparams
 
 N_CANDIDATES = 64
 
 
 def search_histogram(
-    histogram: Histogram, low: Tensor, high: Tensor, spec: TensorSpec, *, unsigned: bool
+    histogram: Histogram, low: Tensor, high: Tensor, spec: QuantizerSpec, *, unsigned: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the best range inside (low, high), scalars, for the values in `histogram`, by `spec.observer`."""
     centers, counts = histogram.centers()
@@ -31,7 +31,7 @@ def search_histogram(
     return _search(low, high, spec, unsigned=unsigned, errors=errors)
 
 
-def search_weight(weight: Tensor, low: Tensor, high: Tensor, spec: TensorSpec) -> tuple[Tensor, Tensor]:
+def search_weight(weight: Tensor, low: Tensor, high: Tensor, spec: QuantizerSpec) -> tuple[Tensor, Tensor]:
     """Return the range of the least squared error of each channel of `weight`; low and high broadcast against it."""
     others = [dim for dim in range(weight.ndim) if low.ndim == 0 or low.shape[dim] == 1]
 
@@ -43,7 +43,7 @@ def search_weight(weight: Tensor, low: Tensor, high: Tensor, spec: TensorSpec) -
 
 
 def _search(
-    low: Tensor, high: Tensor, spec: TensorSpec, *, unsigned: bool, errors: Callable[[Tensor, Tensor], Tensor]
+    low: Tensor, high: Tensor, spec: QuantizerSpec, *, unsigned: bool, errors: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     best, best_error = torch.ones_like(low), torch.full_like(low, torch.inf, dtype=torch.float64)
     for share, scale, zero_point in _candidates(low, high, spec, unsigned):
@@ -53,7 +53,9 @@ def _search(
     return low * best, high * best
 
 
-def _candidates(low: Tensor, high: Tensor, spec: TensorSpec, unsigned: bool) -> Iterator[tuple[float, Tensor, Tensor]]:
+def _candidates(
+    low: Tensor, high: Tensor, spec: QuantizerSpec, unsigned: bool
+) -> Iterator[tuple[float, Tensor, Tensor]]:
     """Yield (share, scale, zero_point), the whole range first: of equals it wins."""
     quant_min, quant_max = spec.grid(unsigned=unsigned)
     for step in range(N_CANDIDATES, 0, -1):
@@ -62,7 +64,7 @@ def _candidates(low: Tensor, high: Tensor, spec: TensorSpec, unsigned: bool) -> 
         yield share, *choose_qparams(low * share, high * share, **grid)
 
 
-def _levels(x: Tensor, scale: Tensor, zero_point: Tensor, spec: TensorSpec, unsigned: bool) -> Tensor:
+def _levels(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantizerSpec, unsigned: bool) -> Tensor:
     return (x / scale).round_().add_(zero_point).clamp_(*spec.grid(unsigned=unsigned))
 
 

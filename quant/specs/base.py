@@ -8,7 +8,7 @@ class Spec(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=Fa
     """A frozen value: unknown keys and wrong types are errors, and nothing is converted silently."""
 
 
-def misfit(field: str, message: str, *, here: bool = False, **context: object) -> PydanticCustomError:
+def setting_error(field: str, message: str, *, here: bool = False, **context: object) -> PydanticCustomError:
     """Return the error of a setting that does not fit; `here` where pydantic names the field already."""
     if here:
         return PydanticCustomError("misfit", "{message}", {"message": message, **context})

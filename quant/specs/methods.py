@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import Doc
 
-from quantfair.quant.specs.base import Spec, misfit
+from quantfair.quant.specs.base import Spec, setting_error
 from quantfair.quant.specs.training import Epoch, Recipe, Schedule, Selection, check_milestones
 
 # Part of every trial's identity. Raise it by hand in the change that changes a golden result, and only then.
@@ -74,7 +74,7 @@ class LayerOverride(Spec, frozen=True):
             return data
         rest = {key: value for key, value in data.items() if key != "bits"}
         if rest.keys() & {"weight_bits", "act_bits"}:
-            raise misfit("bits", "sets weight_bits and act_bits; remove it or those")
+            raise setting_error("bits", "sets weight_bits and act_bits; remove it or those")
         return {**rest, "weight_bits": data["bits"], "act_bits": data["bits"]}
 
     def changes(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class QuantSettings(Spec, frozen=True):
         """Take a table as pairs, in its order, which decides; pairs can be hashed."""
         if not isinstance(overrides, dict | list | tuple):
             example = 'must be a table from layer pattern to settings, such as {"classifier" = {bits = 8}}'
-            raise misfit("overrides", example, here=True)
+            raise setting_error("overrides", example, here=True)
         return tuple(overrides.items()) if isinstance(overrides, dict) else overrides
 
     @model_validator(mode="after")
@@ -136,13 +136,15 @@ class QuantSettings(Spec, frozen=True):
             if value not in has:
                 is_so = f"is '{value}'" if isinstance(value, str) else "is set"
                 remedy = f"take {' or '.join(has)}" if len(has) > 1 else "remove it"
-                raise misfit(field, f'{is_so}, which preset = "iao" has not: {remedy}, or set preset = "none"')
+                raise setting_error(field, f'{is_so}, which preset = "iao" has not: {remedy}, or set preset = "none"')
         if self.act_bits == FLOAT_BITS:
             message = f'is {FLOAT_BITS}, which preset = "iao" has not: take 2 to 16, or set preset = "none"'
-            raise misfit("act_bits", message)
+            raise setting_error("act_bits", message)
         if self.act_observer == "percentile" and self.scheme == "asymmetric":
             fault = "whose range starts at 0 in preset 'iao': an asymmetric scheme would cut off every negative value"
-            raise misfit("act_observer", f"is 'percentile', {fault}; set scheme = 'symmetric', or take ema or minmax")
+            raise setting_error(
+                "act_observer", f"is 'percentile', {fault}; set scheme = 'symmetric', or take ema or minmax"
+            )
         return self
 
     @property
@@ -231,7 +233,7 @@ class PtqSpec(QuantSettings, frozen=True):
                 message = 'is missing: base = "fp32_ft" needs the recipe of its control'
                 if self.base == "fp32":
                     message = 'has no effect with base = "fp32": remove it, or set base = "fp32_ft"'
-                raise misfit(field, message, value=value)
+                raise setting_error(field, message, value=value)
         if self.base == "fp32_ft":
             check_milestones(self.schedule, self.milestones)
         return self
@@ -281,9 +283,11 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
         for pattern, one in ("", self), *self.overrides:
             where = f'overrides."{pattern}".' if pattern else ""
             if one.act_observer in ("percentile", *SEARCHING):
-                raise misfit(f"{where}act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema")
+                raise setting_error(
+                    f"{where}act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema"
+                )
             if one.weight_observer in SEARCHING:
-                raise misfit(f"{where}weight_observer", f"is '{one.weight_observer}', which {fault}")
+                raise setting_error(f"{where}weight_observer", f"is '{one.weight_observer}', which {fault}")
         return self
 
     @property

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
-from quantfair.quant.specs.base import Spec, misfit
+from quantfair.quant.specs.base import Spec, setting_error
 
 # name -> class, loaded by `quant.build_model`
 MODELS: dict[str, str] = {
@@ -45,9 +45,9 @@ class Preprocess(Spec, frozen=True):
     def statistics_are_possible(self) -> Self:
         """Raise for a std that is not above 0, and for means and stds of different numbers of channels."""
         if not all(value > 0 for value in self.std):
-            raise misfit("std", f"must hold numbers above 0, got {list(self.std)}")
+            raise setting_error("std", f"must hold numbers above 0, got {list(self.std)}")
         if self.mean and self.std and len(self.mean) != len(self.std):
-            raise misfit("std", f"must have as many numbers as mean, {len(self.mean)}, got {len(self.std)}")
+            raise setting_error("std", f"must have as many numbers as mean, {len(self.mean)}, got {len(self.std)}")
         return self
 
 
@@ -88,7 +88,9 @@ class ModelSpec(Spec, frozen=True):
     def key_map_is_a_table(cls, key_map: Any) -> Any:
         """Take a table as pairs, which can be hashed."""
         if not isinstance(key_map, dict | list | tuple):
-            raise misfit("key_map", 'must be a table from old prefix to new prefix, such as {"net." = ""}', here=True)
+            raise setting_error(
+                "key_map", 'must be a table from old prefix to new prefix, such as {"net." = ""}', here=True
+            )
         return tuple(key_map.items()) if isinstance(key_map, dict) else key_map
 
     @field_validator("key_map")
@@ -108,15 +110,17 @@ class ModelSpec(Spec, frozen=True):
     def settings_fit_the_network(self) -> Self:
         """Raise where a setting would have no effect on this network."""
         if self.width is not None and self.name not in MODELS:
-            raise misfit("width", f"is not a setting of {self.name}; remove it")
+            raise setting_error("width", f"is not a setting of {self.name}; remove it")
         if self.heads == "all" and self.name not in MULTI_HEAD:
-            raise misfit(
+            raise setting_error(
                 "heads", f"is 'all', but {self.name} has one head; only {' and '.join(MULTI_HEAD)} has several"
             )
         if self.has_torchvision_weights and not self.name.startswith("torchvision:"):
-            raise misfit("weights", f"is '{self.weights}', which only torchvision's models have, and not {self.name}")
+            raise setting_error(
+                "weights", f"is '{self.weights}', which only torchvision's models have, and not {self.name}"
+            )
         if self.key_map and (self.weights is None or self.has_torchvision_weights):
-            raise misfit("key_map", "renames the keys of a file, but `weights` names none")
+            raise setting_error("key_map", "renames the keys of a file, but `weights` names none")
         return self
 
     @property

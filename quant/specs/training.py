@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from quantfair.quant.specs.base import Spec, misfit
+from quantfair.quant.specs.base import Spec, setting_error
 
 Epoch = Annotated[int, Field(ge=1)]
 Schedule = Literal["constant", "step", "cosine"]
@@ -14,11 +14,11 @@ Selection = Literal["last", "best_val"]
 def check_milestones(schedule: Schedule, milestones: tuple[int, ...]) -> None:
     """Raise for milestones that do not rise, and for steps without milestones or the other way round."""
     if list(milestones) != sorted(set(milestones)):
-        raise misfit("milestones", f"must rise, got {list(milestones)}")
+        raise setting_error("milestones", f"must rise, got {list(milestones)}")
     if milestones and schedule != "step":
-        raise misfit("milestones", f"belongs to the schedule 'step', and this one is '{schedule}'")
+        raise setting_error("milestones", f"belongs to the schedule 'step', and this one is '{schedule}'")
     if schedule == "step" and not milestones:
-        raise misfit("milestones", "is missing: the schedule 'step' needs the epochs at which `lr` drops")
+        raise setting_error("milestones", "is missing: the schedule 'step' needs the epochs at which `lr` drops")
 
 
 class Recipe(Spec, frozen=True):

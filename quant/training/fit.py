@@ -153,7 +153,7 @@ def _catch_up_with_weights(model: nn.Module) -> None:
         if not isinstance(quantizer, FakeQuantize) or not (quantizer.enabled and quantizer.mode == "follow"):
             continue
         if (
-            layer.catches_up and quantizer.spec.observer != "ema" and is_finite(layer.weight)
+            layer.refreshes_range_after_epoch and quantizer.spec.observer != "ema" and is_finite(layer.weight)
         ):  # if it is not, validation tells
             quantizer.follow(deployed_weight(layer))
 

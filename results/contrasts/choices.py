@@ -15,8 +15,8 @@ import numpy as np
 
 from quantfair.results.configurations import Config, find_configs, group_by_key
 from quantfair.results.schema import MIN_RANKED
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Measured, Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import DatasetAnswers, TrialAnswers
 from quantfair.results.tables.groupings import Grouping
 
 NO_VAL: Final = "not all configurations have predictions of the val images"
@@ -33,7 +33,7 @@ class _Value(NamedTuple):
     test: float
 
 
-def add_choices(measured: Measured, rows: Rows) -> None:
+def add_choices(measured: DatasetAnswers, rows: TableBuilder) -> None:
     """Add the choices of one data set."""
     quantized = [config for config in find_configs(measured.trials) if config.method in ("ptq", "qat")]
     for configs in group_by_key((_question(config), config) for config in quantized):
@@ -50,13 +50,13 @@ def _question(config: Config) -> tuple[Any, ...]:
     return (*(row.get(name) for name in _KEY), config.training)
 
 
-def _list_criteria(measured: Measured) -> Iterator[tuple[str, Grouping]]:
+def _list_criteria(measured: DatasetAnswers) -> Iterator[tuple[str, Grouping]]:
     for grouping in measured.test_set.groupings:
         yield ("accuracy" if grouping.name == "overall" else "worst_group"), grouping
 
 
 def _choose(
-    configs: Sequence[Config], seeds: Sequence[int], measured: Measured, *, grouping: Grouping, criterion: str
+    configs: Sequence[Config], seeds: Sequence[int], measured: DatasetAnswers, *, grouping: Grouping, criterion: str
 ) -> dict[str, Any]:
     """Return the columns of a choice, or the reason that there is none."""
     trials = [[config.rows[seed] for seed in seeds] for config in configs]
@@ -80,10 +80,10 @@ def _choose(
 
 
 _Rows = Sequence[Mapping[str, Any]]
-_Measure = Callable[[_Rows, Measured, Grouping], _Value]
+_Measure = Callable[[_Rows, DatasetAnswers, Grouping], _Value]
 
 
-def _explain_missing(trials: Sequence[_Rows], measured: Measured, grouping: Grouping) -> str | None:
+def _explain_missing(trials: Sequence[_Rows], measured: DatasetAnswers, grouping: Grouping) -> str | None:
     references = [measured.outcomes.get(row["reference_trial_id"]) for some in trials for row in some]
     if any(reference is None or reference.val_right_V is None for reference in references):
         return NO_REFERENCE
@@ -95,12 +95,12 @@ def _find_large(grouping: Grouping) -> np.ndarray:
     return (grouping.sizes("val") >= MIN_RANKED) & (grouping.sizes("test") >= MIN_RANKED)
 
 
-def _measure_accuracy(rows: _Rows, measured: Measured, grouping: Grouping) -> _Value:
+def _measure_accuracy(rows: _Rows, measured: DatasetAnswers, grouping: Grouping) -> _Value:
     answers = [measured.outcomes[row["trial_id"]] for row in rows]
     return _Value(*(float(np.mean([_right(one, split) for one in answers])) for split in ("val", "test")))
 
 
-def _measure_worst_group(rows: _Rows, measured: Measured, grouping: Grouping) -> _Value:
+def _measure_worst_group(rows: _Rows, measured: DatasetAnswers, grouping: Grouping) -> _Value:
     """Return the largest drop of a group, the mean over seeds being taken first."""
     large_G, found = _find_large(grouping), []
     for split, codes in (("val", grouping.val_V), ("test", grouping.test_N)):
@@ -117,7 +117,7 @@ def _measure_worst_group(rows: _Rows, measured: Measured, grouping: Grouping) ->
     return _Value(*found)
 
 
-def _right(answers: Outcomes, split: str) -> np.ndarray:
+def _right(answers: TrialAnswers, split: str) -> np.ndarray:
     right = answers.right_N if split == "test" else answers.val_right_V
     assert right is not None
     return right

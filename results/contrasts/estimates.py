@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from quantfair.results.configurations import group_by_key
-from quantfair.results.contrasts.flips import SIDES, Flips, FlipTable, Ground
+from quantfair.results.contrasts.flips import SIDES, CorrectnessMatrix, Flips, FlipTable
 from quantfair.results.contrasts.pairing import Contrast, Match
 from quantfair.results.statistics.crossed import (
     Counts,
@@ -50,7 +50,7 @@ class Estimate(NamedTuple):
 
 
 def estimate_contrasts(
-    contrasts: Sequence[Contrast], ground: Ground, table: FlipTable, grouping: Grouping
+    contrasts: Sequence[Contrast], ground: CorrectnessMatrix, table: FlipTable, grouping: Grouping
 ) -> dict[str, Estimate]:
     """Return the estimates of all contrasts that have a seed, by contrast_id. `table` is of this grouping."""
     n_G = grouping.sizes("test")
@@ -68,7 +68,7 @@ def _cut(contrasts: Sequence[Contrast]) -> Iterator[list[Contrast]]:
 
 
 def _estimate_block(
-    contrasts: list[Contrast], ground: Ground, means_BGT: np.ndarray, n_G: np.ndarray, table: FlipTable
+    contrasts: list[Contrast], ground: CorrectnessMatrix, means_BGT: np.ndarray, n_G: np.ndarray, table: FlipTable
 ) -> dict[str, Estimate]:
     terms = [[c.matches for c in contrasts]]
     terms += [[c.subtracted for c in contrasts]] if contrasts[0].subtracted else []
@@ -117,7 +117,7 @@ def _clip(interval: Interval, *, limit: int) -> Interval:
     return Interval(np.maximum(interval.low, -limit), np.minimum(interval.high, limit))
 
 
-def _draw(matches: Sequence[Sequence[Match]], ground: Ground, means_BGT: np.ndarray) -> np.ndarray:
+def _draw(matches: Sequence[Sequence[Match]], ground: CorrectnessMatrix, means_BGT: np.ndarray) -> np.ndarray:
     """Return the drops under every resample, B x K x G."""
     others_KS, own_KS = (ground.find(matches, side) for side in SIDES)
     return resample_drops(means_BGT, others_KS, own_KS).transpose(0, 2, 1)

@@ -11,11 +11,11 @@ import numpy as np
 
 from quantfair.results.configurations import group_by_key
 from quantfair.results.contrasts.estimates import Estimate
-from quantfair.results.contrasts.flips import SIDES, Ground
+from quantfair.results.contrasts.flips import SIDES, CorrectnessMatrix
 from quantfair.results.contrasts.pairing import Contrast
 from quantfair.results.statistics.multiplicity import benjamini_hochberg
 from quantfair.results.statistics.permutation import Evenness, measure_evenness
-from quantfair.results.store.rows import Rows
+from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.disparity import TOO_FEW, Ranked
 from quantfair.results.tables.groupings import Grouping
 
@@ -24,7 +24,7 @@ _BLOCK: Final = 2000  # contrasts
 
 
 def measure_contrasts(
-    contrasts: Sequence[Contrast], ground: Ground, grouping: Grouping, takes_part_G: np.ndarray | None = None
+    contrasts: Sequence[Contrast], ground: CorrectnessMatrix, grouping: Grouping, takes_part_G: np.ndarray | None = None
 ) -> dict[str, Evenness]:
     """Return how even the contrasts that have a seed are, one number a field, by contrast_id.
 
@@ -52,7 +52,7 @@ def measure_contrasts(
     return found
 
 
-def _add_up(contrast: Contrast, ground: Ground) -> np.ndarray:
+def _add_up(contrast: Contrast, ground: CorrectnessMatrix) -> np.ndarray:
     """Return the sum over seeds of the drop on each image.
 
     Not the mean: the noise of groups in which nothing flips is that of one flip of one seed, which is 1 in the sum.
@@ -66,7 +66,7 @@ def _add_up(contrast: Contrast, ground: Ground) -> np.ndarray:
 
 
 def add_evenness(
-    rows: Rows,
+    rows: TableBuilder,
     contrasts: Sequence[Contrast],
     estimates: Mapping[str, Estimate],
     evenness: Mapping[str, Evenness],

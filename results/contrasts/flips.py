@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from quantfair.results.contrasts.pairing import Contrast, Match
-from quantfair.results.tables.answers import Outcomes
+from quantfair.results.tables.answers import TrialAnswers
 from quantfair.results.tables.groupings import Grouping
 
 SIDES: Final = ("other_id", "trial_id")  # a drop is what the first has more than the second
@@ -24,15 +24,15 @@ class Flips(NamedTuple):
     flips: np.ndarray
 
 
-class Ground(NamedTuple):
+class CorrectnessMatrix(NamedTuple):
     """The trials of a data set, and others of the same test images, as one matrix; `columns` say which."""
 
-    outcomes: Mapping[str, Outcomes]
+    outcomes: Mapping[str, TrialAnswers]
     columns: Mapping[str, int]
     right_NT: np.ndarray
 
     @classmethod
-    def of(cls, outcomes: Mapping[str, Outcomes]) -> "Ground":
+    def of(cls, outcomes: Mapping[str, TrialAnswers]) -> "CorrectnessMatrix":
         """Return the ground of these trials."""
         right_NT = np.stack([answers.right_N for answers in outcomes.values()], axis=1)
         return cls(outcomes, {trial_id: column for column, trial_id in enumerate(outcomes)}, right_NT)
@@ -62,7 +62,9 @@ class FlipTable(NamedTuple):
         return (self.counts_3MG[0] - self.counts_3MG[1])[rows_SK] / np.where(n_G > 0, n_G, np.nan)
 
 
-def count_flips(contrasts: Iterable[Contrast], ground: Ground, groupings: Sequence[Grouping]) -> dict[str, FlipTable]:
+def count_flips(
+    contrasts: Iterable[Contrast], ground: CorrectnessMatrix, groupings: Sequence[Grouping]
+) -> dict[str, FlipTable]:
     """Return the flips of every match of the contrasts, by the name of the grouping."""
     every = (match for c in contrasts for match in (*c.matches, *c.subtracted, *c.flips, *c.churn))
     matches = list(dict.fromkeys(every))
@@ -76,7 +78,7 @@ def count_flips(contrasts: Iterable[Contrast], ground: Ground, groupings: Sequen
     return {grouping.name: FlipTable(rows, part) for grouping, part in zip(groupings, parts, strict=True)}
 
 
-def _count(matches: Sequence[Match], ground: Ground, members_NG: np.ndarray) -> np.ndarray:
+def _count(matches: Sequence[Match], ground: CorrectnessMatrix, members_NG: np.ndarray) -> np.ndarray:
     sides = [(ground.outcomes[match.trial_id], ground.outcomes[match.other_id]) for match in matches]
     changes = (
         [other.right_N & ~own.right_N for own, other in sides],

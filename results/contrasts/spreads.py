@@ -13,7 +13,7 @@ from scipy import special
 from quantfair.results.configurations import Config, group_by_key
 from quantfair.results.contrasts.estimates import MIN_SEEDS, Estimate
 from quantfair.results.contrasts.pairing import CALIB_SEED, RUNTIME, Contrast
-from quantfair.results.store.rows import Rows
+from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.groupings import Grouping
 from quantfair.results.tables.groups import NO_IMAGES
 
@@ -45,7 +45,7 @@ def measure_spread(values: np.ndarray) -> Spread:
 
 
 def add_training_spreads(
-    rows: Rows, contrasts: Sequence[Contrast], estimates: Mapping[str, Estimate], grouping: Grouping
+    rows: TableBuilder, contrasts: Sequence[Contrast], estimates: Mapping[str, Estimate], grouping: Grouping
 ) -> None:
     """Add one row a group for each drop against the reference or the control."""
     for contrast in contrasts:
@@ -55,7 +55,7 @@ def add_training_spreads(
 
 
 def add_calibration_spreads(
-    rows: Rows,
+    rows: TableBuilder,
     configs: Sequence[Config],
     contrasts: Sequence[Contrast],
     estimates: Mapping[str, Estimate],
@@ -76,7 +76,9 @@ def add_calibration_spreads(
         _add(rows, "calibration", alike[0], np.stack(drops, axis=-1), n_values=len(alike), grouping=grouping)
 
 
-def _add(rows: Rows, kind: str, contrast: Contrast, drops: np.ndarray, *, n_values: int, grouping: Grouping) -> None:
+def _add(
+    rows: TableBuilder, kind: str, contrast: Contrast, drops: np.ndarray, *, n_values: int, grouping: Grouping
+) -> None:
     n_G, columns, same_G = grouping.sizes("test"), dict[str, Any](), np.zeros(len(drops), dtype=bool)
     if n_values >= MIN_SEEDS:
         spread = measure_spread(drops)

@@ -12,13 +12,13 @@ import numpy as np
 from quantfair.results.configurations import find_configs
 from quantfair.results.contrasts.estimates import MIN_SEEDS, Estimate, estimate_contrasts
 from quantfair.results.contrasts.evenness import add_evenness, measure_contrasts
-from quantfair.results.contrasts.flips import Disagreement, Ground, compare_populations, count_flips
+from quantfair.results.contrasts.flips import CorrectnessMatrix, Disagreement, compare_populations, count_flips
 from quantfair.results.contrasts.pairing import RUNTIME, Contrast, find_contrasts, find_deployed, name_deployed
 from quantfair.results.contrasts.spreads import add_calibration_spreads, add_training_spreads
 from quantfair.results.contrasts.verdicts import Judge
 from quantfair.results.statistics.intervals import Interval
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Measured
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import DatasetAnswers
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
 
@@ -33,7 +33,7 @@ OTHER_IMAGES = "the test images under the two kinds of data are not the same"
 
 
 def add_contrasts(
-    measured: Mapping[str, Measured], plan: Iterable[Mapping[str, Any]], tables: Mapping[str, Rows]
+    measured: Mapping[str, DatasetAnswers], plan: Iterable[Mapping[str, Any]], tables: Mapping[str, TableBuilder]
 ) -> None:
     """Add the rows of all data sets to the four tables. `plan` tells which seeds are still to come."""
     configs = find_configs(row for one in measured.values() for row in one.trials)
@@ -48,11 +48,11 @@ def add_contrasts(
             own = [config for config in configs if config.dataset_id == dataset_id]
             contrasts += find_deployed(list(contrasts), own, deployed.runtime, deployed.outcomes.keys())
             foreign |= {name_deployed(deployed.runtime, key): found for key, found in deployed.outcomes.items()}
-        ground = Ground.of({**one.outcomes, **foreign})
+        ground = CorrectnessMatrix.of({**one.outcomes, **foreign})
         _add_data_set(contrasts, ground, one, plan=plan, tables=tables)
 
 
-def _check(contrast: Contrast, measured: Mapping[str, Measured], dataset_of: Mapping[str, str]) -> Contrast:
+def _check(contrast: Contrast, measured: Mapping[str, DatasetAnswers], dataset_of: Mapping[str, str]) -> Contrast:
     """Return the contrast without its trials where these answered other test images."""
     own = measured[contrast.dataset_id].test_set
     others = {dataset_of[match.trial_id] for match in contrast.subtracted}
@@ -67,11 +67,11 @@ def _have_same_images(a: TestSet, b: TestSet) -> bool:
 
 def _add_data_set(
     contrasts: Sequence[Contrast],
-    ground: Ground,
-    measured: Measured,
+    ground: CorrectnessMatrix,
+    measured: DatasetAnswers,
     *,
     plan: Sequence[Mapping[str, Any]],
-    tables: Mapping[str, Rows],
+    tables: Mapping[str, TableBuilder],
 ) -> None:
     test_set = measured.test_set
     disagreements = _find_disagreements(contrasts, ground, test_set.n_classes)
@@ -95,7 +95,9 @@ def _add_data_set(
         judge.add_verdicts(tables["verdicts"], ground, estimates, evenness, grouping=grouping)
 
 
-def _find_disagreements(contrasts: Sequence[Contrast], ground: Ground, n_classes: int) -> dict[str, Disagreement]:
+def _find_disagreements(
+    contrasts: Sequence[Contrast], ground: CorrectnessMatrix, n_classes: int
+) -> dict[str, Disagreement]:
     def answers(trial_ids: Iterable[str]) -> np.ndarray:
         return np.stack([ground.outcomes[trial_id].predicted_N for trial_id in trial_ids])
 
@@ -118,7 +120,7 @@ def _share_disagreements(found: Disagreement | None, grouping: Grouping) -> dict
 
 
 def add_estimate(
-    rows: Rows, contrast: Contrast, estimate: Estimate | None, grouping: Grouping, **more: np.ndarray
+    rows: TableBuilder, contrast: Contrast, estimate: Estimate | None, grouping: Grouping, **more: np.ndarray
 ) -> None:
     """Add a row for each group of a grouping: what a contrast is worth there, or why nothing is known."""
     n_G = grouping.sizes("test")

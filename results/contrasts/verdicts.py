@@ -13,12 +13,12 @@ import numpy as np
 from quantfair.results.configurations import Config, find_configs, group_by_key
 from quantfair.results.contrasts.estimates import Estimate
 from quantfair.results.contrasts.evenness import measure_contrasts
-from quantfair.results.contrasts.flips import Ground
+from quantfair.results.contrasts.flips import CorrectnessMatrix
 from quantfair.results.contrasts.pairing import RUNTIME, Contrast
 from quantfair.results.schema import MIN_RANKED
 from quantfair.results.statistics.permutation import Evenness
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Measured
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import DatasetAnswers
 from quantfair.results.tables.disparity import Ranked
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import divide, join_reasons, sum_by_group
@@ -32,7 +32,7 @@ MARGIN: Final = 0.01
 LEVEL: Final = 0.05
 
 
-class Case(NamedTuple):
+class VerdictInputs(NamedTuple):
     """What the rules look at: fractions, of means over the seeds of both sides; nan where there is none.
 
     `guess` is the share of the most frequent label, `gain` the lower limit of what the best of its controls gains on
@@ -60,9 +60,9 @@ class Rule(NamedTuple):
     word: str
     text: str
     numbers: str
-    holds: Callable[[Case], bool]
+    holds: Callable[[VerdictInputs], bool]
 
-    def explain(self, case: Case) -> str:
+    def explain(self, case: VerdictInputs) -> str:
         """Return the rule with its numbers."""
         return f"{self.text} ({self.numbers.format(**_in_words(case))})"
 
@@ -113,12 +113,12 @@ RULES: Final = (
 )
 
 
-def judge(case: Case) -> Rule:
+def judge(case: VerdictInputs) -> Rule:
     """Return the first rule that holds."""
     return next(rule for rule in RULES if rule.holds(case))
 
 
-def _in_words(case: Case) -> dict[str, str]:
+def _in_words(case: VerdictInputs) -> dict[str, str]:
     values = {name: "?" if np.isnan(value) else f"{100 * value:.2f}" for name, value in case._asdict().items()}
     return {**values, "p": "?" if np.isnan(case.p) else f"{case.p:.3f}"}
 
@@ -148,7 +148,7 @@ class Judge:
     def __init__(
         self,
         contrasts: Sequence[Contrast],
-        measured: Measured,
+        measured: DatasetAnswers,
         overall: Mapping[str, Estimate],
         plan: Iterable[Mapping[str, Any]],
     ):
@@ -167,8 +167,8 @@ class Judge:
 
     def add_verdicts(
         self,
-        rows: Rows,
-        ground: Ground,
+        rows: TableBuilder,
+        ground: CorrectnessMatrix,
         estimates: Mapping[str, Estimate],
         evenness: Mapping[str, Evenness],
         *,
@@ -211,11 +211,13 @@ class Judge:
             out_of_play[other] = [name for name, is_out in zip(grouping.names, out_G, strict=True) if is_out]
         return plays, out_of_play
 
-    def _case(self, contrast: Contrast, estimate: Estimate, even: Evenness | None, plays_G: np.ndarray) -> Case:
+    def _case(
+        self, contrast: Contrast, estimate: Estimate, even: Evenness | None, plays_G: np.ndarray
+    ) -> VerdictInputs:
         labels_N, overall = self.test_set.labels_N, self.overall[contrast.contrast_id]
         reference = float(np.mean([self.outcomes[match.other_id].right_N.mean() for match in contrast.matches]))
         limits = np.abs(estimate.narrow)[:, plays_G]
-        return Case(
+        return VerdictInputs(
             reference=reference,
             accuracy=reference - float(overall.drop_G[0]),
             guess=float(np.bincount(labels_N).max() / len(labels_N)),
@@ -229,7 +231,7 @@ class Judge:
             mde=float(_find_detectable(estimate)[plays_G].max()) if plays_G.any() else np.nan,
         )
 
-    def _numbers(self, contrast: Contrast, case: Case) -> dict[str, float]:
+    def _numbers(self, contrast: Contrast, case: VerdictInputs) -> dict[str, float]:
         return {
             "drop_pp": 100 * float(self.overall[contrast.contrast_id].drop_G[0]),
             "drop_ci_low_pp": 100 * case.low,
@@ -242,7 +244,7 @@ class Judge:
         }
 
 
-def _average_right(config: Config, measured: Measured) -> np.ndarray:
+def _average_right(config: Config, measured: DatasetAnswers) -> np.ndarray:
     """Return for each image the share of the seeds that are right."""
     return np.mean([measured.outcomes[row["trial_id"]].right_N for row in config.rows.values()], axis=0)
 

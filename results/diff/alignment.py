@@ -74,10 +74,10 @@ def describe_settings(config: Config) -> dict[str, str]:
     """Return every setting of a configuration by its path: `dataset.task`, `train.epochs`, `quant.weight_bits`."""
     model, train = json.loads(config.training)
     parts = {"dataset": config.data, "model": model or {}, "train": train or {}, "quant": config.settings}
-    return {f"{part}.{name}": _say(value) for part, values in parts.items() for name, value in values.items()}
+    return {f"{part}.{name}": _format(value) for part, values in parts.items() for name, value in values.items()}
 
 
-def _say(value: Any) -> str:
+def _format(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from quantfair.results.diff.differences import find_differences
 from quantfair.results.page.catalog import OVERALL, make_catalog
-from quantfair.results.page.formatting import say_drop
+from quantfair.results.page.formatting import format_drop
 from quantfair.results.page.report import render_report
 from quantfair.results.page.screens.differences import is_ranked
 from quantfair.results.schema import TABLES
@@ -28,7 +28,7 @@ def compare_stores(store: Store, other: Store) -> Comparison:
     tables = {name: store.read_table(name) for name in TABLES if name not in ("samples", "predictions")}
     html = render_report({**tables, **found}, against=other.location)
     names = {config.config_id: config.name for config in make_catalog(tables).configs}
-    return Comparison(store.write_comparison(html, found), _summarize(found["differences"].to_pylist(), names))
+    return Comparison(store.format_comparison(html, found), _summarize(found["differences"].to_pylist(), names))
 
 
 def _summarize(rows: list[dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
@@ -50,5 +50,5 @@ def _describe(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {
         **{name: row[name] for name in ("grouping", "group", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp")},
         "configuration": names[row["config_id"]],
-        "in_words": say_drop(row["drop_pp"], row["drop_ci_low_pp"], row["drop_ci_high_pp"]),
+        "in_words": format_drop(row["drop_pp"], row["drop_ci_low_pp"], row["drop_ci_high_pp"]),
     }

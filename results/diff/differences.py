@@ -19,7 +19,7 @@ import pyarrow as pa
 from quantfair.results.configurations import Config, find_configs
 from quantfair.results.contrasts.estimates import estimate_contrasts
 from quantfair.results.contrasts.evenness import add_evenness, measure_contrasts
-from quantfair.results.contrasts.flips import Ground, count_flips
+from quantfair.results.contrasts.flips import CorrectnessMatrix, count_flips
 from quantfair.results.contrasts.pairing import Contrast, Match
 from quantfair.results.contrasts.tables import add_estimate
 from quantfair.results.diff.alignment import Aligned, align_configs, list_setting_differences
@@ -27,11 +27,11 @@ from quantfair.results.schema import COMPARISONS, CONTRAST_DISPARITY, DIFFERENCE
 from quantfair.results.statistics.crossed import subtract, t_interval
 from quantfair.results.statistics.intervals import Interval, wilson_interval
 from quantfair.results.store.files import StoreError
-from quantfair.results.store.recovery import survey
-from quantfair.results.store.rows import Rows
+from quantfair.results.store.recovery import scan_store
+from quantfair.results.store.rows import TableBuilder
 from quantfair.results.store.store import Store
 from quantfair.results.store.trial_list import list_trials
-from quantfair.results.tables.answers import Outcomes, read_all_outcomes
+from quantfair.results.tables.answers import TrialAnswers, read_all_outcomes
 from quantfair.results.tables.groupings import Grouping, TestSet, make_test_set
 from quantfair.results.tables.groups import divide, sum_by_group
 from quantfair.results.user_data.groups import add_custom_groups
@@ -66,7 +66,7 @@ def find_differences(store: Store, other: Store) -> dict[str, pa.Table]:
             f"{store.location} and {other.location} have no finished configuration in common: they must have the same "
             "data set, task, network and method, and equal values of all settings that vary within one of them."
         )
-    rows, spreads = Rows(DIFFERENCES), Rows(CONTRAST_DISPARITY)
+    rows, spreads = TableBuilder(DIFFERENCES), TableBuilder(CONTRAST_DISPARITY)
     for key in dict.fromkeys((p.here.dataset_id, p.there.dataset_id) for p in pairs if p.here and p.there):
         some = [p for p in pairs if p.here and p.there and (p.here.dataset_id, p.there.dataset_id) == key]
         _compare_data(here, there, key, some, rows=rows, spreads=spreads)
@@ -83,7 +83,7 @@ def find_differences(store: Store, other: Store) -> dict[str, pa.Table]:
 
 
 def _open(store: Store) -> _Side:
-    manifest, found = store.read_manifest(), survey(store)
+    manifest, found = store.read_manifest(), scan_store(store)
     ok = [row for row in list_trials(store, found) if row["status"] == "ok"]
     test_sets = {}
     for dataset_id in dict.fromkeys(row["dataset_id"] for row in ok):
@@ -94,7 +94,13 @@ def _open(store: Store) -> _Side:
 
 
 def _compare_data(
-    here: _Side, there: _Side, key: tuple[str, str], pairs: Sequence[Aligned], *, rows: Rows, spreads: Rows
+    here: _Side,
+    there: _Side,
+    key: tuple[str, str],
+    pairs: Sequence[Aligned],
+    *,
+    rows: TableBuilder,
+    spreads: TableBuilder,
 ) -> None:
     """Add the rows of configurations of one data set of each store."""
     own, other = here.test_sets[key[0]], there.test_sets[key[1]]
@@ -104,7 +110,7 @@ def _compare_data(
         for pair in pairs:
             _add_independent(rows, pair, (own, mine), (other, theirs))
         return
-    ground = Ground.of({**mine, **{OTHER + trial_id: found for trial_id, found in theirs.items()}})
+    ground = CorrectnessMatrix.of({**mine, **{OTHER + trial_id: found for trial_id, found in theirs.items()}})
     contrasts = [contrast for pair in pairs for contrast in _list_contrasts(pair, ground.columns)]
     flips = count_flips(contrasts, ground, own.groupings)
     for grouping in own.groupings:
@@ -117,7 +123,7 @@ def _compare_data(
             add_evenness(spreads, contrasts, estimates, evenness, grouping=grouping)
 
 
-def _read(side: _Side, dataset_id: str, pairs: Sequence[Aligned]) -> dict[str, Outcomes]:
+def _read(side: _Side, dataset_id: str, pairs: Sequence[Aligned]) -> dict[str, TrialAnswers]:
     """Return what the trials of aligned configurations answered in torch, and those that they are compared with."""
     aligned = {config.config_id for pair in pairs for config in (pair.here, pair.there) if config}
     rows = [row for config in side.configs if config.config_id in aligned for row in config.rows.values()]
@@ -149,7 +155,7 @@ def _list_contrasts(pair: Aligned, known: Mapping[str, int]) -> Iterable[Contras
             )
 
 
-def _average(contrast: Contrast, ground: Ground, grouping: Grouping) -> dict[str, np.ndarray]:
+def _average(contrast: Contrast, ground: CorrectnessMatrix, grouping: Grouping) -> dict[str, np.ndarray]:
     """Return the accuracies of both sides by group, means over the seeds."""
     if contrast.kind != "store" or not contrast.seeds:
         return {}
@@ -164,10 +170,10 @@ def _average(contrast: Contrast, ground: Ground, grouping: Grouping) -> dict[str
     }
 
 
-_Answers = tuple[TestSet, Mapping[str, Outcomes]]
+_Answers = tuple[TestSet, Mapping[str, TrialAnswers]]
 
 
-def _add_independent(rows: Rows, pair: Aligned, here: _Answers, there: _Answers) -> None:
+def _add_independent(rows: TableBuilder, pair: Aligned, here: _Answers, there: _Answers) -> None:
     """Add the accuracies of both sides with an interval for independent images; groups are matched by their names."""
     assert pair.here is not None
     assert pair.there is not None
@@ -206,7 +212,7 @@ def _add_independent(rows: Rows, pair: Aligned, here: _Answers, there: _Answers)
         )
 
 
-def _accuracies(config: Config, answers: Mapping[str, Outcomes], grouping: Grouping) -> np.ndarray:
+def _accuracies(config: Config, answers: Mapping[str, TrialAnswers], grouping: Grouping) -> np.ndarray:
     """Return the accuracy of every seed in every group, S x G."""
     n_G = grouping.sizes("test")
     right = (answers[row["trial_id"]].right_N.astype(np.float64) for row in config.rows.values())
@@ -239,7 +245,7 @@ def _mean_interval(p_SG: np.ndarray, n_G: np.ndarray) -> Interval:
 
 def _list_settings(here: _Side, there: _Side, pairs: Iterable[Aligned]) -> pa.Table:
     """Return what the two sweeps were told differently, and what they ran with: versions, commit, machine."""
-    rows = Rows(SETTING_DIFFERENCES)
+    rows = TableBuilder(SETTING_DIFFERENCES)
     for method, setting, mine, theirs in list_setting_differences(pairs):
         rows.add(1, method=method, setting=setting, here=mine, there=theirs)
     own, other = here.manifest["provenance"], there.manifest["provenance"]

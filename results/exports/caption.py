@@ -10,7 +10,7 @@ HEAD = ("Configuration", "Seeds", "All images")
 TAIL = ("Disparity", "Floor", "p", "Verdict")
 
 
-def write_caption(table: PaperTable) -> str:
+def format_caption(table: PaperTable) -> str:
     """Return data, numbers of images and seeds, comparison, interval method, and the rules of mark and verdicts."""
     key = table.key
     other = {"reference": "the reference (the float model)", "control": "the control (fine-tuned without quantizers)"}
@@ -18,7 +18,7 @@ def write_caption(table: PaperTable) -> str:
     parts = [
         f"What each group of {key['dataset']} by {key['grouping']} loses (task {key['task']}, {mixture}{key['model']}, "
         f"runtime {key['runtime']}): drop of test accuracy against {other[key['comparison']]} in percentage points, "
-        f"mean over seeds ({_write_seeds(table)}), with 95 % intervals{_write_methods(table)}; below zero it gained.",
+        f"mean over seeds ({_format_seeds(table)}), with 95 % intervals{_format_methods(table)}; below zero it gained.",
         f"{table.n_test} test images; n of each group in the head.",
         f"Bold: the largest mean drop above 0 among groups of at least {MIN_RANKED} images. Whether it is more than "
         "noise say Disparity (largest minus smallest drop of these groups), Floor (its 95 % quantile if no group "
@@ -32,7 +32,7 @@ def write_caption(table: PaperTable) -> str:
     return " ".join([*parts, *(f"{word[0].upper()}{word[1:]}: {rule.rstrip('.')}." for word, rule in rules.items())])
 
 
-def write_notes(table: PaperTable) -> list[str]:
+def format_notes(table: PaperTable) -> list[str]:
     """Return a sentence for each reason why configurations have no numbers."""
     names: dict[str, list[str]] = {}
     for row in table.rows:
@@ -48,32 +48,32 @@ def choose_digits(table: PaperTable) -> int:
     return 2 if min(widths, default=1.0) < 1 else 1
 
 
-def write_number(value: float | None, digits: int) -> str:
+def format_number(value: float | None, digits: int) -> str:
     """Return a number without a sign before zero, or a dash."""
     text = MISSING if value is None else f"{value:.{digits}f}"
     return text.removeprefix("-") if text.strip("-0.") == "" else text
 
 
-def write_interval(drop: Drop, digits: int) -> str:
+def format_interval(drop: Drop, digits: int) -> str:
     """Return "[0.3, 2.1]", or nothing where there is no interval."""
     if drop.low_pp is None or drop.high_pp is None:
         return ""
-    return f"[{write_number(drop.low_pp, digits)}, {write_number(drop.high_pp, digits)}]"
+    return f"[{format_number(drop.low_pp, digits)}, {format_number(drop.high_pp, digits)}]"
 
 
-def write_p(p: float | None) -> str:
+def format_p(p: float | None) -> str:
     """Return a p-value with three digits."""
     return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _write_seeds(table: PaperTable) -> str:
+def _format_seeds(table: PaperTable) -> str:
     sets = sorted({row.seeds for row in table.rows if row.seeds})
     if not sets:
         return "none yet"
     return " or ".join(_join(map(str, seeds)) for seeds in sets)
 
 
-def _write_methods(table: PaperTable) -> str:
+def _format_methods(table: PaperTable) -> str:
     methods = sorted({row.ci_method for row in table.rows if row.ci_method})
     return f" ({_join(methods)})" if methods else ""
 

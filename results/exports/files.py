@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import pandas as pd
 
-from quantfair.results.exports.latex import write_latex
-from quantfair.results.exports.markdown import write_markdown
+from quantfair.results.exports.latex import format_latex
+from quantfair.results.exports.markdown import format_markdown
 from quantfair.results.exports.paper_table import NEEDED, PaperTable, make_paper_tables
 from quantfair.results.store.files import Files
 from quantfair.results.store.store import Store
@@ -85,6 +85,6 @@ def _write_parquet(table: PaperTable) -> bytes:
 FORMATS: Final[dict[str, tuple[str, Callable[[PaperTable], bytes]]]] = {
     "csv": ("csv", _write_csv),
     "parquet": ("parquet", _write_parquet),
-    "latex": ("tex", lambda table: write_latex(table).encode()),
-    "markdown": ("md", lambda table: write_markdown(table).encode()),
+    "latex": ("tex", lambda table: format_latex(table).encode()),
+    "markdown": ("md", lambda table: format_markdown(table).encode()),
 }

@@ -10,11 +10,11 @@ from quantfair.results.exports.caption import (
     MISSING,
     TAIL,
     choose_digits,
-    write_caption,
-    write_interval,
-    write_notes,
-    write_number,
-    write_p,
+    format_caption,
+    format_interval,
+    format_notes,
+    format_number,
+    format_p,
 )
 from quantfair.results.exports.paper_table import Drop, PaperTable, Row
 
@@ -41,22 +41,22 @@ def escape_latex(text: str) -> str:
     return "".join(ESCAPES.get(sign, sign) for sign in text)
 
 
-def write_latex(table: PaperTable) -> str:
+def format_latex(table: PaperTable) -> str:
     """Return the table; a configuration takes two lines, the second with the intervals.
 
     More columns than fit a page go on in a second tabular below the first, with the same rows.
     """
-    tabulars = [line for columns in _split(_list_columns(table)) for line in _write_tabular(columns)]
+    tabulars = [line for columns in _split(_list_columns(table)) for line in _format_tabular(columns)]
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escape_latex(write_caption(table))}}}",
+        rf"\caption{{{escape_latex(format_caption(table))}}}",
         rf"\label{{tab:{table.slug}}}",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}",
         *tabulars,
-        *(rf"\par {escape_latex(note)}" for note in write_notes(table)),
+        *(rf"\par {escape_latex(note)}" for note in format_notes(table)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -68,7 +68,7 @@ def _list_columns(table: PaperTable) -> list[list[str]]:
     names = [*HEAD, *(group.name for group in table.groups), *TAIL]
     sizes = [None, None, table.n_test, *(group.n for group in table.groups), *[None] * len(TAIL)]
     heads = ([escape_latex(name), "" if n is None else f"$n={n}$"] for name, n in zip(names, sizes, strict=True))
-    lines = [line for row in table.rows for line in _write_row(table, row, digits)]
+    lines = [line for row in table.rows for line in _format_row(table, row, digits)]
     return [[*head, *(line[place] for line in lines)] for place, head in enumerate(heads)]
 
 
@@ -83,7 +83,7 @@ def _split(columns: list[list[str]]) -> list[list[list[str]]]:
     return [[*names, *part] for part in parts]
 
 
-def _write_tabular(columns: list[list[str]]) -> list[str]:
+def _format_tabular(columns: list[list[str]]) -> list[str]:
     lines = [" & ".join(cells) + r" \\" for cells in zip(*columns, strict=True) if any(cells)]
     return [
         rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
@@ -96,22 +96,22 @@ def _write_tabular(columns: list[list[str]]) -> list[str]:
     ]
 
 
-def _write_row(table: PaperTable, row: Row, digits: int) -> tuple[list[str], list[str]]:
+def _format_row(table: PaperTable, row: Row, digits: int) -> tuple[list[str], list[str]]:
     drops, worst = (row.overall, *row.drops), row.find_worst(table.groups)
-    cells = [_write_number(drop.drop_pp, digits) for drop in drops]
+    cells = [_format_number(drop.drop_pp, digits) for drop in drops]
     if worst is not None:
         cells[worst + 1] = rf"\textbf{{{cells[worst + 1]}}}"
-    after = [_write_number(row.disparity.get(name), digits) for name in ("drop_disparity_pp", "null_q95_pp")]
-    after += [escape_latex(write_p(row.disparity.get("perm_p"))), escape_latex(row.verdict or MISSING)]
+    after = [_format_number(row.disparity.get(name), digits) for name in ("drop_disparity_pp", "null_q95_pp")]
+    after += [escape_latex(format_p(row.disparity.get("perm_p"))), escape_latex(row.verdict or MISSING)]
     first = [escape_latex(row.configuration), str(len(row.seeds) or "--"), *cells, *after]
-    return first, ["", "", *(_write_interval(drop, digits) for drop in drops), *[""] * len(TAIL)]
+    return first, ["", "", *(_format_interval(drop, digits) for drop in drops), *[""] * len(TAIL)]
 
 
-def _write_number(value: float | None, digits: int) -> str:
+def _format_number(value: float | None, digits: int) -> str:
     """A minus sign, and no hyphen, stands before a number below zero."""
-    return escape_latex(write_number(value, digits)).replace("-", "$-$", 1) if value is not None else "--"
+    return escape_latex(format_number(value, digits)).replace("-", "$-$", 1) if value is not None else "--"
 
 
-def _write_interval(drop: Drop, digits: int) -> str:
-    text = escape_latex(write_interval(drop, digits)).replace("-", "$-$")
+def _format_interval(drop: Drop, digits: int) -> str:
+    text = escape_latex(format_interval(drop, digits)).replace("-", "$-$")
     return rf"{{\scriptsize {text}}}" if text else ""

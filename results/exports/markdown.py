@@ -8,11 +8,11 @@ from quantfair.results.exports.caption import (
     MISSING,
     TAIL,
     choose_digits,
-    write_caption,
-    write_interval,
-    write_notes,
-    write_number,
-    write_p,
+    format_caption,
+    format_interval,
+    format_notes,
+    format_number,
+    format_p,
 )
 from quantfair.results.exports.paper_table import Drop, PaperTable, Row
 
@@ -22,33 +22,33 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~#&$@])", r"\\\1", " ".join(text.split()))
 
 
-def write_markdown(table: PaperTable) -> str:
+def format_markdown(table: PaperTable) -> str:
     """Return caption, table and notes; the bold drop of a row is that of its worst ranked group."""
     digits = choose_digits(table)
     groups = [f"{group.name} (n = {group.n})" for group in table.groups]
     head = [*HEAD[:-1], f"{HEAD[-1]} (n = {table.n_test})", *groups, *TAIL]
     lines = [
-        escape_markdown(write_caption(table)),
+        escape_markdown(format_caption(table)),
         "",
         _join(map(escape_markdown, head)),
         _join(["---", *["---:"] * (len(head) - 2), "---"]),
-        *(_write_row(table, row, digits) for row in table.rows),
+        *(_format_row(table, row, digits) for row in table.rows),
     ]
-    lines += [line for note in write_notes(table) for line in ("", escape_markdown(note))]
+    lines += [line for note in format_notes(table) for line in ("", escape_markdown(note))]
     return "\n".join(lines) + "\n"
 
 
-def _write_row(table: PaperTable, row: Row, digits: int) -> str:
+def _format_row(table: PaperTable, row: Row, digits: int) -> str:
     worst = row.find_worst(table.groups)
-    drops = [_write_drop(drop, digits, bold=place == worst) for place, drop in enumerate(row.drops)]
-    after = [write_number(row.disparity.get(name), digits) for name in ("drop_disparity_pp", "null_q95_pp")]
-    after += [escape_markdown(write_p(row.disparity.get("perm_p"))), escape_markdown(row.verdict or MISSING)]
-    name, overall = escape_markdown(row.configuration), _write_drop(row.overall, digits, bold=False)
+    drops = [_format_drop(drop, digits, bold=place == worst) for place, drop in enumerate(row.drops)]
+    after = [format_number(row.disparity.get(name), digits) for name in ("drop_disparity_pp", "null_q95_pp")]
+    after += [escape_markdown(format_p(row.disparity.get("perm_p"))), escape_markdown(row.verdict or MISSING)]
+    name, overall = escape_markdown(row.configuration), _format_drop(row.overall, digits, bold=False)
     return _join([name, str(len(row.seeds) or MISSING), overall, *drops, *after])
 
 
-def _write_drop(drop: Drop, digits: int, *, bold: bool) -> str:
-    value, interval = write_number(drop.drop_pp, digits), escape_markdown(write_interval(drop, digits))
+def _format_drop(drop: Drop, digits: int, *, bold: bool) -> str:
+    value, interval = format_number(drop.drop_pp, digits), escape_markdown(format_interval(drop, digits))
     return f"{f'**{value}**' if bold else value} {interval}".strip()
 
 

@@ -203,7 +203,7 @@ def _name_data(trials: Sequence[Trial]) -> dict[str, str]:
     for (name, _), alike in settings.items():
         keys = sorted({key for one in alike.values() for key in one} - {"name", "imbalance", "imbalance_by"})
         told = {
-            id_: {**{key: _say(key, one.get(key)) for key in keys}, "mixture": _say_mixture(one)}
+            id_: {**{key: _format(key, one.get(key)) for key in keys}, "mixture": _format_mixture(one)}
             for id_, one in alike.items()
         }
         varying = [key for key in (*keys, "mixture") if len({texts[key] for texts in told.values()}) > 1]
@@ -213,13 +213,13 @@ def _name_data(trials: Sequence[Trial]) -> dict[str, str]:
     return names
 
 
-def _say(key: str, value: Any) -> str:
+def _format(key: str, value: Any) -> str:
     """Return a setting of the data in words."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
     return f"{key.replace('_', ' ')} {text}"
 
 
-def _say_mixture(settings: Mapping[str, Any]) -> str:
+def _format_mixture(settings: Mapping[str, Any]) -> str:
     """Return how even the training data are, as people call it."""
     kind, _, numbers = str(settings.get("imbalance") or "none").partition(":")
     by = f" by {settings['imbalance_by']}" if settings.get("imbalance_by") else ""

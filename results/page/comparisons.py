@@ -18,7 +18,7 @@ RUNNABLE: Final = ("fp32", "fp32_ft", "ptq", "qat")  # what a runtime can be giv
 
 
 @dataclass(frozen=True)
-class Loss:
+class ComparisonRow:
     """What one configuration loses against one other side, by one grouping; others are of the same method and bits."""
 
     config: Config
@@ -32,7 +32,7 @@ class Loss:
     evenness: Row
     gap_pp: float | None
     in_play: tuple[tuple[Group, Drop], ...] = ()
-    others: tuple["Loss", ...] = ()
+    others: tuple["ComparisonRow", ...] = ()
 
     @property
     def word(self) -> str:
@@ -64,7 +64,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Reach:
+class DetectableDrop:
     """What one data set can tell at all."""
 
     data: Data
@@ -87,7 +87,7 @@ class Question:
     grouping: Grouping
 
 
-def measure_reach(facts: Facts) -> list[Reach]:
+def measure_reach(facts: Facts) -> list[DetectableDrop]:
     """Return for each data set what it can tell: seeds, images, accuracy of the reference, what could go unseen."""
     reaches = []
     for data in facts.catalog.data:
@@ -98,7 +98,7 @@ def measure_reach(facts: Facts) -> list[Reach]:
         sizes = [trial["n_test"] for config in configs for trial in config.ok if trial["n_test"]]
         verdicts = {grouping.name: _list_verdicts(facts, data, grouping) for grouping in data.groupings}
         reaches.append(
-            Reach(
+            DetectableDrop(
                 data=data,
                 n_seeds=len({trial["seed"] for config in configs for trial in config.ok}),
                 n_test=max(sizes, default=None),
@@ -125,7 +125,7 @@ def _explain_mde(verdicts: Sequence[Row]) -> str:
     return reasons[0] if reasons else "no finished configuration is compared with another one"
 
 
-def list_losses(facts: Facts, data: Data, grouping: Grouping) -> list[Loss]:
+def list_losses(facts: Facts, data: Data, grouping: Grouping) -> list[ComparisonRow]:
     """Return a row for each method and bits: PTQ and fine-tuning against the reference, QAT against its control.
 
     QAT without a control, such as one from scratch with other steps, is beside its reference.
@@ -141,7 +141,7 @@ def list_losses(facts: Facts, data: Data, grouping: Grouping) -> list[Loss]:
 
 def compare_loss(
     facts: Facts, data: Data, grouping: Grouping, method: str, comparison: str, runtime: str = TORCH
-) -> dict[tuple[str, str], Loss]:
+) -> dict[tuple[str, str], ComparisonRow]:
     """Return by variant and bits what configurations of a method lose against one other side."""
     found = {}
     for same in _split_by_bits(facts, data):
@@ -168,15 +168,15 @@ def choose_side(facts: Facts, configs: Sequence[Config]) -> str | None:
     return None
 
 
-def _make_loss(facts: Facts, configs: list[Config], grouping: Grouping, comparison: str, runtime: str) -> Loss:
+def _make_loss(facts: Facts, configs: list[Config], grouping: Grouping, comparison: str, runtime: str) -> ComparisonRow:
     losses = [_read_loss(facts, config, grouping, comparison, runtime) for config in configs]
     known = [loss for loss in losses if loss.overall]
     primary = next((loss for loss in known if loss.config.is_primary), known[0])
     others = tuple(loss for loss in known if loss is not primary)
-    return Loss(**{**vars(primary), "others": others})
+    return ComparisonRow(**{**vars(primary), "others": others})
 
 
-def _read_loss(facts: Facts, config: Config, grouping: Grouping, comparison: str, runtime: str) -> Loss:
+def _read_loss(facts: Facts, config: Config, grouping: Grouping, comparison: str, runtime: str) -> ComparisonRow:
     key = (config.config_id, runtime, comparison, grouping.name)
     verdict, drops = facts.verdicts.get(key, {}), facts.drops.get(key, {})
     out = verdict.get("out_of_play") or ()
@@ -184,7 +184,7 @@ def _read_loss(facts: Facts, config: Config, grouping: Grouping, comparison: str
     in_play = tuple(
         (g, drops[g.name]) for g in grouping.groups if g.is_ranked and g.name not in out and g.name in drops
     )
-    return Loss(
+    return ComparisonRow(
         config=config,
         comparison=comparison,
         other=facts.catalog.find(overall.other_config_id) if overall else None,
@@ -226,7 +226,7 @@ def list_deployed(facts: Facts) -> list[str]:
     return [runtime for runtime in DEPLOYED if runtime in there]
 
 
-def find_shippable(facts: Facts, data: Data, grouping: Grouping, runtime: str) -> Loss | None:
+def find_shippable(facts: Facts, data: Data, grouping: Grouping, runtime: str) -> ComparisonRow | None:
     """Return the named configuration of the fewest bits that is *harmless* against FP32; of equals the first.
 
     QAT too is beside FP32: who ships it gives up that one, not the control. FP32 answers in torch in every case.

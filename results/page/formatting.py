@@ -48,20 +48,20 @@ def format_p(p: float | None) -> str:
     return text.replace(" ", NO_BREAK)
 
 
-def say_interval(low: float | None, high: float | None) -> str:
+def format_interval(low: float | None, high: float | None) -> str:
     """Return " [1.2, 5.0]", which no line breaks, and nothing where there is no interval."""
     return "" if low is None or high is None else f" [{format_pp(low)},{NO_BREAK}{format_pp(high)}]"
 
 
-def say_drop(drop: float | None, low: float | None = None, high: float | None = None) -> str:
+def format_drop(drop: float | None, low: float | None = None, high: float | None = None) -> str:
     """Return "loses 3.1 pp [1.2, 5.0]"; of a gain both the number and the interval are of the gain."""
     if drop is None:
         return MISSING
     if float(f"{drop:.2f}") == 0:
-        return f"no change, 0.0 pp{say_interval(low, high)}"
+        return f"no change, 0.0 pp{format_interval(low, high)}"
     if drop > 0:
-        return f"loses {format_pp(drop)} pp{say_interval(low, high)}"
-    return f"gains {format_pp(-drop)} pp{say_interval(_minus(high), _minus(low))}"
+        return f"loses {format_pp(drop)} pp{format_interval(low, high)}"
+    return f"gains {format_pp(-drop)} pp{format_interval(_minus(high), _minus(low))}"
 
 
 def _minus(value: float | None) -> float | None:

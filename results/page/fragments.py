@@ -4,15 +4,15 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from quantfair.results.page.catalog import Data
-from quantfair.results.page.comparisons import Loss
+from quantfair.results.page.comparisons import ComparisonRow
 from quantfair.results.page.formatting import (
     MISSING,
     escape,
+    format_drop,
+    format_interval,
     format_p,
     format_pp,
     render_number,
-    say_drop,
-    say_interval,
     shorten,
 )
 from quantfair.results.page.index import Drop, Facts, Row
@@ -56,10 +56,10 @@ def small(*parts: str, kind: str = "") -> str:
 
 def name_bits(variant: str, bits: str) -> str:
     """Return "PTQ 8 bits", "PTQ W4A8", "FP32-FT"."""
-    return variant if bits == "FP32" else f"{variant} {say_bits(bits)}"
+    return variant if bits == "FP32" else f"{variant} {format_bits(bits)}"
 
 
-def say_bits(bits: str) -> str:
+def format_bits(bits: str) -> str:
     """Return "8 bits", "W4A8"."""
     return f"{bits} bits" if bits.isdigit() else bits
 
@@ -69,7 +69,7 @@ def name_group(name: str, length: int = NAME) -> str:
     return f'<span data-group="{escape(name)}" title="{escape(name)}">{escape(shorten(name, length))}</span>'
 
 
-def render_word(loss: Loss) -> str:
+def render_word(loss: ComparisonRow) -> str:
     """Return the verdict with its shape; the rule with its numbers is the tooltip."""
     rule = loss.verdict.get("rule") or loss.verdict.get("reason") or "the tables have no verdict"
     provisional = " *" if loss.verdict.get("provisional") else ""
@@ -78,20 +78,20 @@ def render_word(loss: Loss) -> str:
     return f'<b class="word {kind}" title="{escape(rule)}">{shape} {escape(loss.word)}{provisional}</b>'
 
 
-def render_loss(loss: Loss) -> str:
+def render_loss(loss: ComparisonRow) -> str:
     """Return the verdict, the worst group with its excess, whether it is chance, and what others are called."""
     told = escape(explain_no_worst(loss))
     if loss.worst:
         group, drop = loss.worst
-        beyond = f"{format_pp(drop.eag_pp)} worse than all{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
-        lost = render_number(f"{say_drop(drop.drop_pp)},", drop.drop_pp)
+        beyond = f"{format_pp(drop.eag_pp)} worse than all{format_interval(drop.eag_low_pp, drop.eag_high_pp)}"
+        lost = render_number(f"{format_drop(drop.drop_pp)},", drop.drop_pp)
         told = f"{loss.grouping.prefix}{name_group(group.name)} {lost} {render_number(beyond, drop.eag_pp)}"
-    others = f"other settings: {escape(say_others(loss))}" if loss.others else ""
-    lines = [told, "; ".join(_tell_evidence(loss)), others]
+    others = f"other settings: {escape(format_others(loss))}" if loss.others else ""
+    lines = [told, "; ".join(_format_evidence(loss)), others]
     return render_word(loss) + "".join(small(line, kind="more") for line in lines if line)
 
 
-def _tell_evidence(loss: Loss) -> Iterator[str]:
+def _format_evidence(loss: ComparisonRow) -> Iterator[str]:
     """Yield the p, how near to no change every group is, and which groups had little to lose."""
     p, margin = loss.unevenness.get("perm_p"), loss.verdict.get("harmless_margin_pp")
     if p is not None:
@@ -105,7 +105,7 @@ def _tell_evidence(loss: Loss) -> Iterator[str]:
         yield f"out of play: {', '.join(map(name_group, out[:MOST_OUT]))}{more}"
 
 
-def explain_no_worst(loss: Loss) -> str:
+def explain_no_worst(loss: ComparisonRow) -> str:
     """Return why no group is named as the worst."""
     if not loss.verdict.get("word"):
         return loss.verdict.get("reason") or "the tables have no verdict"
@@ -119,16 +119,16 @@ def explain_no_worst(loss: Loss) -> str:
     return f"no {loss.grouping.noun} in play loses more than all images"
 
 
-def say_others(loss: Loss) -> str:
+def format_others(loss: ComparisonRow) -> str:
     """Return the verdicts on other settings of this method and bits, and what their worst groups lose more than all."""
     if not loss.others:
         return ""
     words = ", ".join(f"{n} {word}" for word, n in loss.words_of_others.most_common())
     ends = loss.range_of_others
-    return f"{words}; worst {loss.grouping.noun} {say_range(*ends)} worse than all" if ends else words
+    return f"{words}; worst {loss.grouping.noun} {format_range(*ends)} worse than all" if ends else words
 
 
-def say_range(low: float, high: float) -> str:
+def format_range(low: float, high: float) -> str:
     """Return "0.9 to 1.4 pp", or one number where both ends read alike."""
     ends = dict.fromkeys((format_pp(low), format_pp(high)))
     return f"{' to '.join(ends)} pp"
@@ -138,7 +138,7 @@ def render_drop(drop: Drop | None) -> str:
     """Return "loses 3.1 pp [1.2, 5.0]"."""
     if drop is None:
         return MISSING
-    return render_number(say_drop(drop.drop_pp, drop.low_pp, drop.high_pp), drop.drop_pp)
+    return render_number(format_drop(drop.drop_pp, drop.low_pp, drop.high_pp), drop.drop_pp)
 
 
 def render_disparity(evenness: Row, gap_pp: float | None = None) -> str:

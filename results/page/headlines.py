@@ -7,24 +7,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from quantfair.results.page.catalog import Grouping
-from quantfair.results.page.comparisons import Loss, Question, Reach
+from quantfair.results.page.comparisons import ComparisonRow, DetectableDrop, Question
 from quantfair.results.page.formatting import (
     NO_BREAK,
     count,
+    format_drop,
+    format_interval,
     format_percent,
     format_pp,
-    say_drop,
-    say_interval,
     shorten,
 )
-from quantfair.results.page.fragments import name_bits, say_bits
+from quantfair.results.page.fragments import format_bits, name_bits
 from quantfair.results.page.index import Drop
 
 NAME = 40  # characters of a group's name
 TAIL = 0.025  # of 95 % intervals around nothing, so many lie above it
 
 
-def lead_reach(reach: Reach) -> str:
+def lead_reach(reach: DetectableDrop) -> str:
     """Return how much a group of the first grouping must lose before it shows."""
     grouping = reach.data.groupings[0]
     mde = reach.mde.get(grouping.name)
@@ -35,16 +35,16 @@ def lead_reach(reach: Reach) -> str:
     return f"By {grouping.title}, the drop of a {grouping.noun} is told from 0 (80 % power) if it is at least {size}."
 
 
-def lead_losers(losses: Mapping[str, Sequence[Loss]]) -> str:
+def lead_losers(losses: Mapping[str, Sequence[ComparisonRow]]) -> str:
     """Return who does worse than all images, and the verdicts on quantized models by every grouping."""
     shown = {title: [loss for loss in some if loss.config.method != "fp32_ft"] for title, some in losses.items()}
     told = [_count_verdicts(some) for some in shown.values()]
     return " ".join(
-        [_tell_clearest([one for some in shown.values() for one in some]), *(text for text in told if text)]
+        [_format_clearest([one for some in shown.values() for one in some]), *(text for text in told if text)]
     )
 
 
-def _count_verdicts(losses: Sequence[Loss]) -> str:
+def _count_verdicts(losses: Sequence[ComparisonRow]) -> str:
     if not losses:
         return ""
     words = Counter(loss.word for loss in losses)
@@ -52,7 +52,7 @@ def _count_verdicts(losses: Sequence[Loss]) -> str:
     return f"By {losses[0].grouping.title}, of {count(len(losses), 'quantized row')} {told}."
 
 
-def _tell_clearest(losses: Sequence[Loss]) -> str:
+def _format_clearest(losses: Sequence[ComparisonRow]) -> str:
     """Return in how many places a group's excess is above 0 by its interval, and the one that is farthest from it."""
     found = [(loss, group, drop) for loss in losses for group, drop in loss.in_play if drop.eag_low_pp is not None]
     above = [one for one in found if (one[2].eag_low_pp or 0) > 0]
@@ -63,13 +63,13 @@ def _tell_clearest(losses: Sequence[Loss]) -> str:
     loss, group, drop = max(above, key=lambda one: one[2].eag_low_pp or 0)
     return (
         f"Clearest: {_name(loss.grouping, group.name)} at {name_bits(loss.config.variant, loss.config.bits)}, "
-        f"{format_pp(drop.eag_pp)} pp{say_interval(drop.eag_low_pp, drop.eag_high_pp)} worse than all images: it "
-        f"{say_drop(drop.drop_pp)}. Of {len(found)} such intervals {len(above)} {'is' if len(above) == 1 else 'are'} "
-        f"above 0, where chance alone puts {_say_expected(TAIL * len(found))}."
+        f"{format_pp(drop.eag_pp)} pp{format_interval(drop.eag_low_pp, drop.eag_high_pp)} worse than all images: it "
+        f"{format_drop(drop.drop_pp)}. Of {len(found)} such intervals {len(above)} {'is' if len(above) == 1 else 'are'} "
+        f"above 0, where chance alone puts {_format_expected(TAIL * len(found))}."
     )
 
 
-def _say_expected(expected: float) -> str:
+def _format_expected(expected: float) -> str:
     return "less than 1" if expected < 1 else f"about {expected:.0f}"
 
 
@@ -80,11 +80,11 @@ def _name(grouping: Grouping, group: str) -> str:
 def lead_causes(effects: Mapping[str, Mapping[str, Drop | None]], bits: str) -> str:
     """Return what the comparisons say of all images at the fewest bits, and what fine-tuning alone does."""
     drops = {title: found.get(bits) or found.get("FP32") for title, found in effects.items()}
-    texts = [f"{title} {say_drop(drop.drop_pp, drop.low_pp, drop.high_pp)}" for title, drop in drops.items() if drop]
-    return f"At {say_bits(bits)}, of all images: {'; '.join(texts)}."
+    texts = [f"{title} {format_drop(drop.drop_pp, drop.low_pp, drop.high_pp)}" for title, drop in drops.items() if drop]
+    return f"At {format_bits(bits)}, of all images: {'; '.join(texts)}."
 
 
-def lead_deployed(runtime: str, losses: Sequence[Loss]) -> str:
+def lead_deployed(runtime: str, losses: Sequence[ComparisonRow]) -> str:
     """Return how many configurations answer as in torch, within 1 pp for every group, and which does least."""
     every = [one for loss in losses for one in (loss, *loss.others) if one.overall]
     same = sum(loss.word == "harmless" for loss in every)
@@ -97,7 +97,7 @@ def lead_deployed(runtime: str, losses: Sequence[Loss]) -> str:
     if not most.overall.flip_rate:
         return f"{told} No answer changes."
     changed = format_percent(most.overall.flip_rate, 2).replace(" ", NO_BREAK)
-    drop = say_drop(most.overall.drop_pp, most.overall.low_pp, most.overall.high_pp)
+    drop = format_drop(most.overall.drop_pp, most.overall.low_pp, most.overall.high_pp)
     return f"{told} Farthest from torch: {most.config.name}, {changed} of its answers differ; all images: {drop}."
 
 

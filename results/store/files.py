@@ -121,7 +121,7 @@ class Files:
         try:
             self._rename_into(path, data, sync=sync) if self.is_local else self._upload(path, data)
         except OSError as error:
-            room = self._say_room(len(data)) if is_full(error) else ""
+            room = self._format_room(len(data)) if is_full(error) else ""
             failure = WriteError(f"{self.describe(path)} cannot be written ({error}){room}")
             failure.errno = error.errno
             raise failure from error
@@ -211,7 +211,7 @@ class Files:
         with self._filesystem.open_output_stream(self._full(path)) as stream:
             stream.write(data)
 
-    def _say_room(self, n_bytes: int) -> str:
+    def _format_room(self, n_bytes: int) -> str:
         if not self.is_local:
             return ""
         free = shutil.disk_usage(self.root).free

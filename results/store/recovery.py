@@ -16,7 +16,7 @@ from quantfair.results.store.files import DamagedError, MissingError
 from quantfair.results.store.store import Folder, Store
 
 
-class Survey(NamedTuple):
+class StoreScan(NamedTuple):
     """The rows of finished trials whose files are there, in the order of their ids, and the files that are not.
 
     `runtimes` holds the status of every deployed runtime of such a trial, by trial_id and runtime.
@@ -27,7 +27,7 @@ class Survey(NamedTuple):
     runtimes: dict[tuple[str, str], str]
 
 
-def survey(store: Store) -> Survey:
+def scan_store(store: Store) -> StoreScan:
     """Look at every row, and whether the files of the finished trials are there. Writes nothing but the index.
 
     What is inside predictions and layers is not read: `find_damage` does.
@@ -47,12 +47,12 @@ def survey(store: Store) -> Survey:
             found.append(MissingError(path := f"samples/{dataset_id}.parquet", store.files.describe(path)))
     present = {trial_id for trial_id in ids if trial_id not in lost}
     runtimes, unsound = _survey_runtimes(store, present)
-    return Survey(trials, [*damaged, *found, *unsound], runtimes)
+    return StoreScan(trials, [*damaged, *found, *unsound], runtimes)
 
 
 def find_damage(store: Store) -> list[DamagedError]:
-    """Return what `survey` finds, and what reading every file of the finished trials finds."""
-    trials, damaged, runtimes = survey(store)
+    """Return what `scan_store` finds, and what reading every file of the finished trials finds."""
+    trials, damaged, runtimes = scan_store(store)
     rows = zip(*(trials[name].to_pylist() for name in ("trial_id", "status", "dataset_id")), strict=True)
     ok = [(trial_id, dataset_id) for trial_id, status, dataset_id in rows if status == "ok"]
     with ThreadPoolExecutor(4) as pool:
@@ -75,11 +75,11 @@ def is_of_samples(error: DamagedError) -> bool:
     return error.path.startswith("samples/")
 
 
-def set_aside(store: Store, damaged: Iterable[DamagedError]) -> list[str]:
+def quarantine(store: Store, damaged: Iterable[DamagedError]) -> list[str]:
     """Move damaged files to corrupt/ and forget the rows of their trials; return a sentence for each file."""
     said = []
     for error in {error.path: error for error in damaged}.values():
-        place = store.set_aside(error.path)
+        place = store.quarantine(error.path)
         trial_id = error.path.split("/")[1].partition(".")[0]
         if is_of_samples(error):
             remedy = "`sweep` describes the images anew, and their trials count as missing until then"
@@ -87,7 +87,7 @@ def set_aside(store: Store, damaged: Iterable[DamagedError]) -> list[str]:
             remedy = f"`sweep` measures trial {trial_id} in {runtime} again"
             store.remove_runtime(trial_id, runtime)
         else:
-            remedy = _say_remedy(store, trial_id)
+            remedy = _format_remedy(store, trial_id)
             store.remove_trial(trial_id)
         said.append(f"{error.path} {error.why}{f': moved to {place}' if place else ''}; {remedy}.")
     return said
@@ -136,7 +136,7 @@ def _read_runtime(store: Store, trial_id: str, runtime: str) -> Iterator[Damaged
             yield error
 
 
-def _say_remedy(store: Store, trial_id: str) -> str:
+def _format_remedy(store: Store, trial_id: str) -> str:
     """Say how a trial comes back; no sweep makes predictions that came from elsewhere."""
     with suppress(DamagedError):
         row = store.read_trial(trial_id)

@@ -24,7 +24,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table.select(schema.names).cast(schema)
 
 
-def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+def rows_to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Return rows as a table; columns a row leaves out are null. Raises StoreError for a column nobody knows."""
     rows = [dict(row) for row in rows]
     unknown = {name for row in rows for name in row} - set(schema.names)
@@ -44,7 +44,7 @@ def join(tables: Iterable[pa.Table]) -> pa.Table | None:
     return pa.concat_tables(parts, promote_options="default").combine_chunks() if parts else None
 
 
-class Rows:
+class TableBuilder:
     """Blocks of rows of one schema. Columns that a block leaves out are null; NaN becomes null."""
 
     def __init__(self, schema: pa.Schema):

@@ -26,7 +26,7 @@ from quantfair.results.schema import (
 )
 from quantfair.results.store import lock, trial_index
 from quantfair.results.store.files import DamagedError, Files, MissingError, StoreError, Version
-from quantfair.results.store.rows import conform, table_of
+from quantfair.results.store.rows import conform, rows_to_table
 
 Folder = Literal["trials", "predictions", "runtimes", "layers", "mechanism", "samples", "tables"]
 
@@ -137,7 +137,7 @@ class Store:
         """Return the files of a folder by name, with what tells their content from the next."""
         return self.files.list_folder(folder)
 
-    def set_aside(self, path: str) -> str | None:
+    def quarantine(self, path: str) -> str | None:
         """Move a damaged file to corrupt/, under a name of its own, and return that; None where the file is missing."""
         if not self.files.exists(path):
             return None
@@ -207,7 +207,7 @@ class Store:
     def write_runtime(self, trial_id: str, runtime: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep how a trial does in a deployed runtime: written last, so that it exists means this runtime is done."""
         named = ({"trial_id": trial_id, "runtime": runtime, **row} for row in rows)
-        self.files.write_parquet(f"runtimes/{trial_id}.{runtime}.parquet", table_of(named, RUNTIMES))
+        self.files.write_parquet(f"runtimes/{trial_id}.{runtime}.parquet", rows_to_table(named, RUNTIMES))
 
     def read_runtime(self, trial_id: str, runtime: str) -> pa.Table | None:
         """Return the rows that `write_runtime` kept, or None for a runtime that is not done."""
@@ -226,7 +226,7 @@ class Store:
 
     def write_layers(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep what was done to each layer."""
-        self.files.write_parquet(f"layers/{trial_id}.parquet", table_of(rows, LAYERS))
+        self.files.write_parquet(f"layers/{trial_id}.parquet", rows_to_table(rows, LAYERS))
 
     def read_layers(self, trial_id: str) -> pa.Table:
         """Return what was done to each layer."""
@@ -246,7 +246,7 @@ class Store:
 
     def write_mechanism(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep what was measured of each group at the weights of a float model."""
-        self.files.write_parquet(f"mechanism/{trial_id}.parquet", table_of(rows, MECHANISM))
+        self.files.write_parquet(f"mechanism/{trial_id}.parquet", rows_to_table(rows, MECHANISM))
 
     def read_mechanism(self, trial_id: str) -> pa.Table | None:
         """Return what `write_mechanism` kept, or None for a trial that did not measure it."""
@@ -276,7 +276,7 @@ class Store:
 
     def write_trial(self, row: Mapping[str, Any]) -> None:
         """Write the row of a trial, by which it is finished; columns that the row leaves out are null."""
-        self.files.write_parquet(f"trials/{row['trial_id']}.parquet", table_of([row], TRIALS))
+        self.files.write_parquet(f"trials/{row['trial_id']}.parquet", rows_to_table([row], TRIALS))
 
     def remove_trial(self, trial_id: str) -> None:
         """Forget that a trial is finished."""
@@ -360,7 +360,7 @@ class Store:
         self.files.write("report.html", html.encode())
         return self.report_path
 
-    def write_comparison(self, html: str, tables: Mapping[str, pa.Table]) -> list[str]:
+    def format_comparison(self, html: str, tables: Mapping[str, pa.Table]) -> list[str]:
         """Write a page and tables that compare this store with another one, and return where they are."""
         for name, table in tables.items():
             self.files.write_parquet(f"exports/{name}.parquet", table)

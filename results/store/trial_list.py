@@ -4,13 +4,13 @@ from collections import Counter
 from typing import Any
 
 from quantfair.results.schema import BLOCKED, IMPORTED
-from quantfair.results.store.recovery import Survey, is_of_samples, survey
+from quantfair.results.store.recovery import StoreScan, is_of_samples, scan_store
 from quantfair.results.store.store import Store
 
 _ById = dict[str, dict[str, Any]]
 
 
-def list_trials(store: Store, found: Survey | None = None) -> list[dict[str, Any]]:
+def list_trials(store: Store, found: StoreScan | None = None) -> list[dict[str, Any]]:
     """Return the rows of the plan's trials in its order: finished ones, and `failed` ones for those that are blocked.
 
     After them come imported trials of the plan's data sets, by id.
@@ -21,7 +21,7 @@ def list_trials(store: Store, found: Survey | None = None) -> list[dict[str, Any
         StoreError: there is no sweep in the store.
     """
     manifest = store.read_manifest()
-    found = found or survey(store)
+    found = found or scan_store(store)
     trials, damaged = found.trials, found.damaged
     not_described = [error.path.split("/")[1].removesuffix(".parquet") for error in damaged if is_of_samples(error)]
     rows = {row["trial_id"]: row for row in trials.to_pylist() if row["dataset_id"] not in not_described}

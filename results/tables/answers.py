@@ -18,7 +18,7 @@ _N_THREADS: Final = 4
 _READ_AHEAD: Final = 32  # trials; one holds 0.5 MB of 10,000 images
 
 
-class Outcomes(NamedTuple):
+class TrialAnswers(NamedTuple):
     """One trial's answers to the test images, in types that let a thousand trials stay in memory.
 
     `refit_N` are the answers after offsets for each class were fitted on val, None where the logits were not known;
@@ -43,12 +43,12 @@ class Certainty(NamedTuple):
     entropy_N: np.ndarray
 
 
-class Measured(NamedTuple):
+class DatasetAnswers(NamedTuple):
     """A data set with the rows of its finished trials, in the order of the plan, and what each of them answered."""
 
     test_set: TestSet
     trials: Sequence[Mapping[str, Any]]
-    outcomes: Mapping[str, Outcomes]
+    outcomes: Mapping[str, TrialAnswers]
     deployed: "Sequence[Deployed]" = ()
 
     @property
@@ -65,7 +65,7 @@ class Side(NamedTuple):
     """The other side of a comparison: the column of `trials` that names it, and the answers by trial."""
 
     column: str
-    outcomes: Mapping[str, Outcomes]
+    outcomes: Mapping[str, TrialAnswers]
 
 
 class Deployed(NamedTuple):
@@ -76,10 +76,10 @@ class Deployed(NamedTuple):
     """
 
     runtime: str
-    measured: Measured
+    measured: DatasetAnswers
     trials: Sequence[Mapping[str, Any]]
-    outcomes: Mapping[str, Outcomes]
-    exact: Mapping[str, Outcomes]
+    outcomes: Mapping[str, TrialAnswers]
+    exact: Mapping[str, TrialAnswers]
     without: Set[str]
 
     @property
@@ -94,11 +94,11 @@ class Deployed(NamedTuple):
         return self.measured.test_set
 
     def compared(self) -> Iterator["Compared"]:
-        """Yield as `Measured.compared`."""
+        """Yield as `DatasetAnswers.compared`."""
         return _compare(self)
 
 
-def _compare(measured: Measured | Deployed) -> Iterator["Compared"]:
+def _compare(measured: DatasetAnswers | Deployed) -> Iterator["Compared"]:
     sides = measured.sides
     for row in measured.trials:
         for comparison, side in sides.items():
@@ -109,10 +109,10 @@ def _compare(measured: Measured | Deployed) -> Iterator["Compared"]:
 class Compared(NamedTuple):
     """A trial and the other side of one comparison, None where that has no result."""
 
-    outcomes: Outcomes
+    outcomes: TrialAnswers
     comparison: str
     other_trial_id: str
-    other: Outcomes | None
+    other: TrialAnswers | None
 
     @property
     def key(self) -> dict[str, str]:
@@ -127,7 +127,7 @@ class Compared(NamedTuple):
 
 def read_all_outcomes(
     store: Store, trial_ids: Sequence[str], runtime: str, test_set: TestSet
-) -> Iterator[tuple[Outcomes, Certainty]]:
+) -> Iterator[tuple[TrialAnswers, Certainty]]:
     """Yield what `read_outcomes` returns, in this order; a few trials are read ahead, by threads."""
     with ThreadPoolExecutor(_N_THREADS) as pool:
         for at in range(0, len(trial_ids), _READ_AHEAD):
@@ -135,7 +135,7 @@ def read_all_outcomes(
             yield from pool.map(lambda trial_id: read_outcomes(store, trial_id, runtime, test_set), some)
 
 
-def read_outcomes(store: Store, trial_id: str, runtime: str, test_set: TestSet) -> tuple[Outcomes, Certainty]:
+def read_outcomes(store: Store, trial_id: str, runtime: str, test_set: TestSet) -> tuple[TrialAnswers, Certainty]:
     """Read a trial's predictions. Raises StoreError if they are not of exactly the data set's test images."""
     table = store.read_predictions(trial_id, runtime)  # whole, so that damage anywhere in it is noticed
     table = table.drop_columns(["trial_id", "runtime", "logits"]).sort_by("sample_id")
@@ -149,7 +149,7 @@ def read_outcomes(store: Store, trial_id: str, runtime: str, test_set: TestSet) 
                 "trial runs."
             )
     predicted_N, refit = table["predicted"].to_numpy(), table["predicted_refit"]
-    outcomes = Outcomes(
+    outcomes = TrialAnswers(
         trial_id,
         runtime,
         predicted_N,

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from quantfair.results.statistics.intervals import Interval, wilson_interval
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import TrialAnswers
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import NO_IMAGES, add_metric, divide, explain
 
@@ -44,7 +44,7 @@ class _Cells(NamedTuple):
     n_train_C: np.ndarray
 
 
-def add_class_metrics(outcomes: Outcomes, test_set: TestSet, metrics: Rows) -> None:
+def add_class_metrics(outcomes: TrialAnswers, test_set: TestSet, metrics: TableBuilder) -> None:
     """Add the rows of one trial to `group_metrics`: one for each metric and cell, and the macro averages."""
     label = test_set.grouping("label")
     for grouping in test_set.groupings:
@@ -64,7 +64,7 @@ def add_class_metrics(outcomes: Outcomes, test_set: TestSet, metrics: Rows) -> N
             _add_macro(outcomes, grouping, cells, metrics)
 
 
-def _count(outcomes: Outcomes, test_set: TestSet, grouping: Grouping) -> _Cells:
+def _count(outcomes: TrialAnswers, test_set: TestSet, grouping: Grouping) -> _Cells:
     n_groups, n_classes = len(grouping.names), test_set.n_classes
 
     def count(codes_N: np.ndarray, classes_N: np.ndarray) -> np.ndarray:
@@ -102,10 +102,10 @@ def _to_f1(share: np.ndarray) -> np.ndarray:
 
 
 def _add(
-    outcomes: Outcomes,
+    outcomes: TrialAnswers,
     grouping: str,
     cells: _Cells,
-    metrics: Rows,
+    metrics: TableBuilder,
     names: tuple[str, ...],
     *,
     group: tuple[str, ...] | list[str],
@@ -135,7 +135,7 @@ def _add(
         )
 
 
-def _add_macro(outcomes: Outcomes, grouping: Grouping, cells: _Cells, metrics: Rows) -> None:
+def _add_macro(outcomes: TrialAnswers, grouping: Grouping, cells: _Cells, metrics: TableBuilder) -> None:
     """Add means over the classes that have images in the group; a class never predicted has precision 0, as its F1."""
     actual_GK = cells.actual_C.reshape(len(grouping.names), -1)
     has_GK = actual_GK > 0

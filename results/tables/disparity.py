@@ -14,8 +14,8 @@ import numpy as np
 from quantfair.results.schema import MIN_RANKED
 from quantfair.results.statistics.permutation import Evenness, measure_evenness, sort_groups
 from quantfair.results.statistics.rates import measure_odds, measure_parity
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Deployed, Measured, Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import DatasetAnswers, Deployed, TrialAnswers
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import join_reasons
 from quantfair.results.tables.pairs import Pair
@@ -53,7 +53,7 @@ class Ranked(NamedTuple):
         return (values_TN.astype(np.float32) @ members_NG).astype(np.float64) / self.sizes_G
 
 
-class Measure(NamedTuple):
+class DisparityMetric(NamedTuple):
     """One metric of T trials or pairs, each field an array of T or None. `worst_T` and `best_T` index ranked groups."""
 
     metric: str
@@ -68,8 +68,8 @@ class Measure(NamedTuple):
 
 
 def add_measures(
-    disparity: Rows,
-    measures: Sequence[Measure],
+    disparity: TableBuilder,
+    measures: Sequence[DisparityMetric],
     ranked: Ranked,
     *,
     keys_T: dict[str, list[str]],
@@ -120,7 +120,7 @@ _Thing = TypeVar("_Thing")
 _BLOCK: Final = 1000  # trials or pairs whose images are compared at once
 
 
-def add_disparity(measured: Measured | Deployed, pairs: Sequence[Pair], disparity: Rows) -> None:
+def add_disparity(measured: DatasetAnswers | Deployed, pairs: Sequence[Pair], disparity: TableBuilder) -> None:
     """Add the rows of one data set, a grouping after the other: of trials, of pairs, of missing pairs."""
     compared = [pair for pair in pairs if pair.columns_by_grouping]
     missing = [pair for pair in pairs if not pair.columns_by_grouping]
@@ -143,7 +143,7 @@ def add_disparity(measured: Measured | Deployed, pairs: Sequence[Pair], disparit
 
 
 def _add_pairs(
-    disparity: Rows, measures: list[Measure], ranked: Ranked, *, pairs: Sequence[Pair], grouping: str
+    disparity: TableBuilder, measures: list[DisparityMetric], ranked: Ranked, *, pairs: Sequence[Pair], grouping: str
 ) -> None:
     keys_T = {name: [pair.key[name] for pair in pairs] for name in ("trial_id", "runtime", "comparison")}
     flags_T = [pair.flag for pair in pairs]
@@ -154,11 +154,11 @@ def _cut(things: Sequence[_Thing]) -> Iterator[Sequence[_Thing]]:
     return (things[at : at + _BLOCK] for at in range(0, len(things), _BLOCK))
 
 
-def _explain(metrics: Sequence[str], reason: str | None = None) -> list[Measure]:
-    return [Measure(metric, reason=reason) for metric in metrics]
+def _explain(metrics: Sequence[str], reason: str | None = None) -> list[DisparityMetric]:
+    return [DisparityMetric(metric, reason=reason) for metric in metrics]
 
 
-def _measure_accuracy(trials: Sequence[Outcomes], ranked: Ranked) -> list[Measure]:
+def _measure_accuracy(trials: Sequence[TrialAnswers], ranked: Ranked) -> list[DisparityMetric]:
     """The gap of accuracies, and what else is said of them.
 
     Sources: mean less worst: FairQuant, arXiv 2602.23192; corrected variance: Lum, Zhang and Bower, FAccT 2022.
@@ -171,14 +171,14 @@ def _measure_accuracy(trials: Sequence[Outcomes], ranked: Ranked) -> list[Measur
     ratio_T = np.divide(low_T, high_T, out=np.full(len(low_T), np.nan), where=high_T > 0)
     return [
         _measure_spread("acc_gap_maxmin_pp", 100 * accuracy_TG, evenness, scale=100, worst_is_low=True),
-        Measure("acc_worst", low_T, **ends, reason=SEE_GAP),
-        Measure("acc_mean_worst_pp", 100 * (accuracy_TG.mean(axis=1) - low_T), **ends, reason=SEE_GAP),
-        Measure("acc_std_pp", *_measure_std(accuracy_TG, evenness), **ends, reason=SEE_GAP),
-        Measure("acc_minmax_ratio", ratio_T, **ends, reason=SEE_GAP),
+        DisparityMetric("acc_worst", low_T, **ends, reason=SEE_GAP),
+        DisparityMetric("acc_mean_worst_pp", 100 * (accuracy_TG.mean(axis=1) - low_T), **ends, reason=SEE_GAP),
+        DisparityMetric("acc_std_pp", *_measure_std(accuracy_TG, evenness), **ends, reason=SEE_GAP),
+        DisparityMetric("acc_minmax_ratio", ratio_T, **ends, reason=SEE_GAP),
     ]
 
 
-def _measure_rates(trials: Sequence[Outcomes], test_set: TestSet, ranked: Ranked) -> list[Measure]:
+def _measure_rates(trials: Sequence[TrialAnswers], test_set: TestSet, ranked: Ranked) -> list[DisparityMetric]:
     """Demographic parity and equalized odds. No group is the worst: a rate of predictions is neither good nor bad."""
     n_classes, members = test_set.n_classes, ranked.codes_N >= 0
     cells_N = (ranked.codes_N * n_classes + test_set.labels_N)[members] * n_classes
@@ -192,14 +192,15 @@ def _measure_rates(trials: Sequence[Outcomes], test_set: TestSet, ranked: Ranked
     by_name = [*zip(PARITY, measure_parity(counts_TGYK), strict=False)]
     by_name += [*zip(PARITY[2:], odds or (), strict=False)]
     measures = [
-        Measure(name, gap.value, _correct(gap.value, gap.null_mean), None, None, *gap[1:]) for name, gap in by_name
+        DisparityMetric(name, gap.value, _correct(gap.value, gap.null_mean), None, None, *gap[1:])
+        for name, gap in by_name
     ]
     return [*measures, *_explain(PARITY[len(measures) :], NO_ODDS)]
 
 
 def _measure_drops(
-    pairs: Sequence[Pair], measured: Measured | Deployed, grouping: Grouping, ranked: Ranked
-) -> list[Measure]:
+    pairs: Sequence[Pair], measured: DatasetAnswers | Deployed, grouping: Grouping, ranked: Ranked
+) -> list[DisparityMetric]:
     """How unevenly drops and losses are spread.
 
     Sources of phi: Liu et al., ICML 2025 (PMLR 267:39106); as xi: Tran et al., NeurIPS 2022.
@@ -221,9 +222,9 @@ def _measure_drops(
     excess_TN = np.stack([own.loss_N - other.loss_N for own, other in sides])
     return [
         _measure_spread("drop_disparity_pp", 100 * drop_TG, evenness, scale=100),
-        Measure("drop_std_pp", *_measure_std(drop_TG, evenness), **ends, reason=SEE_DROPS),
-        Measure("eag_max_pp", 100 * (drop_TG.max(axis=1) - overall_T), **ends, reason=SEE_EAG),
-        Measure("gap_change_pp", 100 * gap_change_T, reason=SEE_DROPS),
+        DisparityMetric("drop_std_pp", *_measure_std(drop_TG, evenness), **ends, reason=SEE_DROPS),
+        DisparityMetric("eag_max_pp", 100 * (drop_TG.max(axis=1) - overall_T), **ends, reason=SEE_EAG),
+        DisparityMetric("gap_change_pp", 100 * gap_change_T, reason=SEE_DROPS),
         _measure_spread("phi_loss_nats", columns["excess_loss_nats"], _test(excess_TN, ranked)),
     ]
 
@@ -234,12 +235,12 @@ def _test(values_TN: np.ndarray, ranked: Ranked) -> Evenness:
 
 def _measure_spread(
     metric: str, value_TG: np.ndarray, evenness: Evenness, *, scale: float = 1, worst_is_low: bool = False
-) -> Measure:
+) -> DisparityMetric:
     low_T, high_T = value_TG.argmin(axis=1), value_TG.argmax(axis=1)
     worst_T, best_T = (low_T, high_T) if worst_is_low else (high_T, low_T)
     value_T, null_mean_T = np.ptp(value_TG, axis=1), scale * evenness.null_mean
     floor = (null_mean_T, scale * evenness.null_q95, evenness.p)
-    return Measure(metric, value_T, _correct(value_T, null_mean_T), worst_T, best_T, *floor)
+    return DisparityMetric(metric, value_T, _correct(value_T, null_mean_T), worst_T, best_T, *floor)
 
 
 def _measure_std(fraction_TG: np.ndarray, evenness: Evenness) -> tuple[np.ndarray, np.ndarray]:

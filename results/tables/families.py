@@ -11,8 +11,8 @@ import numpy as np
 
 from quantfair.results.schema import COMPARISONS, MIN_RANKED
 from quantfair.results.statistics.multiplicity import benjamini_hochberg, holm
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Deployed, Measured
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import DatasetAnswers, Deployed
 from quantfair.results.tables.groupings import Grouping
 
 MIN_DISCORDANT: Final = 6  # 5 images, all of them lost, have an exact p of 2 / 2^5 = .06
@@ -42,7 +42,11 @@ def ask(trial: Mapping[str, Any], runtime: str, comparison: str) -> Question | N
 
 
 def find_unfinished(
-    measured: Measured | Deployed, plan: Iterable[Mapping[str, Any]], runtime: str, *, without: Set[str] = frozenset()
+    measured: DatasetAnswers | Deployed,
+    plan: Iterable[Mapping[str, Any]],
+    runtime: str,
+    *,
+    without: Set[str] = frozenset(),
 ) -> set[Question]:
     """Return the questions of which the plan has a trial, or another side, without a result that may still come.
 
@@ -85,7 +89,7 @@ def correct(p_PG: np.ndarray, questions: Sequence[Question | None], dataset_id: 
 
 
 def add_families(
-    families: Rows,
+    families: TableBuilder,
     questions: Sequence[Question | None],
     tested_PG: np.ndarray,
     *,

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from quantfair.results.schema import IMPORTED
 from quantfair.results.statistics.intervals import Interval, mean_interval, wilson_interval
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Certainty, Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import Certainty, TrialAnswers
 from quantfair.results.tables.groupings import Grouping, TestSet
 
 NO_IMAGES = "no test images in this group"
@@ -24,7 +24,7 @@ FEW_TO_CALIBRATE = f"fewer than {MIN_CALIBRATED} test images: noise would make m
 NO_ECE_INTERVAL = "no interval: noise biases a calibration error upward, the more the smaller the group"
 
 
-def add_group_metrics(outcomes: Outcomes, certainty: Certainty, test_set: TestSet, metrics: Rows) -> None:
+def add_group_metrics(outcomes: TrialAnswers, certainty: Certainty, test_set: TestSet, metrics: TableBuilder) -> None:
     """Add the rows of one trial to `group_metrics`."""
     for grouping in test_set.groupings:
         _add_accuracy(outcomes, grouping, metrics)
@@ -47,13 +47,13 @@ def explain(n: np.ndarray, why_null: str) -> list[str | None] | None:
     return None if n.all() else [None if size else why_null for size in n]
 
 
-def _add_accuracy(outcomes: Outcomes, grouping: Grouping, metrics: Rows) -> None:
+def _add_accuracy(outcomes: TrialAnswers, grouping: Grouping, metrics: TableBuilder) -> None:
     n_G, right_G = grouping.sizes("test"), sum_by_group(outcomes.right_N, grouping)
     ci, reason = wilson_interval(right_G, n_G), explain(n_G, NO_IMAGES)
     add_metric(metrics, outcomes, grouping, "accuracy", divide(right_G, n_G), ci=ci, ci_method="wilson", reason=reason)
 
 
-def _add_means(outcomes: Outcomes, certainty: Certainty, grouping: Grouping, metrics: Rows) -> None:
+def _add_means(outcomes: TrialAnswers, certainty: Certainty, grouping: Grouping, metrics: TableBuilder) -> None:
     means = {
         "loss_nats": outcomes.loss_N.astype(np.float64),
         "confidence": certainty.confidence_N,
@@ -65,7 +65,13 @@ def _add_means(outcomes: Outcomes, certainty: Certainty, grouping: Grouping, met
 
 
 def add_mean(
-    outcomes: Outcomes, metric: str, values_N: np.ndarray, grouping: Grouping, metrics: Rows, *, centre: float = 0.0
+    outcomes: TrialAnswers,
+    metric: str,
+    values_N: np.ndarray,
+    grouping: Grouping,
+    metrics: TableBuilder,
+    *,
+    centre: float = 0.0,
 ) -> None:
     """Add the mean of a value of the images in every group, with its t interval. `centre`: as in `average`."""
     mean_G, ci, reason = average(values_N, grouping, centre=centre)
@@ -91,7 +97,7 @@ def average(
     return centre + divide(total_G, n_G), ci, reason
 
 
-def _add_calibration(outcomes: Outcomes, certainty: Certainty, grouping: Grouping, metrics: Rows) -> None:
+def _add_calibration(outcomes: TrialAnswers, certainty: Certainty, grouping: Grouping, metrics: TableBuilder) -> None:
     n_G = grouping.sizes("test")
     ece_G = np.where(n_G >= MIN_CALIBRATED, measure_ece(outcomes.right_N, certainty.confidence_N, grouping), np.nan)
     reason = [NO_ECE_INTERVAL if n >= MIN_CALIBRATED else FEW_TO_CALIBRATE if n else NO_IMAGES for n in n_G]
@@ -121,8 +127,8 @@ def find_bins(confidence_N: np.ndarray, n_bins: int) -> np.ndarray:
 
 
 def add_metric(
-    metrics: Rows,
-    outcomes: Outcomes,
+    metrics: TableBuilder,
+    outcomes: TrialAnswers,
     grouping: Grouping,
     metric: str,
     value_G: np.ndarray,

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from quantfair.results.schema import CORRELATIONS, MECHANISM, MIN_RANKED
 from quantfair.results.statistics.correlation import correlate_ranks
-from quantfair.results.store.rows import Rows, join, table_of
+from quantfair.results.store.rows import TableBuilder, join, rows_to_table
 from quantfair.results.store.store import Store
 
 NOT_MEASURED = "not measured: `analysis` did not name curvature when the trial ran"
@@ -35,7 +35,7 @@ def build_mechanism(store: Store, ok: Iterable[Mapping[str, Any]], group_metrics
     missing = [{"trial_id": trial_id, "reason": NOT_MEASURED} for trial_id in ids if trial_id not in known]
     wanted = pc.field("metric").isin(["accuracy", "margin"]) & pc.field("class").is_null()
     rows = group_metrics.filter(pc.field("trial_id").isin(pa.array(ids, pa.string())) & wanted)
-    parts = [*measured, table_of(missing, MECHANISM), table_of(_list_facts(rows), MECHANISM)]
+    parts = [*measured, rows_to_table(missing, MECHANISM), rows_to_table(_list_facts(rows), MECHANISM)]
     joined = join(parts)
     assert joined is not None
     return joined
@@ -61,7 +61,7 @@ def _list_facts(group_metrics: pa.Table) -> Iterator[dict[str, Any]]:
 
 def build_correlations(trials: pa.Table, paired_metrics: pa.Table, mechanism: pa.Table) -> pa.Table:
     """Return the table `correlations`: means over the seeds of every configuration, over its ranked groups."""
-    groups, rows = _average_over_seeds(trials, paired_metrics, mechanism), Rows(CORRELATIONS)
+    groups, rows = _average_over_seeds(trials, paired_metrics, mechanism), TableBuilder(CORRELATIONS)
     by_key = groups.groupby(list(KEY), sort=False)
     groups = groups.iloc[np.argsort(by_key.ngroup().to_numpy(), kind="stable")]
     keys = by_key.agg(n_groups=("group", "size"), n_seeds=("n_seeds", "max")).reset_index()

@@ -11,8 +11,8 @@ import numpy as np
 
 from quantfair.results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval
 from quantfair.results.statistics.power import observed_minimum_detectable_excess
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Deployed, Measured, Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import DatasetAnswers, Deployed, TrialAnswers
 from quantfair.results.tables.families import Question, add_families, ask, correct, explain_untested
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
@@ -20,7 +20,9 @@ from quantfair.results.tables.groups import NO_IMAGES, divide, join_reasons, sum
 NO_REFIT = "refit: without predictions of val images, no offsets were fitted"
 
 
-def count_refits(outcomes: Outcomes, other: Outcomes, test_set: TestSet, grouping: Grouping) -> dict[str, np.ndarray]:
+def count_refits(
+    outcomes: TrialAnswers, other: TrialAnswers, test_set: TestSet, grouping: Grouping
+) -> dict[str, np.ndarray]:
     """Count what one refitted trial gets wrong and the other one right, and the reverse; nan where one is not known."""
     if outcomes.refit_N is None or other.refit_N is None:
         unknown_G = np.full(len(grouping.names), np.nan)
@@ -65,7 +67,7 @@ class Pair(NamedTuple):
     flag: str | None = None
 
 
-def compare_trials(measured: Measured | Deployed, flags: Mapping[tuple[str, str], str]) -> list[Pair]:
+def compare_trials(measured: DatasetAnswers | Deployed, flags: Mapping[tuple[str, str], str]) -> list[Pair]:
     """Compare every trial of a data set with its other sides. `flags` are by trial and comparison."""
     rows, pairs = {row["trial_id"]: row for row in measured.trials}, []
     for found in measured.compared():
@@ -79,7 +81,7 @@ def compare_trials(measured: Measured | Deployed, flags: Mapping[tuple[str, str]
     return pairs
 
 
-def compare(outcomes: Outcomes, other: Outcomes, test_set: TestSet, *, comparison: str) -> dict[str, Columns]:
+def compare(outcomes: TrialAnswers, other: TrialAnswers, test_set: TestSet, *, comparison: str) -> dict[str, Columns]:
     """Count what one trial changed in every group of every grouping. `other` is the other side."""
     cell_N = 2 * ~other.right_N + ~outcomes.right_N  # 0 rr, 1 rw, 2 wr, 3 ww: the other side's letter first
     flipped_N = outcomes.predicted_N != other.predicted_N
@@ -105,7 +107,7 @@ def compare(outcomes: Outcomes, other: Outcomes, test_set: TestSet, *, compariso
 
 
 def add_pairs(
-    pairs: Sequence[Pair], test_set: TestSet, *, paired: Rows, families: Rows, unfinished: Set[Question]
+    pairs: Sequence[Pair], test_set: TestSet, *, paired: TableBuilder, families: TableBuilder, unfinished: Set[Question]
 ) -> None:
     """Add the rows of all pairs of one data set to `paired_metrics`, and its families. `unfinished` are provisional."""
     compared = [pair for pair in pairs if pair.columns_by_grouping]

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from quantfair.results.statistics.intervals import wilson_interval
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Certainty, Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import Certainty, TrialAnswers
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import NO_IMAGES, NO_LOGITS, divide, find_bins
 
@@ -34,14 +34,14 @@ class Reliability:
         self.config_of = {row["trial_id"]: row.get("config_id") for row in trials}
         self.pools: dict[str, _Pool] = {}
 
-    def add_trial(self, outcomes: Outcomes, certainty: Certainty) -> None:
+    def add_trial(self, outcomes: TrialAnswers, certainty: Certainty) -> None:
         """Add one trial to its configuration."""
         if (config_id := self.config_of[outcomes.trial_id]) is not None:
             pool = self.pools.setdefault(config_id, _Pool(self.groupings))
             if not np.isnan(certainty.confidence_N).any():  # imported without logits
                 pool.add(outcomes.right_N, certainty.confidence_N)
 
-    def add_rows(self, rows: Rows, runtime: str) -> None:
+    def add_rows(self, rows: TableBuilder, runtime: str) -> None:
         """Add the rows of all configurations, in the order of their first trials."""
         for config_id, pool in self.pools.items():
             for grouping, sums_3GB in pool.sums.items():
@@ -64,7 +64,7 @@ class _Pool:
                 sums_GB += np.bincount(cells_N, weights, minlength=sums_GB.size).reshape(sums_GB.shape)
 
 
-def _add(rows: Rows, grouping: Grouping, sums_3GB: np.ndarray, *, n_seeds: int, **key: str) -> None:
+def _add(rows: TableBuilder, grouping: Grouping, sums_3GB: np.ndarray, *, n_seeds: int, **key: str) -> None:
     """Add the bins that hold images; a group that has none in any bin is one row with a reason."""
     n_G, is_row_GB = grouping.sizes("test"), sums_3GB[0] > 0
     is_row_GB[~is_row_GB.any(axis=1), 0] = True

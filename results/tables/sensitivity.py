@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from quantfair.results.store.files import StoreError
-from quantfair.results.store.rows import Rows
+from quantfair.results.store.rows import TableBuilder
 from quantfair.results.store.store import Store
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import divide
@@ -17,7 +17,7 @@ NOT_MEASURED = "not measured: `analysis` did not name sensitivity when the trial
 NO_VAL_IMAGES = "no val images in this group"
 
 
-def add_sensitivity(store: Store, trial_id: str, test_set: TestSet, rows: Rows) -> None:
+def add_sensitivity(store: Store, trial_id: str, test_set: TestSet, rows: TableBuilder) -> None:
     """Add the rows of one quantized trial: one for each layer and group, or one that says why there are none.
 
     Raises:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from quantfair.results.statistics.intervals import Interval, drop_interval
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Compared, Deployed, Measured, Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import Compared, DatasetAnswers, Deployed, TrialAnswers
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import NO_IMAGES, divide, join_reasons
 
 
-def add_shifts(measured: Measured | Deployed, flags: Mapping[tuple[str, str], str], rows: Rows) -> None:
+def add_shifts(measured: DatasetAnswers | Deployed, flags: Mapping[tuple[str, str], str], rows: TableBuilder) -> None:
     """Add a row for each comparison, group and class of one data set.
 
     `flags`: a reason to take a comparison with care, by trial and comparison.
@@ -40,7 +40,7 @@ def add_shifts(measured: Measured | Deployed, flags: Mapping[tuple[str, str], st
             _add(rows, pair, test_set, grouping, **columns, reason=reason)
 
 
-def _add(rows: Rows, pair: Compared, test_set: TestSet, grouping: Grouping, **columns: Any) -> None:
+def _add(rows: TableBuilder, pair: Compared, test_set: TestSet, grouping: Grouping, **columns: Any) -> None:
     n_classes = test_set.n_classes
     rows.add(
         len(grouping.names) * n_classes,
@@ -55,7 +55,7 @@ def _add(rows: Rows, pair: Compared, test_set: TestSet, grouping: Grouping, **co
 
 
 def _infer(
-    known: Sequence[tuple[Outcomes, Outcomes, Compared]], test_set: TestSet, grouping: Grouping
+    known: Sequence[tuple[TrialAnswers, TrialAnswers, Compared]], test_set: TestSet, grouping: Grouping
 ) -> dict[str, np.ndarray]:
     """Return shares, shift and interval of every pair, P x C: the shift is a paired difference of two proportions."""
     counts = [_count(outcomes, other, grouping, test_set.n_classes) for outcomes, other, _ in known]
@@ -71,7 +71,7 @@ def _infer(
     }
 
 
-def _count(outcomes: Outcomes, other: Outcomes, grouping: Grouping, n_classes: int) -> tuple[np.ndarray, ...]:
+def _count(outcomes: TrialAnswers, other: TrialAnswers, grouping: Grouping, n_classes: int) -> tuple[np.ndarray, ...]:
     """Return the images that the other side predicted as each class, that became it, and that left it, each C."""
     flipped_N = outcomes.predicted_N != other.predicted_N
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from quantfair.results.schema import MIN_RANKED
 from quantfair.results.statistics.permutation import measure_evenness
-from quantfair.results.store.rows import Rows
-from quantfair.results.tables.answers import Certainty, Compared, Deployed, Measured, Outcomes
+from quantfair.results.store.rows import TableBuilder
+from quantfair.results.tables.answers import Certainty, Compared, DatasetAnswers, Deployed, TrialAnswers
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import add_mean, average, join_reasons
 from quantfair.results.user_data.metrics import OwnMetric, measure
@@ -40,7 +40,7 @@ class OwnValues:
         self._images = _describe_images(samples, test_set) if metrics else pd.DataFrame()
         self._values: dict[tuple[str, str, str], np.ndarray] = {}  # by metric and trial
 
-    def add_trial(self, outcomes: Outcomes, certainty: Certainty, rows: Rows) -> None:
+    def add_trial(self, outcomes: TrialAnswers, certainty: Certainty, rows: TableBuilder) -> None:
         """Measure one trial, and add its means to `group_metrics`. Raises StoreError as `measure`."""
         if not self.metrics:
             return
@@ -52,7 +52,12 @@ class OwnValues:
                 add_mean(outcomes, metric.name, values_N, grouping, rows, centre=float(np.median(values_N)))
 
     def add_pairs(
-        self, measured: Measured | Deployed, flags: Mapping[tuple[str, str], str], *, own: Rows, disparity: Rows
+        self,
+        measured: DatasetAnswers | Deployed,
+        flags: Mapping[tuple[str, str], str],
+        *,
+        own: TableBuilder,
+        disparity: TableBuilder,
     ) -> None:
         """Add every comparison to `own_metrics` and `disparity`. `flags`: why to take one with care, as in `shifts`."""
         for metric in self.metrics:
@@ -82,7 +87,7 @@ def _describe_images(samples: pa.Table, test_set: TestSet) -> pd.DataFrame:
     return images.assign(label_name=names[images["label"]]).reset_index(drop=True)
 
 
-def _describe_answers(outcomes: Outcomes, certainty: Certainty, test_set: TestSet) -> dict[str, Any]:
+def _describe_answers(outcomes: TrialAnswers, certainty: Certainty, test_set: TestSet) -> dict[str, Any]:
     return {
         "predicted": outcomes.predicted_N,
         "predicted_name": np.array(test_set.grouping("label").names, dtype=object)[outcomes.predicted_N],
@@ -93,7 +98,7 @@ def _describe_answers(outcomes: Outcomes, certainty: Certainty, test_set: TestSe
     }
 
 
-def _add_means(own: Rows, metric: str, difference: _Difference, grouping: Grouping) -> None:
+def _add_means(own: TableBuilder, metric: str, difference: _Difference, grouping: Grouping) -> None:
     """Add the mean difference of every group, with the t interval of paired differences."""
     n_G, pair = grouping.sizes("test"), difference.pair
     columns: dict[str, Any] = {"reason": difference.flag}
@@ -105,7 +110,7 @@ def _add_means(own: Rows, metric: str, difference: _Difference, grouping: Groupi
     own.add(len(n_G), **shared, group=list(grouping.names), n=n_G, **columns)
 
 
-def _add_spreads(disparity: Rows, metric: str, differences: Sequence[_Difference], grouping: Grouping) -> None:
+def _add_spreads(disparity: TableBuilder, metric: str, differences: Sequence[_Difference], grouping: Grouping) -> None:
     """Add the largest minus the smallest mean difference of the ranked groups, with what chance alone would show."""
     ranked_G = grouping.sizes("test") >= MIN_RANKED
     codes_N = np.where(ranked_G[grouping.test_N], grouping.test_N, -1)

@@ -25,7 +25,7 @@ from sklearn.metrics import accuracy_score
 
 from quantfair.results import Store, build_tables
 from quantfair.results.schema import GROUP_METRICS, PREDICTIONS
-from quantfair.results.store.rows import Rows
+from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.answers import read_outcomes
 from quantfair.results.tables.groupings import make_test_set
 from quantfair.results.tables.groups import add_group_metrics
@@ -157,7 +157,7 @@ def compare_with_fairlearn(store: Store) -> dict[str, Any]:
     grouping = test_set.grouping("ethnicity")
 
     def ours() -> None:
-        add_group_metrics(outcomes, certainty, test_set, Rows(GROUP_METRICS))
+        add_group_metrics(outcomes, certainty, test_set, TableBuilder(GROUP_METRICS))
 
     def theirs() -> None:
         MetricFrame(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _REMEDY = "install it with the CUDA toolkit at hand: pip install -e '.[pycuda]', or take torch's buffers"
 
 
-class TensorRTMissing(RuntimeError):
+class TensorRTMissingError(RuntimeError):
     """A package or a GPU that is not here; the message names it and the remedy."""
 
 
@@ -89,7 +89,7 @@ class PycudaBuffers:
         try:
             import pycuda.driver as driver  # pyright: ignore[reportMissingImports]
         except (ImportError, OSError) as error:
-            raise TensorRTMissing(f"pycuda cannot be imported ({error}); {_REMEDY}") from error
+            raise TensorRTMissingError(f"pycuda cannot be imported ({error}); {_REMEDY}") from error
         import torch
 
         driver.init()

@@ -21,7 +21,7 @@ MAX_BATCH: Final = 256
 _ERRORS_TOLD: Final = 5
 
 
-class BuildRefused(Exception):
+class BuildRefusedError(Exception):
     """TensorRT parsed or built no engine of a model; the message is what it logged."""
 
 
@@ -45,9 +45,9 @@ def build_plan(trt: Trt, onnx_path: Path, *, max_batch: int = MAX_BATCH, timing_
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
         if not parser.parse_from_file(str(onnx_path)):
-            raise BuildRefused(f"the parser refused it: {_parser_errors(parser) or log.tell_errors()}")
+            raise BuildRefusedError(f"the parser refused it: {_parser_errors(parser) or log.tell_errors()}")
         if network.num_inputs != 1:
-            raise BuildRefused(f"it has {network.num_inputs} inputs; export a model that takes images alone")
+            raise BuildRefusedError(f"it has {network.num_inputs} inputs; export a model that takes images alone")
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -55,7 +55,7 @@ def build_plan(trt: Trt, onnx_path: Path, *, max_batch: int = MAX_BATCH, timing_
         with _timing_cache(config, timing_cache):
             plan = builder.build_serialized_network(network, config)
             if plan is None:  # a failed build raises nothing
-                raise BuildRefused(f"the builder refused it: {log.tell_errors()}")
+                raise BuildRefusedError(f"the builder refused it: {log.tell_errors()}")
         return Build(bytes(plan), parse_build_log(log.texts()), network.get_input(0).name, shapes)
 
 
@@ -70,7 +70,7 @@ def _add_profile(builder: Any, network: Any, config: Any, max_batch: int) -> tup
     tensor = network.get_input(0)
     batch, *rest = tuple(tensor.shape)
     if any(size < 0 for size in rest):
-        raise BuildRefused(f"its input has shape {tuple(tensor.shape)}; only the batch may be left open")
+        raise BuildRefusedError(f"its input has shape {tuple(tensor.shape)}; only the batch may be left open")
     if batch >= 0:
         return ((batch, *rest),) * 3
     shapes = (1, *rest), (max_batch, *rest), (max_batch, *rest)

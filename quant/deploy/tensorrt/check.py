@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from quantfair.quant.deploy.onnx_graph import Graph, OnnxFileError, read_onnx, weighted_layers
-from quantfair.quant.deploy.tensorrt.buffers import TensorRTMissing
-from quantfair.quant.deploy.tensorrt.build import BuildRefused, build_plan
+from quantfair.quant.deploy.tensorrt.buffers import TensorRTMissingError
+from quantfair.quant.deploy.tensorrt.build import BuildRefusedError, build_plan
 from quantfair.quant.deploy.tensorrt.inspection import LayerPrecision, compare_precisions, find_faults
 from quantfair.quant.deploy.tensorrt.rules import lint_for_tensorrt
 from quantfair.quant.deploy.tensorrt.runtime import load_trt
@@ -45,7 +45,7 @@ def check_ahead_of_time(onnx_path: str | Path) -> AheadReport:
         return AheadReport(str(onnx_path), "build", (f"the builder died (exit {run.returncode}): {told}",), (), "")
     record = json.loads(last)
     if "missing" in record:
-        raise TensorRTMissing(record["missing"])
+        raise TensorRTMissingError(record["missing"])
     layers = tuple(LayerPrecision(**layer) for layer in record["layers"])
     return AheadReport(**record | {"file": str(onnx_path), "reasons": tuple(record["reasons"]), "layers": layers})
 
@@ -62,7 +62,7 @@ def check_here(onnx_path: Path) -> AheadReport:
         return refused._replace(refused_by="rules", reasons=tuple(violations))
     try:
         build = build_plan(trt, onnx_path)
-    except BuildRefused as error:
+    except BuildRefusedError as error:
         return refused._replace(refused_by="build", reasons=(str(error),))
     layers = tuple(compare_precisions(weighted_layers(Graph(model)), build.layers))
     faults = tuple(find_faults(layers))
@@ -74,7 +74,7 @@ def main() -> None:
     try:
         report = check_here(Path(sys.argv[1]))
         record = report._asdict() | {"layers": [layer._asdict() for layer in report.layers]}
-    except TensorRTMissing as error:
+    except TensorRTMissingError as error:
         record = {"missing": str(error)}
     print(json.dumps(record), flush=True)
 

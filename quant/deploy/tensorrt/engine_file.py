@@ -30,7 +30,7 @@ def write_aside(path: Path, data: bytes) -> None:
 AGAIN: Final = "build it again on this machine"
 
 
-class EngineMismatch(ValueError):
+class EngineMismatchError(ValueError):
     """An engine of another machine or model, or a damaged one; the message says which, and the remedy."""
 
 
@@ -77,14 +77,14 @@ def read_engine(path: Path, machine: Machine, onnx_path: Path | None = None) -> 
     """Return the plan and its facts. Raises EngineMismatch unless they are whole, of `machine` and of `onnx_path`."""
     for file in (path, facts_path(path)):
         if not file.is_file():
-            raise EngineMismatch(f"{file} is missing: an engine is two files; {AGAIN}")
+            raise EngineMismatchError(f"{file} is missing: an engine is two files; {AGAIN}")
     facts, plan = _read_facts(facts_path(path)), path.read_bytes()
     if sha256_of(plan) != facts.engine_sha256:
-        raise EngineMismatch(f"{path} is damaged: it is not what {facts_path(path).name} describes; {AGAIN}")
+        raise EngineMismatchError(f"{path} is damaged: it is not what {facts_path(path).name} describes; {AGAIN}")
     if (reason := _find_mismatch(facts.machine, machine)) is not None:
-        raise EngineMismatch(f"{path} {reason}; {AGAIN}")
+        raise EngineMismatchError(f"{path} {reason}; {AGAIN}")
     if onnx_path is not None and sha256_of(onnx_path.read_bytes()) != facts.onnx_sha256:
-        raise EngineMismatch(f"{path} was built from another model than {onnx_path}; {AGAIN}")
+        raise EngineMismatchError(f"{path} was built from another model than {onnx_path}; {AGAIN}")
     return plan, facts
 
 
@@ -108,4 +108,4 @@ def _read_facts(path: Path) -> EngineFacts:
             layers=tuple(LayerPrecision(**layer) for layer in record["layers"]),
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise EngineMismatch(f"{path} is damaged ({error}); {AGAIN}") from error
+        raise EngineMismatchError(f"{path} is damaged ({error}); {AGAIN}") from error

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from quantfair.quant.deploy.onnx_graph import Graph, read_onnx, weighted_layers
-from quantfair.quant.deploy.tensorrt.buffers import Buffers, PycudaBuffers, TensorRTMissing, TorchBuffers
-from quantfair.quant.deploy.tensorrt.build import MAX_BATCH, BuildRefused, Trt, build_plan, captured_log
+from quantfair.quant.deploy.tensorrt.buffers import Buffers, PycudaBuffers, TensorRTMissingError, TorchBuffers
+from quantfair.quant.deploy.tensorrt.build import MAX_BATCH, BuildRefusedError, Trt, build_plan, captured_log
 from quantfair.quant.deploy.tensorrt.engine_file import EngineFacts, Machine, read_engine, sha256_of, write_engine
 from quantfair.quant.deploy.tensorrt.inspection import compare_precisions, find_faults, parse_inspector
 from quantfair.quant.deploy.tensorrt.rules import lint_for_tensorrt
@@ -28,7 +28,7 @@ REMEDIES: Final = {
 }
 
 
-class TensorRTFailed(RuntimeError):
+class TensorRTFailedError(RuntimeError):
     """TensorRT said no while an engine was loaded or run; the message is what it logged."""
 
 
@@ -40,18 +40,18 @@ def load_trt(package: Literal["tensorrt", "tensorrt_rtx"]) -> Trt:
         else:
             import tensorrt_rtx as trt  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError) as error:  # OSError: a library of the package is missing
-        raise TensorRTMissing(f"{package} cannot be imported ({error}); {REMEDIES[package]}") from error
+        raise TensorRTMissingError(f"{package} cannot be imported ({error}); {REMEDIES[package]}") from error
     return trt
 
 
 @cache
-def find_missing_tensorrt() -> str | None:
+def why_tensorrt_is_unavailable() -> str | None:
     """Return why TensorRT cannot run here, with the remedy; None if it can. Decided once for each process."""
     import torch
 
     try:
         trt = load_trt("tensorrt")
-    except TensorRTMissing as error:
+    except TensorRTMissingError as error:
         return str(error)
     major, minor = (int(part) for part in trt.__version__.split(".")[:2])
     if not (10, 13) <= (major, minor) < (12, 0):
@@ -69,16 +69,16 @@ def build_engine(
     Writes nothing unless every layer is computed as the graph asks. Raises TensorRTMissing, OnnxFileError for a bad
     file, and BuildRefused where the rules, the parser, the builder or the precision of a layer speak against it.
     """
-    if (missing := find_missing_tensorrt()) is not None:
-        raise TensorRTMissing(missing)
+    if (missing := why_tensorrt_is_unavailable()) is not None:
+        raise TensorRTMissingError(missing)
     trt, model = load_trt("tensorrt"), read_onnx(onnx_path)
     if violations := lint_for_tensorrt(model):
-        raise BuildRefused(f"the rules refuse it: {'; '.join(violations)}")
+        raise BuildRefusedError(f"the rules refuse it: {'; '.join(violations)}")
     build = build_plan(trt, onnx_path, max_batch=max_batch, timing_cache=timing_cache)
     text = inspect_engine(trt, load_plan(trt, build.plan), build.input_name, build.profile[1])
     layers = compare_precisions(weighted_layers(Graph(model)), parse_inspector(text))
     if faults := find_faults(layers):
-        raise BuildRefused(f"the engine is not what was asked for: {'; '.join(faults)}")
+        raise BuildRefusedError(f"the engine is not what was asked for: {'; '.join(faults)}")
     facts = EngineFacts(
         machine=describe_machine(trt),
         onnx_sha256=sha256_of(onnx_path.read_bytes()),
@@ -104,7 +104,7 @@ def load_plan(trt: Trt, plan: bytes) -> Any:
     with captured_log(trt) as log:
         engine = _runtime(trt).deserialize_cuda_engine(plan)
         if engine is None:
-            raise TensorRTFailed(f"the engine cannot be loaded: {log.tell_errors()}")
+            raise TensorRTFailedError(f"the engine cannot be loaded: {log.tell_errors()}")
         return engine
 
 
@@ -165,15 +165,15 @@ class TensorRTRunner:
 
 def _require(is_done: bool, what: str, log: Any) -> None:
     if not is_done:
-        raise TensorRTFailed(f"TensorRT refused {what}: {log.tell_errors()}")
+        raise TensorRTFailedError(f"TensorRT refused {what}: {log.tell_errors()}")
 
 
 def open_engine(
     engine_path: Path, *, onnx_path: Path | None = None, buffers: Literal["torch", "pycuda"] = "torch"
 ) -> TensorRTRunner:
     """Load an engine that was built for this GPU. Raises TensorRTMissing, EngineMismatch and TensorRTFailed."""
-    if (missing := find_missing_tensorrt()) is not None:
-        raise TensorRTMissing(missing)
+    if (missing := why_tensorrt_is_unavailable()) is not None:
+        raise TensorRTMissingError(missing)
     trt = load_trt("tensorrt")
     plan, facts = read_engine(engine_path, describe_machine(trt), onnx_path)
     place = TorchBuffers() if buffers == "torch" else PycudaBuffers()

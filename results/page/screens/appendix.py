@@ -8,7 +8,7 @@ from quantfair.results.configurations import Trial
 from quantfair.results.contrasts.verdicts import RULES
 from quantfair.results.page.formatting import count, escape, render_table
 from quantfair.results.page.index import Facts
-from quantfair.results.page.screens.methods import write_methods
+from quantfair.results.page.screens.methods import format_methods
 from quantfair.results.schema import MIN_RANKED
 from quantfair.results.tables.devices import describe_mixed_pairs
 
@@ -22,7 +22,7 @@ def render_failures(facts: Facts, left_out: dict[str, str]) -> str:
     failed = [trial for trial in facts.catalog.trials if trial["status"] == "failed"]
     parts = []
     if failed:
-        rows = "".join(f"<li>{_tell(facts, trial)}</li>" for trial in failed[:MOST_FAILURES])
+        rows = "".join(f"<li>{_format(facts, trial)}</li>" for trial in failed[:MOST_FAILURES])
         more = f"<p>The first {MOST_FAILURES}; all are in tables/trials.</p>" if len(failed) > MOST_FAILURES else ""
         parts.append(f"<h3>{count(len(failed), 'failed trial')}</h3><ul>{rows}</ul>{more}")
     if missing := int(facts.provenance.get("n_missing") or 0):
@@ -38,7 +38,7 @@ def render_failures(facts: Facts, left_out: dict[str, str]) -> str:
     return f'<section id="failures"><h2>What failed or is missing</h2><div{kind}>{body}</div></section>'
 
 
-def _tell(facts: Facts, trial: Trial) -> str:
+def _format(facts: Facts, trial: Trial) -> str:
     config = next(config for config in facts.catalog.configs if trial in config.trials)
     where = f"{config.name}, {config.data.name}, seed {trial['seed']}"
     reason = trial["error"] or "no reason was written down"
@@ -55,7 +55,7 @@ def render_reading() -> str:
 def render_methods(facts: Facts) -> str:
     """Return a paragraph on methods to paste into a paper."""
     return f"""<section id="methods"><h2>Methods, to paste into a paper</h2>
-<p class="paste" id="methods-text">{escape(write_methods(facts))}</p>
+<p class="paste" id="methods-text">{escape(format_methods(facts))}</p>
 <button type="button" data-copies="methods-text" hidden>Copy</button></section>"""
 
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from quantfair.results.page.catalog import Data
-from quantfair.results.page.comparisons import Loss, Question, compare_loss, count_bits, list_questions
-from quantfair.results.page.formatting import MISSING, escape, format_pp, render_number, render_table, say_interval
+from quantfair.results.page.comparisons import ComparisonRow, Question, compare_loss, count_bits, list_questions
+from quantfair.results.page.formatting import MISSING, escape, format_interval, format_pp, render_number, render_table
 from quantfair.results.page.fragments import (
     cell,
+    format_bits,
     head,
     join_cells,
     lead,
@@ -15,7 +16,6 @@ from quantfair.results.page.fragments import (
     nothing,
     render_disparity,
     render_drop,
-    say_bits,
     small,
 )
 from quantfair.results.page.headlines import lead_causes, lead_mixtures
@@ -54,7 +54,7 @@ def _render_data(facts: Facts, data: Data) -> str:
         }
         for title, (wanted, method, comparison) in AGAINST.items()
     }
-    effects = {title: {bits: _say(loss) for bits, loss in found.items()} for title, found in losses.items()}
+    effects = {title: {bits: _format(loss) for bits, loss in found.items()} for title, found in losses.items()}
     like = list_questions(facts, data, grouping, "qat_vs_ptq")
     effects[LIKE_FOR_LIKE] = {
         question.config.bits: render_drop(read_drop(question.row))
@@ -66,7 +66,7 @@ def _render_data(facts: Facts, data: Data) -> str:
     bits = sorted(known, key=lambda one: -sizes[one])
     if not bits:
         return ""
-    titles = [say_bits(one) for one in bits]
+    titles = [format_bits(one) for one in bits]
     rows = []
     for title, found in effects.items():
         if "FP32" in found:
@@ -86,7 +86,7 @@ def _find_gap(facts: Facts, question: Question) -> float | None:
     return facts.gaps.get((question.config.config_id, TORCH, question.grouping.name))
 
 
-def _say(loss: Loss) -> str:
+def _format(loss: ComparisonRow) -> str:
     return render_drop(loss.overall) + small(render_disparity(loss.unevenness, loss.gap_pp))
 
 
@@ -134,7 +134,7 @@ def _name_other(facts: Facts, question: Question) -> str:
 
 def _render_mixture(facts: Facts, data: Data, question: Question) -> str:
     drop = read_drop(question.row)
-    more = render_number(f"{format_pp(drop.drop_pp)} pp{say_interval(drop.low_pp, drop.high_pp)}", drop.drop_pp)
+    more = render_number(f"{format_pp(drop.drop_pp)} pp{format_interval(drop.low_pp, drop.high_pp)}", drop.drop_pp)
     return (
         head(facts.catalog.call(data), f"against {_name_other(facts, question)}")
         + cell(escape(name_bits(question.config.variant, question.config.bits)), label=MIXTURE_HEAD[1])

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from quantfair.results.page.catalog import Data
-from quantfair.results.page.comparisons import RUNNABLE, Loss, compare_loss, list_deployed
+from quantfair.results.page.comparisons import RUNNABLE, ComparisonRow, compare_loss, list_deployed
 from quantfair.results.page.formatting import (
     MISSING,
     NO_BREAK,
@@ -81,7 +81,7 @@ def _render_runtime(facts: Facts, data: Data, runtime: str) -> str:
     verdicts = {one.config.config_id: one for loss in against_float for one in (loss, *loss.others)}
     rows = [
         head(name_bits(one.config.variant, one.config.bits), one.config.settings)
-        + join_cells(_tell_twin(facts, one, verdicts.get(one.config.config_id)), titles)
+        + join_cells(_format_twin(facts, one, verdicts.get(one.config.config_id)), titles)
         for loss in losses
         for one in (loss, *_list_broken(loss))
     ]
@@ -90,24 +90,24 @@ def _render_runtime(facts: Facts, data: Data, runtime: str) -> str:
     return told + render_table(["Method, bits", *titles], rows, caption=caption, kind="matrix")
 
 
-def _tell_twin(facts: Facts, loss: Loss, against_float: Loss | None) -> list[str]:
+def _format_twin(facts: Facts, loss: ComparisonRow, against_float: ComparisonRow | None) -> list[str]:
     drop, found = loss.overall, facts.deployed.get((loss.config.config_id, loss.runtime))
     return [
         render_drop(drop),
         render_loss(loss),
         render_number(format_percent(drop.flip_rate, 2), drop.flip_rate) if drop else MISSING,
-        _tell_against_float(against_float) if against_float else MISSING,
+        _format_against_float(against_float) if against_float else MISSING,
         render_number(f"{found.p50_ms:.2f}{NO_BREAK}ms", found.p50_ms) if found and found.p50_ms else MISSING,
         f"{found.file_bytes / 1000:,.0f}{NO_BREAK}kB" if found and found.file_bytes else MISSING,
     ]
 
 
-def _tell_against_float(loss: Loss) -> str:
+def _format_against_float(loss: ComparisonRow) -> str:
     about = f"against {loss.side}; all images: {render_drop(loss.overall)}"
     return render_word(loss) + small(about, kind="more")
 
 
-def _list_broken(loss: Loss) -> list[Loss]:
+def _list_broken(loss: ComparisonRow) -> list[ComparisonRow]:
     """Return other settings of which many more answers change: a broken one must not hide behind the named one."""
     usual = (loss.overall.flip_rate if loss.overall else None) or 0.0
     rates = [(one, (one.overall.flip_rate if one.overall else None) or 0.0) for one in loss.others]

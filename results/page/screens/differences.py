@@ -10,12 +10,12 @@ from quantfair.results.page.formatting import (
     NO_BREAK,
     count,
     escape,
+    format_drop,
+    format_interval,
     format_percent,
     format_pp,
     render_number,
     render_table,
-    say_drop,
-    say_interval,
 )
 from quantfair.results.page.fragments import join_cells, name_group, render_disparity, small
 from quantfair.results.page.index import Facts
@@ -113,7 +113,7 @@ def _render_data(data: Data, changes: _Changes, names: dict[str, str]) -> str:
     for number, grouping in enumerate(data.groupings):
         body = [
             f'<th scope="row">{escape(names[config_id])}</th>'
-            + join_cells(_tell(changes, config_id, grouping), HEAD[1:])
+            + join_cells(_format(changes, config_id, grouping), HEAD[1:])
             for config_id in changes.config_ids
         ]
         if body:
@@ -124,7 +124,7 @@ def _render_data(data: Data, changes: _Changes, names: dict[str, str]) -> str:
     return "".join(parts)
 
 
-def _tell(changes: _Changes, config_id: str, grouping: Grouping) -> list[str]:
+def _format(changes: _Changes, config_id: str, grouping: Grouping) -> list[str]:
     whole, worst = changes.overall(config_id), changes.worst(config_id, grouping)
     spread, quantized = changes.spreads.get((config_id, grouping.name), {}), changes.damage(config_id)
     return [
@@ -139,13 +139,13 @@ def _tell(changes: _Changes, config_id: str, grouping: Grouping) -> list[str]:
 
 
 def _say(row: Row) -> str:
-    text = say_drop(row["drop_pp"], row["drop_ci_low_pp"], row["drop_ci_high_pp"])
+    text = format_drop(row["drop_pp"], row["drop_ci_low_pp"], row["drop_ci_high_pp"])
     return render_number(text, row["drop_pp"])
 
 
 def _more(row: Row) -> str:
     sign = "+" if row["drop_pp"] > 0 else ""
-    text = f"{sign}{format_pp(row['drop_pp'])} pp{say_interval(row['drop_ci_low_pp'], row['drop_ci_high_pp'])}"
+    text = f"{sign}{format_pp(row['drop_pp'])} pp{format_interval(row['drop_ci_low_pp'], row['drop_ci_high_pp'])}"
     return render_number(text, row["drop_pp"]) + small(f"against its {row['comparison']}")
 
 

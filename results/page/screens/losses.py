@@ -4,25 +4,25 @@ from collections.abc import Sequence
 from typing import Final
 
 from quantfair.results.page.catalog import Data, Grouping
-from quantfair.results.page.comparisons import Loss, compare_loss, list_losses
+from quantfair.results.page.comparisons import ComparisonRow, compare_loss, list_losses
 from quantfair.results.page.formatting import (
     MISSING,
     count,
     escape,
+    format_interval,
     format_pp,
     render_number,
     render_table,
-    say_interval,
 )
 from quantfair.results.page.fragments import (
     explain_no_worst,
+    format_others,
     join_cells,
     name_bits,
     name_group,
     render_disparity,
     render_drop,
     render_word,
-    say_others,
 )
 from quantfair.results.page.index import Facts
 
@@ -66,12 +66,12 @@ def _render_grouping(facts: Facts, data: Data, grouping: Grouping) -> str:
     return render_table(head, rows, caption=f"{data.title}, by {grouping.title}", kind="losses") if rows else ""
 
 
-def _render_row(loss: Loss, head: Sequence[str]) -> str:
+def _render_row(loss: ComparisonRow, head: Sequence[str]) -> str:
     overall, gap = loss.overall, loss.gap_pp
     excess = lost = None
     if loss.worst:
         group, drop = loss.worst
-        text = f"{format_pp(drop.eag_pp)} pp{say_interval(drop.eag_low_pp, drop.eag_high_pp)}"
+        text = f"{format_pp(drop.eag_pp)} pp{format_interval(drop.eag_low_pp, drop.eag_high_pp)}"
         excess = render_number(text, drop.eag_pp)
         lost = f"{name_group(group.name, NAME)} <small>n = {group.n:,}</small><br>{render_drop(drop)}"
     cells = [
@@ -83,7 +83,7 @@ def _render_row(loss: Loss, head: Sequence[str]) -> str:
         render_disparity(loss.unevenness),
         render_number(f"{format_pp(gap)} pp", gap) if gap is not None else MISSING,
         escape(loss.config.name) + f" <small>{count(overall.n_seeds, 'seed') if overall else ''}</small>",
-        escape(say_others(loss) or "none"),
+        escape(format_others(loss) or "none"),
     ]
     variant, bits = loss.config.variant, loss.config.bits
     first = f'<th scope="row" data-variant="{escape(variant)}" data-bits="{escape(bits)}">'

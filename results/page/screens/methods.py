@@ -9,18 +9,18 @@ from quantfair.results.page.index import Facts
 from quantfair.results.schema import IMPORTED, MIN_RANKED
 
 
-def write_methods(facts: Facts) -> str:
+def format_methods(facts: Facts) -> str:
     """Return the paragraph; it says only what holds of this sweep."""
-    parts = [_say_data(facts, data) for data in facts.catalog.data]
+    parts = [_format_data(facts, data) for data in facts.catalog.data]
     configs = [config for config in facts.catalog.configs if config.ok]
-    parts.append(_say_trials(facts, configs))
+    parts.append(_format_trials(facts, configs))
     if any(facts.overall(config, "control") for config in configs):
         parts.append(
             "Quantization-aware training was compared with a control: the same fine-tuning with all quantizers "
             "bypassed."
         )
     if any(facts.overall(config, "reference") for config in configs):
-        parts += [_say_drops(), _say_intervals(configs), _say_tests()]
+        parts += [_format_drops(), _format_intervals(configs), _format_tests()]
     if runtimes := list_deployed(facts):
         parts.append(
             f"Finished models were also exported and run in {' and '.join(runtimes)}; there each was compared with "
@@ -31,7 +31,7 @@ def write_methods(facts: Facts) -> str:
     return " ".join([*(part for part in parts if part), f"({'; '.join([made, *versions])}.)"])
 
 
-def _say_drops() -> str:
+def _format_drops() -> str:
     return (
         "Each model was compared with its floating-point reference of the same seed on the same test images. A group's "
         "drop is the reference's accuracy minus the model's, in percentage points; its excess accuracy gap (EAG) is "
@@ -39,7 +39,7 @@ def _say_drops() -> str:
     )
 
 
-def _say_intervals(configs: Sequence[Config]) -> str:
+def _format_intervals(configs: Sequence[Config]) -> str:
     if max(len(config.ok) for config in configs) == 1:
         return (
             "Intervals (95 %) are the wider of a bootstrap over images and Tango's score interval for paired "
@@ -51,7 +51,7 @@ def _say_intervals(configs: Sequence[Config]) -> str:
     )
 
 
-def _say_tests() -> str:
+def _format_tests() -> str:
     return (
         "How unevenly groups drop was tested by permuting images among groups with studentized effects (1,000 "
         "permutations); p values are not corrected for their number, those corrected by Benjamini and Hochberg's "
@@ -60,7 +60,7 @@ def _say_tests() -> str:
     )
 
 
-def _say_data(facts: Facts, data: Data) -> str:
+def _format_data(facts: Facts, data: Data) -> str:
     trials = [trial for config in facts.catalog.configs if config.data == data for trial in config.ok]
     seeds = len({trial["seed"] for trial in trials})
     n_test = max((trial["n_test"] or 0 for trial in trials), default=0)
@@ -76,7 +76,7 @@ def _say_data(facts: Facts, data: Data) -> str:
     )
 
 
-def _say_trials(facts: Facts, configs: Sequence[Config]) -> str:
+def _format_trials(facts: Facts, configs: Sequence[Config]) -> str:
     bits: dict[str, list[str]] = {}
     for config in configs:
         if config.is_quantized:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from quantfair.results.page.catalog import Data, Grouping
-from quantfair.results.page.comparisons import Reach, find_shippable, list_deployed, list_losses, measure_reach
+from quantfair.results.page.comparisons import DetectableDrop, find_shippable, list_deployed, list_losses, measure_reach
 from quantfair.results.page.formatting import (
     MISSING,
     count,
@@ -79,7 +79,7 @@ def render_first_screen(facts: Facts) -> str:
     return f'<div class="answers">{"".join(sections)}</div>'
 
 
-def _render_reach(facts: Facts, reaches: Sequence[Reach]) -> str:
+def _render_reach(facts: Facts, reaches: Sequence[DetectableDrop]) -> str:
     rows = [row for reach in reaches for row in _list_reach_rows(reach)]
     counts = _render_counts(facts, reaches)
     if not rows:
@@ -88,7 +88,7 @@ def _render_reach(facts: Facts, reaches: Sequence[Reach]) -> str:
     return counts + leads + render_table(REACH_HEAD, rows, caption="What this sweep can tell", kind="reach")
 
 
-def _render_counts(facts: Facts, reaches: Sequence[Reach]) -> str:
+def _render_counts(facts: Facts, reaches: Sequence[DetectableDrop]) -> str:
     trials = facts.catalog.trials
     planned = int(facts.provenance.get("n_planned") or len(trials))
     ok = int(facts.provenance.get("n_ok") or sum(trial["status"] == "ok" for trial in trials))
@@ -103,7 +103,7 @@ def _render_counts(facts: Facts, reaches: Sequence[Reach]) -> str:
     return f"<p>{ok:,} of {count(planned, 'trial')} finished{alert}.{seeds}</p>"
 
 
-def _list_reach_rows(reach: Reach) -> Iterable[str]:
+def _list_reach_rows(reach: DetectableDrop) -> Iterable[str]:
     data = reach.data
     for number, grouping in enumerate(data.groupings):
         about = f"{data.task}, {data.network}, {count(reach.n_seeds, 'seed')}"
@@ -111,10 +111,10 @@ def _list_reach_rows(reach: Reach) -> Iterable[str]:
         accuracy = render_number(format_percent(reach.accuracy), reach.accuracy)
         first = head(data.name, about) + cell(accuracy, images, label=REACH_HEAD[1])
         again = '<th scope="row" class="again"><span class="hidden">the same data</span></th><td class="again"></td>'
-        yield (again if number else first) + join_cells(_tell_grouping(reach, grouping), REACH_HEAD[2:])
+        yield (again if number else first) + join_cells(_format_grouping(reach, grouping), REACH_HEAD[2:])
 
 
-def _tell_grouping(reach: Reach, grouping: Grouping) -> list[str]:
+def _format_grouping(reach: DetectableDrop, grouping: Grouping) -> list[str]:
     n_small = sum(not group.is_ranked for group in grouping.groups)
     groups = count(len(grouping.groups), grouping.noun) + (f", {n_small} too small to rank" if n_small else "")
     smallest, mde = grouping.smallest, reach.mde.get(grouping.name)
