@@ -1,6 +1,7 @@
 """What Ray shows of a sweep while it runs: numbers for Prometheus, and names that people know."""
 
 import json
+import os
 import re
 import sys
 import time
@@ -60,7 +61,7 @@ class Listening(Progress):
     said = ""
 
     def say(self, text: str) -> None:
-        self.said += text
+        self.said += f"{text}\n"
 
 
 class Sight(NamedTuple):
@@ -92,8 +93,10 @@ def look(progress: Listening, folder: Path, sights: list[Sight]) -> None:
         while not is_last_one_running(metrics) and time.monotonic() < until:
             time.sleep(0.5)
             metrics = read_metrics() if "dashboard" in progress.said else {}
-        url = progress.said.rpartition(" ")[2]
-        with urllib.request.urlopen(f"{url}/api/jobs/") as page:
+        url = re.findall(r"Ray dashboard: (http://[\d.:]+)", progress.said)[0]
+        token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text()
+        asked = urllib.request.SweepState(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(asked) as page:
             jobs = json.load(page)
         sights.append(Sight(metrics, jobs, list_actors(ray.get_runtime_context().gcs_address, detail=True)))
     finally:

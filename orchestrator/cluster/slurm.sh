@@ -16,7 +16,10 @@
 set -euo pipefail
 
 cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch, from the root of the repository}"
-export PATH="$PWD/.venv/bin:$PATH" RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
+export PATH="$PWD/.venv/bin:$PATH" RAY_USAGE_STATS_ENABLED=0
+# Without it whoever reaches a node's ports runs programs as you. srun hands both variables to every node.
+RAY_AUTH_TOKEN="$(python -c 'import secrets; print(secrets.token_hex(32))')"
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a node do not meet

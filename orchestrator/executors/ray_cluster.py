@@ -14,11 +14,14 @@ import yaml
 from ray import tune
 from ray._private.services import canonicalize_bootstrap_address_or_die as find_address
 from ray._private.state import state as ray_state
+from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
+from quantfair.orchestrator.executors.ray_local import AUTH_MODE, TOKEN, TOKEN_PATH, start_local
 from quantfair.orchestrator.provenance import CODE_VERSION_VARIABLE, find_code_version
+from quantfair.orchestrator.text import first_line
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints banners even at verbose=0
@@ -60,13 +63,17 @@ def connect(address: str | None, *, job: dict[str, str]) -> str | None:
     os.environ.update(ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what is lost with a worker is told in our own words
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": JobConfig(metadata=job)}
-    if address is None:
-        os.environ["RAY_AUTH_MODE"] = "disabled"  # else ray.init writes a token into the home directory
-        context = ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
-    else:
-        context = _join(address, quiet)
+    context = _start(quiet) if address is None else _join(address, quiet)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own in place, which ends us at once
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+def _start(quiet: dict[str, Any]) -> Any:
+    try:
+        return start_local(object_store_memory=OBJECT_STORE_BYTES, **quiet)
+    except AuthenticationError as error:
+        message = f"names no token ({error.message}): name a file that holds one, or unset it: a sweep makes its own."
+        raise RequestError([ConfigProblem(TOKEN_PATH, message)]) from error
 
 
 def _join(address: str, quiet: dict[str, Any]) -> Any:
@@ -82,9 +89,11 @@ def _join(address: str, quiet: dict[str, Any]) -> Any:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
             pass  # ray.init would try a dead address for ten minutes
         return ray.init(address=address, runtime_env=None if JOB_VARIABLE in os.environ else _ship(), **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        message = f"{address} cannot be joined ({first_line}): name the head of a running cluster of the same versions."
+    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
+        reason = error.message if isinstance(error, AuthenticationError) else first_line(str(error).strip())
+        remedy = "name the head of a running cluster of the same versions"
+        token = f"If it asks for a token, set {AUTH_MODE}=token, and {TOKEN} or {TOKEN_PATH}."
+        message = f"{address} cannot be joined ({reason}): {remedy}. {token}"
         raise RequestError([ConfigProblem("--address", message)]) from error
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
@@ -25,6 +24,7 @@ from quantfair.orchestrator.config.spec import Retry
 from quantfair.orchestrator.executors.events import RunTrial, SweepListener, SweepStoppedError, run_trial
 from quantfair.orchestrator.executors.progress import Progress
 from quantfair.orchestrator.executors.ray_cluster import connect, count_slots
+from quantfair.orchestrator.executors.ray_local import find_token_command, stop_local, warn_of_doors
 from quantfair.orchestrator.executors.ray_metrics import publish_metrics
 from quantfair.orchestrator.executors.ray_preflight import check_cluster
 from quantfair.orchestrator.executors.ray_worker import make_worker, pack
@@ -72,8 +72,7 @@ def run_ray(
             if not searcher.counted:
                 begin()
             searcher.count_slots()
-            where = f"   Ray dashboard: {dashboard}" if dashboard else ""
-            progress.say(f"on Ray, {queue.n_slots} trials at a time{where}")
+            _say_where(progress, queue.n_slots, dashboard, is_local=address is None)
             with tempfile.TemporaryDirectory(prefix="quantfair-tune-") as folder, publish_metrics(progress):
                 make_tuner(searcher, folder, worker=make_worker(run)).fit()
         except (RuntimeError, TuneError) as error:  # it ends so when Ray stops a worker that is just starting
@@ -85,9 +84,19 @@ def run_ray(
                 ) from error
             searcher.take_back(str(error))
         finally:
-            ray.shutdown()
+            stop_local()
         if searcher.stop_reason is not None:
             raise searcher.stop_reason
+
+
+def _say_where(progress: Progress, n_slots: int, dashboard: str | None, *, is_local: bool) -> None:
+    where = f"   Ray dashboard: {dashboard}" if dashboard else ""
+    progress.say(f"on Ray, {n_slots} trials at a time{where}")
+    token_command = find_token_command()
+    if dashboard and token_command:
+        progress.say(f"its token: {token_command}")
+    for warning in warn_of_doors() if is_local else ():
+        progress.say(f"warning: {warning}")
 
 
 def make_tuner(searcher: "PlanSearcher", folder: str, *, worker: type[tune.Trainable]) -> tune.Tuner:
