@@ -43,7 +43,7 @@ def update_report(store: Store, *, always: bool = False, metrics: Sequence[str] 
 
 
 def update_report_as_before(store: Store) -> Derived:
-    """Bring tables and dashboard up to date, with the user's metrics that they were built with last. As `update_report`."""
+    """Bring tables and dashboard up to date, with the user's metrics that they were built with last."""
     return update_report(store, metrics=(store.read_built() or {}).get("metrics", ()))
 
 

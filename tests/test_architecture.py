@@ -50,7 +50,10 @@ FLOORS = {
     ],
 }
 DOORS_OF_PACKAGES = {
-    "ray": {f"orchestrator/executors/ray_{name}.py" for name in ("tune", "worker", "cluster", "preflight", "metrics")},
+    "ray": {
+        f"orchestrator/executors/ray_{name}.py"
+        for name in ("tune", "worker", "cluster", "local", "preflight", "metrics")
+    },
     "plotly": {"results/page/report.py"},
     "playwright": {"results/page/paper_figures.py"},
     # Besides the runtimes: programs that are shipped with a model, which import nothing of ours.

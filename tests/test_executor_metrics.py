@@ -95,7 +95,7 @@ def look(progress: Listening, folder: Path, sights: list[Sight]) -> None:
             metrics = read_metrics() if "dashboard" in progress.said else {}
         url = re.findall(r"Ray dashboard: (http://[\d.:]+)", progress.said)[0]
         token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text()
-        asked = urllib.request.SweepState(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+        asked = urllib.request.Request(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(asked) as page:
             jobs = json.load(page)
         sights.append(Sight(metrics, jobs, list_actors(ray.get_runtime_context().gcs_address, detail=True)))

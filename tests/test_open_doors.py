@@ -119,7 +119,7 @@ def call_as_stranger(address: str, **known: str) -> tuple[int, str]:
 
 def ask_dashboard(url: str, **headers: str) -> int:
     """Return the status of the dashboard's answer to a question about jobs."""
-    request = urllib.request.SweepState(f"{url}/api/jobs/", headers=headers)
+    request = urllib.request.Request(f"{url}/api/jobs/", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status

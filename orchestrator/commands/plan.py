@@ -83,10 +83,11 @@ def format_plan(summary: dict[str, Any]) -> list[str]:
 def _format_left(left: dict[str, Any]) -> list[str]:
     slots = f"{left['n_slots']} trial{'s' if left['n_slots'] > 1 else ''} at a time"
     bundles = f"{left['n_bundles']:,} bundle{'s' if left['n_bundles'] > 1 else ''}"
+    size = format_bytes(left["disk_bytes"])
     return [
         f"left: {left['n_trials']:,} trials in about {bundles}, {format_s(left['work_s'])} of work",
         f"time: about {format_s(left['wall_s'])} on this machine, {slots}{_format_source(left['guessed_times'], left)}",
-        f"disk: about {format_bytes(left['disk_bytes'])}{_format_source(left['guessed_sizes'], left, ' without weights')}",
+        f"disk: about {size}{_format_source(left['guessed_sizes'], left, ' without weights')}",
     ]
 
 

@@ -61,11 +61,12 @@ def _format_clearest(losses: Sequence[ComparisonRow]) -> str:
     if not above:
         return f"No group is shown to do worse than all images: of {len(found)} intervals none is above 0."
     loss, group, drop = max(above, key=lambda one: one[2].eag_low_pp or 0)
+    are_above = f"{len(above)} {'is' if len(above) == 1 else 'are'} above 0"
     return (
         f"Clearest: {_name(loss.grouping, group.name)} at {name_bits(loss.config.variant, loss.config.bits)}, "
         f"{format_pp(drop.eag_pp)} pp{format_interval(drop.eag_low_pp, drop.eag_high_pp)} worse than all images: it "
-        f"{format_drop(drop.drop_pp)}. Of {len(found)} such intervals {len(above)} {'is' if len(above) == 1 else 'are'} "
-        f"above 0, where chance alone puts {_format_expected(TAIL * len(found))}."
+        f"{format_drop(drop.drop_pp)}. Of {len(found)} such intervals {are_above}, "
+        f"where chance alone puts {_format_expected(TAIL * len(found))}."
     )
 
 
