@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     )
     from quantfair.quant.lifecycle import Prepared, calibrate, freeze, prepare
     from quantfair.quant.models import build_model
-    from quantfair.quant.predict import predict
+    from quantfair.quant.prediction import predict
     from quantfair.quant.ptq.calibration import Calibration, collect
     from quantfair.quant.training.fit import Batches, FitResult, fit
 
@@ -185,7 +185,7 @@ _HOMES = {
         "prepare",
     ),
     "models": ("build_model",),
-    "predict": ("predict",),
+    "prediction": ("predict",),
     "ptq.calibration": (
         "Calibration",
         "collect",

@@ -32,7 +32,7 @@ FLOORS = {
     "quant": [
         "lifecycle",
         "iao training analysis",
-        "ptq deploy models predict",
+        "ptq deploy models prediction",
         "layers",
         "quantizer",
         "specs",
@@ -195,6 +195,14 @@ def test_everything_a_door_promises_is_there(door: ModuleType) -> None:
     assert door.__all__
     for name in door.__all__:
         assert getattr(door, name) is not None
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_file_has_the_name_of_what_its_door_offers(room: str) -> None:
+    """Importing a file puts it into the package under its name, where it would hide the function of that name."""
+    offered = __import__(f"{PACKAGE}.{room}", fromlist=["__all__"])
+    entries = {path.stem for path in (ROOT / room).iterdir()}
+    assert not entries & set(getattr(offered, "__all__", ()))
 
 
 def test_tests_are_flat_so_that_no_test_folder_shadows_a_room() -> None:

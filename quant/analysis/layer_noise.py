@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from quantfair.quant.layers.modes import device_of, evaluating
 from quantfair.quant.layers.modules import QuantLayer, deployed_weight
 from quantfair.quant.layers.report import LayerReport, describe_layers
-from quantfair.quant.predict import predict
+from quantfair.quant.prediction import predict
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 
 IMAGES_AT_ONCE = 16  # the outputs of all layers are held for so many images

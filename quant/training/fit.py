@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from quantfair.quant.layers.modes import device_of, require_calibrated
 from quantfair.quant.layers.modules import deployed_weight, quant_layers, quantizers
 from quantfair.quant.layers.non_finite import DivergedError, NonFiniteError, find_non_finite, is_finite
-from quantfair.quant.predict import predict
+from quantfair.quant.prediction import predict
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 from quantfair.quant.specs.training import TrainSpec
 from quantfair.quant.training.optimizer import Loss, learning_rate, make_optimizer, set_learning_rate, training_loss
