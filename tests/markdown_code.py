@@ -1,7 +1,7 @@
 """The code blocks of the Markdown pages: where they stand, what they hold, and whether they say why they are not run.
 
 A block that cannot run has the comment `<!-- not run: REASON -->` in the line before it. A block of a recipe begins
-with a comment that says where it belongs: `# new file: PATH`, or `# PATH, below: LINE` (also `above` and `in place of`),
+with a comment that says where it belongs: `# new file: PATH`, or `# PATH, below: LINE` (also `above`, `in place of`),
 where LINE is a line of that file.
 """
 
