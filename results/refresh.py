@@ -32,7 +32,7 @@ def update_report(store: Store, *, always: bool = False, metrics: Sequence[str] 
     `metrics` are a user's own, each `package.module:function`; without them no table has them any more.
 
     Raises:
-        DamagedError: a file that they are built from is damaged; `damage.py` puts it away.
+        DamagedError: a file that they are built from is damaged; `recovery.py` puts it away.
         StoreError: there is no sweep in the store, or one of `metrics` cannot be had or does not what it must.
         WriteError: they cannot be written.
     """

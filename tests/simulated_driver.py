@@ -14,12 +14,13 @@ import ray
 import typer
 
 from quantfair.orchestrator.commands.exit_codes import exit_codes
+from quantfair.orchestrator.commands.options import read_words
 from quantfair.orchestrator.config.spec import Resources, Retry
 from quantfair.orchestrator.executors import ray_preflight as preflight
 from quantfair.orchestrator.executors.progress import ProgressLines
 from quantfair.orchestrator.executors.ray_tune import run_ray
 from quantfair.orchestrator.planning.plan import PlannedTrial
-from quantfair.orchestrator.planning.request import make_queue, read_request
+from quantfair.orchestrator.planning.request import make_queue, read_state
 from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store
 
@@ -52,7 +53,7 @@ def main() -> None:
         if "numpy" in asked:
             real = preflight.describe_program
             preflight.describe_program = lambda: {**real(), "numpy": asked["numpy"]}
-        request = read_request(asked["words"], asked["store"], retry_failed=False)
+        request = read_state(*read_words(asked["words"]), asked["store"])
         queue = make_queue(request)
         progress = ProgressLines(queue, quiet=False)
         options = {"address": asked["address"], "waits": asked.get("waits", False), "retry": Retry(crash=3)}

@@ -25,7 +25,7 @@ from quantfair.orchestrator.executors.inline import run_inline
 from quantfair.orchestrator.executors.progress import Progress
 from quantfair.orchestrator.planning.manifest import make_manifest
 from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
-from quantfair.orchestrator.planning.request import make_queue, read_request
+from quantfair.orchestrator.planning.request import make_queue, read_state
 from quantfair.orchestrator.trials.evaluation import list_evaluated, score, write_samples
 from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store, make_predictions
@@ -87,7 +87,7 @@ def fill_store(folder: Path, *, n_trials: int) -> Store:
     """Run `folder`/sweep.toml, written here, with answers that are made up; return the store `folder`/store."""
     sweep = make_sweep(n_trials)
     write_sweep(sweep, folder / "sweep.toml")
-    request = read_request([str(folder / "sweep.toml")], str(folder / "store"), retry_failed=False)
+    request = read_state(str(folder / "sweep.toml"), (), str(folder / "store"))
     request.store.write_manifest(make_manifest(request.sweep, request.plan))
     queue = make_queue(request)
     run_inline(queue, request.store, Progress(queue), retry=Retry(), run=answer)

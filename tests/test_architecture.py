@@ -24,6 +24,7 @@ FLOORS = {
     "orchestrator": [
         "__main__",
         "commands",
+        "api",
         "executors",
         "trials",
         "planning",
@@ -146,6 +147,16 @@ def test_a_file_imports_only_from_floors_below_its_own(room: str) -> None:
             folder = other.split(".")[1]
             is_below = folder == own or floors[folder] > floors[own]
             assert is_below, f"{module} imports {other}, which is not below it: {FLOORS[room]}"
+
+
+def test_commands_call_the_python_door_and_nothing_else() -> None:
+    allowed = ("orchestrator.api.", "orchestrator.commands.", "orchestrator.config.", "orchestrator.text.")
+    for path in (ROOT / "orchestrator" / "commands").glob("*.py"):
+        others = {name for name in find_own_imports(path) if not f"{name}.".startswith(allowed)}
+        types = {"results.Comparison", "quant.AheadReport"}  # of what they print
+        if path.name == "exit_codes.py":
+            types |= {"datasets.DataError", "results.StoreError", "orchestrator.executors.events.SweepStoppedError"}
+        assert others <= types, f"{name_of(path)} imports {sorted(others - types)}"
 
 
 @pytest.mark.parametrize("room", ROOMS)

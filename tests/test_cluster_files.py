@@ -27,7 +27,7 @@ from quantfair.orchestrator.config.spec import load_sweep
 from quantfair.results import Store
 
 FOLDER = ROOT / "orchestrator" / "cluster"
-METRICS = ROOT / "orchestrator" / "executor_metrics.py"
+METRICS = ROOT / "orchestrator" / "executors" / "ray_metrics.py"
 NAMES = sorted(path.name for path in FOLDER.iterdir() if path.suffix not in ("", ".py", ".pyc"))
 
 

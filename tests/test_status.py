@@ -12,13 +12,13 @@ import pytest
 from test_plan import plan_of
 from test_sweep import SWEEP, run
 
-from quantfair.orchestrator.commands.app import format_command
+from quantfair.orchestrator.api.status import summarize_status
+from quantfair.orchestrator.api.sweep import format_command
 from quantfair.orchestrator.commands.status import (
     MOST_REASONS,
     format_reasons,
     format_status,
     group_by_reason,
-    summarize_status,
 )
 from quantfair.results import Store
 from quantfair.results.schema import PREDICTIONS, SAMPLES
@@ -134,7 +134,7 @@ def test_the_command_that_it_names_goes_on(tmp_path: Path) -> None:
 
 def test_the_command_keeps_what_a_sweep_on_a_cluster_was_started_with(store: Store) -> None:
     words = ["quickstart", f"quant=[{{method='ptq', act_observer={['minmax'] * 100}}}]"]
-    command = format_command(words, store, address="head:6379", waits=True)
+    command = format_command(words[0], words[1:], store, address="head:6379", waits=True)
     start = ["python", "-m", "orchestrator", "sweep", *words]
     assert shlex.split(command) == [
         *start,

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from quantfair.orchestrator.commands.options import read_words
 from quantfair.orchestrator.config.errors import RequestError
 from quantfair.orchestrator.config.spec import SweepSpec, load_sweep
 from quantfair.orchestrator.config.sweep_file import built_in_sweeps
-from quantfair.orchestrator.planning.request import read_plan
+from quantfair.orchestrator.planning.request import read_request
 
 
 def write(folder: Path, **files: str) -> str:
@@ -153,6 +154,6 @@ def test_a_mistake_on_the_command_line_says_so() -> None:
 
 def test_a_word_that_is_longer_than_any_path_is_an_override(tmp_path: Path) -> None:
     word = f"quant=[{{method='ptq', act_observer={['minmax'] * 100}}}]"
-    assert {trial.method for trial in read_plan([word], str(tmp_path)).plan} == {"fp32", "ptq"}
+    assert {trial.method for trial in read_request(*read_words([word]), str(tmp_path)).plan} == {"fp32", "ptq"}
     with pytest.raises(RequestError, match="is neither a file nor a built-in sweep"):
-        read_plan(["x" * 300], str(tmp_path))
+        read_request(*read_words(["x" * 300]), str(tmp_path))

@@ -6,7 +6,7 @@ import pytest
 from test_sweep import N_TRIALS, SWEEP, assert_equal_tables, rows_of, run, times_of_rows
 
 from quantfair.orchestrator.planning.plan import CRASHED, OUT_OF_MEMORY, TIMED_OUT
-from quantfair.orchestrator.planning.request import make_queue, read_request
+from quantfair.orchestrator.planning.request import make_queue, read_state
 from quantfair.results import Store
 
 
@@ -53,7 +53,7 @@ def test_a_limit_below_one_is_refused(words: tuple[str, ...]) -> None:
 
 def test_whatever_is_left_out_by_a_limit_is_needed_by_nothing_in_it(words: tuple[str, ...]) -> None:
     for limit in range(1, N_TRIALS + 1):
-        request = read_request([words[0]], words[-1], retry_failed=False)
+        request = read_state(words[0], (), words[-1])
         queue = make_queue(request, limit=limit)
         assert len(queue.trials) == limit
         assert all(queue.trials.keys() >= set(trial.needs) for trial in queue.trials.values())
@@ -67,11 +67,11 @@ def test_failed_trials_and_those_blocked_by_them_run_again_when_asked_and_crashe
     words: tuple[str, ...], error: str, runs_anyway: bool
 ) -> None:
     store = Store.open(words[-1])
-    plan = read_request([words[0]], words[-1], retry_failed=False).plan
+    plan = read_state(words[0], (), words[-1]).plan
     stage = plan[0]
     children = {trial.trial_id for trial in plan if stage.trial_id in trial.needs}
     store.write_trial({**stage.columns(), "status": "failed", "error": f"{error}: it was so"})
-    plain, again = (read_request([words[0]], words[-1], retry_failed=asked).state for asked in (False, True))
+    plain, again = (read_state(words[0], (), words[-1], retry_failed=asked).progress for asked in (False, True))
     assert again.failed == again.blocked == ()
     assert len(again.to_run) == N_TRIALS
     if runs_anyway:
@@ -85,7 +85,7 @@ def test_failed_trials_and_those_blocked_by_them_run_again_when_asked_and_crashe
 def test_retrying_a_failed_float_stage_runs_its_dependants_in_the_same_command(words: tuple[str, ...]) -> None:
     only = ("seeds=[0]", "--executor", "inline", "--store", words[-1])
     store = Store.open(words[-1])
-    stage = read_request([words[0], "seeds=[0]"], words[-1], retry_failed=False).plan[0]
+    stage = read_state(words[0], ["seeds=[0]"], words[-1]).plan[0]
     row = {**stage.columns(), "status": "failed", "error": f"{TIMED_OUT}: ran longer than retry.timeout_s = 1"}
     store.write_trial(row)
     blocked = run("sweep", words[0], *only)

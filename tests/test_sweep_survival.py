@@ -16,7 +16,7 @@ import pytest
 from test_sweep import SWEEP, assert_equal_tables, run, start
 
 from quantfair.orchestrator.executors.recovery import find_damaged_stages
-from quantfair.orchestrator.planning.request import read_request
+from quantfair.orchestrator.planning.request import read_state
 from quantfair.results import SCHEMA_VERSION, TABLES, Store
 
 SMALL = ("seeds=[0]", "experiments.0.train.epochs=3")  # fp32, fp32_ft, two ptq, one qat
@@ -104,7 +104,7 @@ def test_a_damaged_stage_is_trained_again_where_a_trial_needs_it(
 ) -> None:
     before, ids = versions(copy), ids_by_method(copy)
     harm(Path(copy.location, "stages", f"{ids['fp32']}.pt"))
-    request = read_request([sweep_file, *SMALL], copy.location, retry_failed=False)
+    request = read_state(sweep_file, SMALL, copy.location)
     assert find_damaged_stages(request) == []  # nobody needs it
     copy.remove_trial(ids["qat"])
     said = run("sweep", sweep_file, *SMALL, "--executor", "inline", "--store", copy.location)
@@ -124,8 +124,8 @@ def test_a_stage_is_read_once_however_many_trials_need_it(
             copy.remove_trial(row["trial_id"])
     read, really_read = [], Store.read_stage
     monkeypatch.setattr(Store, "read_stage", lambda store, stage: (read.append(stage), really_read(store, stage))[1])
-    request = read_request([sweep_file, *SMALL], copy.location, retry_failed=False)
-    assert len(request.state.to_run) == 4
+    request = read_state(sweep_file, SMALL, copy.location)
+    assert len(request.progress.to_run) == 4
     assert find_damaged_stages(request) == []
     assert read == [ids["fp32"]]
 

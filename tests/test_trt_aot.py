@@ -4,6 +4,7 @@ Without the extra `trt-check` these tests are skipped, unless the variable QUANT
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_a_package_that_cannot_be_imported_ends_the_command_with_2_and_the_remed
 ) -> None:
     onnx.save(make_convnet(), tmp_path / "fine.onnx")
     (tmp_path / "tensorrt_rtx.py").write_text("raise ImportError('no such library')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     told = CliRunner().invoke(app, ["trt-check", str(tmp_path / "fine.onnx")])
     assert told.exit_code == 2
     assert "tensorrt_rtx cannot be imported (no such library); install it" in told.stderr

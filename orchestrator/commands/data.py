@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from quantfair.datasets import data_folder, describe_dataset, find_dataset_id, list_sources
+from quantfair.orchestrator.api import data as api
 from quantfair.orchestrator.commands.exit_codes import exit_codes
-from quantfair.orchestrator.config.spec import read_dataset
 
 data_app = typer.Typer(help="Say which data sets there are, convert them, and count what is in them.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set, or package.module:factory.")]
@@ -23,12 +22,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 def list_(as_json: AsJson = False) -> None:
     """Say which data sets are known, which are there, and where to get the others."""
     with exit_codes():
-        sources = list_sources()
+        found = api.list_data()
         if as_json:
-            print(json.dumps({"data_folder": str(data_folder()), "sources": sources}, indent=2))
+            print(json.dumps(found, indent=2))
             return
-        print(f"data folder: {data_folder()} (QUANTFAIR_DATA)")
-        for source in sources:
+        print(f"data folder: {found['data_folder']} (QUANTFAIR_DATA)")
+        for source in found["sources"]:
             print(f"\n{source['name']}: {source['status']}")
             for title in ("tasks", "attributes"):
                 if source[title]:
@@ -41,8 +40,9 @@ def list_(as_json: AsJson = False) -> None:
 def prepare(name: Name, settings: Overrides = None, as_json: AsJson = False) -> None:
     """Find or download a data set and convert it, so that sweeps start at once."""
     with exit_codes():
-        spec, started = read_dataset(name, settings or []), time.perf_counter()
-        dataset_id, took_s = find_dataset_id(spec), time.perf_counter() - started
+        started = time.perf_counter()
+        dataset_id = api.prepare_data(name, settings or ())
+        took_s = time.perf_counter() - started
         if as_json:
             print(json.dumps({"name": name, "dataset_id": dataset_id, "took_s": round(took_s, 3)}, indent=2))
         else:
@@ -53,7 +53,7 @@ def prepare(name: Name, settings: Overrides = None, as_json: AsJson = False) -> 
 def check(name: Name, settings: Overrides = None, as_json: AsJson = False) -> None:
     """Count the images of every split and group, byte-identical copies and their conflicts."""
     with exit_codes():
-        facts = describe_dataset(read_dataset(name, settings or []))
+        facts = api.check_data(name, settings or ())
         print(json.dumps(facts, indent=2) if as_json else _format_facts(facts))
 
 

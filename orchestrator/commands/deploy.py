@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantfair.orchestrator.api import deploy as api
 from quantfair.orchestrator.commands.exit_codes import exit_codes
 from quantfair.orchestrator.commands.options import AsJson, StoreArgument
-from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
-from quantfair.results import Store
 
 if TYPE_CHECKING:
     from quantfair.quant import AheadReport
@@ -36,33 +35,21 @@ def export(
 ) -> None:
     """Write a trial's model for a runtime, with a small program that classifies images with it."""
     with exit_codes():
-        from quantfair.orchestrator.trials.export import write_artifacts
-
-        paths = [str(path) for path in write_artifacts(Store.open(store), trial_id, runtime.value, output, half=half)]
+        written = api.export(store, trial_id, runtime=runtime.value, folder=output, half=half)
+        paths = [str(path) for path in written]
         print(json.dumps({"files": paths}) if as_json else "\n".join(paths))
 
 
 def trt_check(files: Files, as_json: AsJson = False) -> None:
     """Check ONNX files for TensorRT without a GPU: its rules, then a build with tensorrt-rtx, thrown away."""
     with exit_codes():
-        if missing := [file for file in files if not file.is_file()]:
-            raise RequestError(ConfigProblem("FILE.onnx", f"names no file: {file}.") for file in missing)
-        reports = _check(files)
+        reports = api.check_for_tensorrt(files)
         if as_json:
             print(json.dumps([_record(report) for report in reports], indent=2))
         else:
             print("\n".join(line for report in reports for line in _format(report)))
         if any(report.refused_by for report in reports):
             raise typer.Exit(1)
-
-
-def _check(files: list[Path]) -> "list[AheadReport]":
-    from quantfair.quant import TensorRTMissingError, check_ahead_of_time
-
-    try:
-        return [check_ahead_of_time(file) for file in files]
-    except TensorRTMissingError as error:
-        raise RequestError([ConfigProblem("trt-check", f"cannot build: {error}.")]) from error
 
 
 def _record(report: "AheadReport") -> dict[str, Any]:

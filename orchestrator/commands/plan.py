@@ -1,71 +1,29 @@
 """What `plan` says: how far a sweep is, and what is left in trials, bundles, time and room on the disk."""
 
 import json
-from collections import Counter
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
 
 import typer
 
+from quantfair.orchestrator.api import plan as api
 from quantfair.orchestrator.commands.exit_codes import exit_codes
-from quantfair.orchestrator.commands.options import AsJson, StorePath, SweepWords
-from quantfair.orchestrator.commands.status import format_runtimes, summarize_runtimes
-from quantfair.orchestrator.planning.forecast import estimate_bytes, find_machine, forecast, measure_trials
-from quantfair.orchestrator.planning.plan import METHODS, PlanState, count_by_method
-from quantfair.orchestrator.planning.request import SweepState, make_queue, read_request, warn_of_devices
+from quantfair.orchestrator.commands.options import AsJson, StorePath, SweepWords, read_words
+from quantfair.orchestrator.commands.status import format_runtimes
 from quantfair.orchestrator.text import format_s
 
 MOST_REASONS = 3
-
-
-def summarize_plan(request: SweepState) -> dict[str, Any]:
-    """Return the plan's state and estimates as plain values: seconds of one slot (`work_s`) and by the clock, bytes."""
-    counts = count_by_method(request.plan, request.state)
-    planned = Counter(trial.method for trial in request.plan)
-    return {
-        "name": request.sweep.head.name,
-        "store": request.store.location,
-        "n_trials": len(request.plan),
-        "by_method": {
-            method: {"planned": planned[method], **{place: counts[method, place] for place in PlanState._fields}}
-            for method in METHODS
-            if planned[method]
-        },
-        "runtimes": summarize_runtimes(
-            request.store,
-            [trial.trial_id for trial in request.plan],
-            request.runtime_status,
-            asked=request.sweep.head.runtimes,
-        ),
-        "left": _foresee(request),
-        "warnings": warn_of_devices(request),
-    }
-
-
-def _foresee(request: SweepState) -> dict[str, Any]:
-    queue = make_queue(request)
-    left = list(queue.trials.values())
-    work_s: dict[str, float] = dict.fromkeys(METHODS, 0.0)
-    for trial in left:
-        work_s[trial.method] += queue.durations.estimate_s(trial)
-    ok = set(request.state.ok)
-    finished = [trial for trial in request.plan if trial.trial_id in ok]
-    measured = measure_trials(request.store, finished, request.sweep.head.runtimes)
-    timed = {row["method"] for row in request.stored.values() if row["status"] == "ok"}
-    methods = [method for method in METHODS if work_s[method]]
-    return {
-        "n_trials": len(left),
-        **forecast(queue, find_machine())._asdict(),
-        "work_s_by_method": {method: work_s[method] for method in methods},
-        "guessed_times": [method for method in methods if method not in timed],
-        "disk_bytes": round(estimate_bytes(left, measured, request.images)),
-        "guessed_sizes": [method for method in methods if method not in measured],
-    }
+POWER_HEAD: Final = (
+    "power: the smallest loss, in percentage points, that is found with 80 % power at 5 %, two-sided,\n"
+    "  if so many images flip: turn right or wrong. drop: of a group. excess: beyond the drop of all.\n"
+    "  Seeds share the test images: more of them show what training does by chance, and are no images."
+)
 
 
 def format_plan(summary: dict[str, Any]) -> list[str]:
     """Return a summary as lines for a terminal: a few, however many trials there are."""
     left = summary["left"]
-    heads = {"planned": "planned", **{place: place.replace("_", " ") for place in PlanState._fields}}
+    heads = {place: place.replace("_", " ") for place in next(iter(summary["by_method"].values()))}
     lines = [
         f"{summary['name']}: {summary['n_trials']:,} trials in {summary['store']}",
         f"{'':8}" + "".join(f"{head:>9}" for head in heads.values()) + f"{'work':>12}",
@@ -77,7 +35,8 @@ def format_plan(summary: dict[str, Any]) -> list[str]:
     lines += _format_left(left) if left["n_trials"] else ["left: nothing"]
     if any(counts["failed"] for counts in summary["by_method"].values()):
         lines.append("failed trials, and those blocked by them, run once more with `sweep --retry-failed`")
-    return [*lines, *(f"warning: {warning}" for warning in summary["warnings"])]
+    lines += [f"warning: {warning}" for warning in summary["warnings"]]
+    return lines + format_power(summary["power"]) if "power" in summary else lines
 
 
 def _format_left(left: dict[str, Any]) -> list[str]:
@@ -108,6 +67,42 @@ def format_bytes(n: float) -> str:
     return f"{n / 1e3:.0f} kB"
 
 
+def format_power(power: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the lines for a terminal, at most 100 columns wide for three shares of flips."""
+    lines = ["", POWER_HEAD]
+    for of_grouping in power:
+        columns = of_grouping["at_flips"]
+        title = f"{of_grouping['dataset']}, {of_grouping['task']}, by {of_grouping['grouping']}"
+        lines += ["", f"{title:42}" + "".join(f"{_format_share(at['flips']):>18}" for at in columns)]
+        lines.append(f"{'':34}{'n':>8}" + f"{'drop':>10}{'excess':>8}" * len(columns))
+        for index, group in enumerate(of_grouping["groups"]):
+            cells = [f"{_format_pp(at['drop_pp'][index]):>10}{_format_pp(at['excess_pp'][index]):>8}" for at in columns]
+            name = group["group"] if group["ranked"] else f"{group['group']} (never ranked)"
+            lines.append(f"  {name[:31]:32}{group['n']:8,}" + "".join(cells))
+        if columns[0]["disparity"]:
+            rows = {
+                "one group alone, easiest to find": "easiest_group_pp",
+                "one group alone, hardest to find": "hardest_group_pp",
+            }
+            rows |= {
+                "max - min drop by chance": "by_chance_pp",
+                "exceeded in 5 % by chance": "by_chance_q95_pp",
+            }
+            lines += [
+                f"  {name:40}" + "".join(f"{at['disparity'][key]:>10.1f}{'':8}" for at in columns)
+                for name, key in rows.items()
+            ]
+    return [line.rstrip() for line in lines]
+
+
+def _format_share(share: float) -> str:
+    return f"{100 * share:g} % flips"
+
+
+def _format_pp(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
 def plan(
     words: SweepWords = None,
     store: StorePath = None,
@@ -124,23 +119,10 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what would run: trials, finished ones, bundles, estimated time and room on the disk."""
-    from quantfair.orchestrator.config.json_schema import make_schema
-
     with exit_codes():
         if schema:
-            print(json.dumps(make_schema(), indent=2))
+            print(json.dumps(api.schema(), indent=2))
             return
-        request = read_request(words, store, retry_failed=False)
-        summary = summarize_plan(request)
-        lines = format_plan(summary)
-        if power or flips:
-            from quantfair.orchestrator.planning.power import FLIPS, describe_power, format_power
-
-            specs = dict.fromkeys(experiment.dataset for experiment in request.sweep.experiments)
-            summary["power"] = describe_power(specs, flips or FLIPS)
-            lines += format_power(summary["power"])
-        if as_json:
-            trials = [{"trial_id": t.trial_id, "label": t.label, "needs": t.needs} for t in request.plan]
-            print(json.dumps({**summary, "trials": trials}, indent=2))
-        else:
-            print("\n".join(lines))
+        source, overrides = read_words(words)
+        summary = api.plan(source, overrides, store=store, power=power, flips=flips or ())
+        print(json.dumps(summary, indent=2) if as_json else "\n".join(format_plan(summary)))

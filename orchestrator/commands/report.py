@@ -7,14 +7,10 @@ from typing import Annotated
 
 import typer
 
+from quantfair.orchestrator.api.report import add_predictions, build_report, draw_chart
 from quantfair.orchestrator.commands.exit_codes import exit_codes
 from quantfair.orchestrator.commands.options import AsJson, StoreArgument
 from quantfair.orchestrator.commands.result import finish
-from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
-from quantfair.orchestrator.executors.recovery import build_report_without_damaged
-from quantfair.results import Store, draw_figure, update_report_as_before
-
-SUFFIXES = ("svg", "png")
 
 
 class Format(StrEnum):
@@ -51,20 +47,11 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the tables and report.html from what is stored, of a partial store too."""
-    from quantfair.results import compare_stores, import_groups, write_exports
-
     with exit_codes():
-        if output is not None and not formats:
-            raise RequestError([ConfigProblem("--output", "is where tables for papers go: add `--format latex`, say.")])
-        opened = Store.open(store)
-        if groups is not None:
-            if not groups.is_file():
-                raise RequestError([ConfigProblem("--groups", f"names no file: {groups}.")])
-            import_groups(opened, groups.read_bytes(), source=str(groups))
-        derived = build_report_without_damaged(opened, metrics=metric or ())
-        exports = write_exports(opened, formats, output) if formats else None
-        comparison = compare_stores(opened, Store.open(diff)) if diff is not None else None
-        finish(opened, derived, as_json=as_json, exports=exports, comparison=comparison)
+        built = build_report(
+            store, groups=groups, metrics=metric or (), formats=formats or (), output=output, diff=diff
+        )
+        finish(built, as_json=as_json)
 
 
 def figure(
@@ -82,18 +69,8 @@ def figure(
     """Write a chart of the dashboard at column width, as the page draws it; needs Chromium or Chrome."""
     with exit_codes():
         place = output if output != Path() else Path(f"{chart}.svg")
-        suffix = place.suffix.removeprefix(".").lower()
-        if suffix not in SUFFIXES:
-            raise RequestError([ConfigProblem("--output", f"must end in .svg or .png, got {place.name}.")])
-        if not place.absolute().parent.is_dir():
-            raise RequestError(
-                [ConfigProblem("--output", f"is in a folder that does not exist: {place.absolute().parent}.")]
-            )
-        opened = Store.open(store)
-        update_report_as_before(opened)
-        image = draw_figure(opened.read_report(), chart, suffix, width_mm=width_mm, filters=filters)
-        place.write_bytes(image)
-        print(json.dumps({"file": str(place), "bytes": len(image)}) if as_json else str(place))
+        n_bytes = draw_chart(store, chart, place, filters=filters, width_mm=width_mm)
+        print(json.dumps({"file": str(place), "bytes": n_bytes}) if as_json else str(place))
 
 
 def import_(
@@ -114,20 +91,8 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Take in predictions from elsewhere, of exactly the test images (and of all val images, or none)."""
-    from quantfair.results import import_predictions
-
     with exit_codes():
-        if not file.is_file():
-            raise RequestError([ConfigProblem("FILE", f"names no file: {file}.")])
-        trial_id = import_predictions(
-            Store.open(store),
-            file.read_bytes(),
-            source=str(file),
-            name=name,
-            reference=reference,
-            control=control,
-            seed=seed,
-        )
+        trial_id = add_predictions(store, file, name=name, reference=reference, control=control, seed=seed)
         if as_json:
             print(json.dumps({"trial_id": trial_id}))
         else:

@@ -1,69 +1,45 @@
 """The end of a command: its last lines and its exit code."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import Any
 
 import typer
 
+from quantfair.orchestrator.api.report import BuiltReport, list_failed, summarize_end
 from quantfair.orchestrator.commands.status import (
     MOST_REASONS,
-    find_failed,
     format_comparison,
     format_counts,
     format_reasons,
     format_runtimes,
-    summarize_runtimes,
 )
-from quantfair.results import Derived, Store, count_trials, describe_mixed_pairs, scan_store
-
-if TYPE_CHECKING:
-    from quantfair.results import Comparison
 
 
-def finish(
-    store: Store,
-    derived: Derived,
-    *,
-    as_json: bool,
-    exports: list[str] | None = None,
-    comparison: "Comparison | None" = None,
-) -> None:
-    """Say how the trials ended and where the dashboard and tables for papers are, and exit with 1 if a trial failed."""
-    trials, facts, path = derived
-    n_others = int(facts["n_not_in_plan"])
-    counts, warnings = count_trials(trials, int(facts["n_planned"])), describe_mixed_pairs(trials)
-    manifest = store.read_manifest()
-    ids, asked = [row["trial_id"] for row in manifest["plan"]], manifest["runtimes"]
-    runtimes = summarize_runtimes(store, ids, scan_store(store).runtimes, asked=asked)
+def finish(built: BuiltReport, *, as_json: bool) -> None:
+    """Say how the trials ended and where the dashboard and tables for papers are; exit with 1 if a trial failed."""
+    facts = summarize_end(built)
     if as_json:
-        facts = {
-            "name": facts["sweep"],
-            "store": store.location,
-            **counts,
-            "n_not_in_plan": n_others,
-            "runtimes": runtimes,
-            "warnings": warnings,
-            "dashboard": path,
-            **({} if exports is None else {"exports": exports}),
-            **({} if comparison is None else {"comparison": {**comparison.summary, "files": comparison.files}}),
-        }
+        if built.exports is not None:
+            facts["exports"] = built.exports
+        if built.comparison is not None:
+            facts["comparison"] = {**built.comparison.summary, "files": built.comparison.files}
         print(json.dumps(facts, indent=2))
     else:
-        for line in format_reasons(find_failed(trials)):
-            print(line)
-        print(f"{format_counts(counts)}.")
-        for line in format_runtimes(runtimes, most=MOST_REASONS):
-            print(line)
-        if n_others:
-            print(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
-        for warning in warnings:
-            print(f"warning: {warning}")
-        for place in exports or []:
-            print(f"table: {place}")
-        if exports == []:
-            print("no tables for papers: no finished trial has a reference and groups to compare")
-        for line in format_comparison(comparison) if comparison else []:
-            print(line)
-        print(f"dashboard: {path}")
-    if counts["n_failed"] or any(found["failed"] for found in runtimes.values()):
+        print("\n".join(_format_end(built, facts)))
+    if facts["n_failed"] or any(found["failed"] for found in facts["runtimes"].values()):
         raise typer.Exit(1)
+
+
+def _format_end(built: BuiltReport, facts: dict[str, Any]) -> list[str]:
+    lines = [*format_reasons(list_failed(built)), f"{format_counts(facts)}."]
+    lines += format_runtimes(facts["runtimes"], most=MOST_REASONS)
+    n_others = facts["n_not_in_plan"]
+    if n_others:
+        lines.append(f"{n_others} finished trials in the store are not part of this request, and are not shown.")
+    lines += [f"warning: {warning}" for warning in facts["warnings"]]
+    lines += [f"table: {place}" for place in built.exports or []]
+    if built.exports == []:
+        lines.append("no tables for papers: no finished trial has a reference and groups to compare")
+    if built.comparison is not None:
+        lines += format_comparison(built.comparison)
+    return [*lines, f"dashboard: {facts['dashboard']}"]

@@ -6,7 +6,7 @@ SweepSpec holds only single values. No torch and no ray.
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from quantfair.datasets import SOURCES, DatasetSpec
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError, describe_errors, did_you_mean
-from quantfair.orchestrator.config.sweep_file import apply_overrides, read_sweep_file
+from quantfair.orchestrator.config.sweep_file import SweepSource, apply_overrides, name_source, read_sweep_file
 from quantfair.quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
@@ -142,13 +142,15 @@ class SweepSpec(NamedTuple):
     raw: dict[str, Any]  # the file with what it extends and its overrides, for the manifest
 
 
-def load_sweep(name: str, overrides: list[str]) -> SweepSpec:
-    """Read a built-in sweep or a TOML file, apply `key=value` overrides and validate the result.
+def load_sweep(source: SweepSource, overrides: Iterable[str] = ()) -> SweepSpec:
+    """Read a built-in sweep, a TOML file or a dict, apply `key=value` overrides and validate the result.
 
     Raises:
         RequestError: with every problem that was found, each with the file that it is in where that is another one.
     """
-    file = read_sweep_file(name, overrides)
+    overrides = list(overrides)
+    file = read_sweep_file(source, overrides)
+    name = name_source(source)
     try:
         return parse_sweep(file.values, source=name)
     except RequestError as error:

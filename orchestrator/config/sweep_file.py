@@ -7,7 +7,8 @@ that has a list, a table with numbers for keys changes single elements: `quant.1
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from quantfair.orchestrator.config.errors import ConfigProblem, RequestError, di
 
 BUILT_IN_FOLDER = Path(__file__).parent.parent / "sweeps"
 COMMAND_LINE = "on the command line"
+SweepSource = str | Path | Mapping[str, Any]  # the name of a built-in sweep, a TOML file, or its values
 
 
 class SweepFile(NamedTuple):
@@ -43,13 +45,23 @@ def is_file(path: str | Path) -> bool:
     return os.path.isfile(path)
 
 
-def read_sweep_file(name: str, overrides: Iterable[str] = ()) -> SweepFile:
-    """Read a built-in sweep or a file with everything it extends, and set `key=value` overrides.
+def name_source(source: SweepSource) -> str:
+    """Return what errors call a source: the file or built-in sweep, or "the sweep" for a dict."""
+    return "the sweep" if isinstance(source, Mapping) else str(source)
+
+
+def read_sweep_file(source: SweepSource, overrides: Iterable[str] = ()) -> SweepFile:
+    """Read a built-in sweep, a file or a dict, with everything it extends, and set `key=value` overrides.
+
+    A dict extends files that are relative to the current folder.
 
     Raises:
         RequestError: a file is missing or no TOML, extends itself, or a path leads nowhere.
     """
-    file = _read(name, folder=Path(), chain=())
+    if isinstance(source, Mapping):
+        file = _extend(deepcopy(dict(source)), name_source(source), folder=Path(), chain=())
+    else:
+        file = _read(str(source), folder=Path(), chain=())
     problems = apply_overrides(file.values, overrides)
     if problems:
         raise RequestError(problems, "the overrides")
@@ -71,14 +83,18 @@ def _read(name: str, *, folder: Path, chain: tuple[str, ...]) -> SweepFile:
         raise RequestError(
             [ConfigProblem("extends", f"leads back to where it started: {way}; remove one of them.")], called
         )
-    changes = _parse(path, called)
+    return _extend(_parse(path, called), called, folder=path.parent, chain=chain)
+
+
+def _extend(changes: dict[str, Any], called: str, *, folder: Path, chain: tuple[str, ...]) -> SweepFile:
+    """Return the values of a sweep on top of those that it extends. `called` is what errors call it."""
     if "extends" not in changes:
         return SweepFile(changes, {"": called})
     extended = changes.pop("extends")
     if not isinstance(extended, str):
         message = f"must be a text, a built-in sweep or a file relative to this one, got {extended!r}."
         raise RequestError([ConfigProblem("extends", message)], called)
-    base = _read(extended, folder=path.parent, chain=(*chain, called))
+    base = _read(extended, folder=folder, chain=(*chain, called))
     base.values.pop("name", None)  # each sweep has its own, since it names the store
     merge = _Merge()
     values = merge(base.values, changes)

@@ -1,4 +1,4 @@
-"""What a worker does with a planned trial, and what comes of it: the seam between executors and `trial.py`.
+"""What a worker does with a planned trial, and what comes of it: the seam between executors and `trials/run.py`.
 
 Executors take any function of this shape: tests and simulations give them work that trains nothing.
 """

@@ -1,6 +1,6 @@
 """How far a sweep is, counted from the events of its trials, and plain lines that say so.
 
-Every event costs the same however many trials there are; `progress_table.py` and `executor_metrics.py` show the same
+Every event costs the same however many trials there are; `progress_table.py` and `ray_metrics.py` show the same
 counts in other ways.
 """
 

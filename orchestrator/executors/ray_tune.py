@@ -57,7 +57,7 @@ def run_ray(
     `waits`: a shape that fits no node yet waits for one that comes later.
 
     Raises:
-        RequestError: something stands in the way of a trial: see `executor_preflight.py`.
+        RequestError: something stands in the way of a trial: see `ray_preflight.py`.
         WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
         SweepStopped: no worker can start.
     """

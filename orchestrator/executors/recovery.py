@@ -3,9 +3,8 @@
 survey -> put away -> run what is missing -> tables; damage that only shows there is put away, and its trials run
 """
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
-
-import typer
 
 from quantfair.datasets import load_dataset
 from quantfair.orchestrator.planning.request import SweepRequest, SweepState, add_state
@@ -25,7 +24,7 @@ MAX_ROUNDS = 3
 
 
 def run_with_recovery(
-    wanted: SweepRequest, run: Callable[[SweepState, int | None], None], *, retry_failed: bool, limit: int | None
+    request: SweepRequest, run: Callable[[SweepState, int | None], None], *, retry_failed: bool, limit: int | None
 ) -> Derived:
     """Run what is not finished, and again what turns out to be damaged; return the tables' facts.
 
@@ -36,13 +35,13 @@ def run_with_recovery(
         WriteError: the store has no room.
     """
     for number in range(MAX_ROUNDS):
-        request = read_sound_state(wanted, retry_failed=retry_failed and number == 0)
-        run(request, limit if number == 0 or limit is None else 0)
+        state = read_sound_state(request, retry_failed=retry_failed and number == 0)
+        run(state, limit if number == 0 or limit is None else 0)
         try:
-            return update_report(wanted.store)
+            return update_report(request.store)
         except DamagedError as error:
-            _put_away(wanted.store, [error, *find_damage(wanted.store)])
-    raise StoreError(f"Files of {wanted.store.location} are damaged again and again: check the disk.")
+            _put_away(request.store, [error, *find_damage(request.store)])
+    raise StoreError(f"Files of {request.store.location} are damaged again and again: check the disk.")
 
 
 def build_report_without_damaged(store: Store, *, metrics: Sequence[str] = ()) -> Derived:
@@ -57,33 +56,33 @@ def build_report_without_damaged(store: Store, *, metrics: Sequence[str] = ()) -
     raise StoreError(f"Files of {store.location} are damaged again and again: check the disk.")
 
 
-def read_sound_state(wanted: SweepRequest, *, retry_failed: bool) -> SweepState:
+def read_sound_state(request: SweepRequest, *, retry_failed: bool) -> SweepState:
     """Return how far a sweep is, once what is damaged is put away and what the next trials need is there."""
-    found = scan_store(wanted.store)
-    _put_away(wanted.store, found.damaged)
-    request = add_state(wanted, found, retry_failed=retry_failed)
-    _describe_images(request)
-    stages = find_damaged_stages(request)
+    found = scan_store(request.store)
+    _put_away(request.store, found.damaged)
+    state = add_state(request, found, retry_failed=retry_failed)
+    _describe_images(state)
+    stages = find_damaged_stages(state)
     if not stages:
-        return request
-    _put_away(wanted.store, stages)
-    return read_sound_state(wanted, retry_failed=retry_failed)
+        return state
+    _put_away(request.store, stages)
+    return read_sound_state(request, retry_failed=retry_failed)
 
 
-def find_damaged_stages(request: SweepState) -> list[DamagedError]:
+def find_damaged_stages(state: SweepState) -> list[DamagedError]:
     """Return the stages that trials which are to run need, and that are damaged or missing.
 
     Such a stage is trained anew, so what it needs itself is looked at too: needs come earlier in the plan. Each stage
     is read once, however many trials need it. A trial that only lacks runtimes writes no stage.
     """
-    to_run, sound, found = set(request.state.to_run), set[str](), []
-    written = to_run - request.runtimes_to_measure.keys()
-    for trial in reversed(request.plan):
+    to_run, sound, found = set(state.progress.to_run), set[str](), []
+    written = to_run - state.runtimes_to_measure.keys()
+    for trial in reversed(state.plan):
         if trial.trial_id not in to_run:
             continue
         for need in set(trial.needs) - written - sound:
             try:
-                request.store.check_stage(need)
+                state.store.check_stage(need)
                 sound.add(need)
             except DamagedError as error:
                 found.append(error)
@@ -92,14 +91,14 @@ def find_damaged_stages(request: SweepState) -> list[DamagedError]:
     return found
 
 
-def _describe_images(request: SweepState) -> None:
+def _describe_images(state: SweepState) -> None:
     """Write who the images of finished trials are, where that was lost."""
-    finished = {trial.dataset_id: trial.dataset for trial in request.plan if trial.trial_id in request.stored}
+    finished = {trial.dataset_id: trial.dataset for trial in state.plan if trial.trial_id in state.stored}
     for dataset_id, spec in finished.items():
-        if not request.store.has_samples(dataset_id):
-            write_samples(load_dataset(spec), request.store)
+        if not state.store.has_samples(dataset_id):
+            write_samples(load_dataset(spec), state.store)
 
 
 def _put_away(store: Store, damaged: Iterable[DamagedError]) -> None:
     for line in quarantine(store, damaged):
-        typer.echo(f"damaged: {line}", err=True)
+        print(f"damaged: {line}", file=sys.stderr)

@@ -28,13 +28,14 @@ def make_manifest(sweep: SweepSpec, plan: Iterable[PlannedTrial]) -> dict[str, A
     }
 
 
-def keep_manifest(request: SweepState, *, command: str) -> None:
+def keep_manifest(state: SweepState, *, command: str | None) -> None:
     """Write the manifest, with the command that goes on with the sweep.
 
     Where nothing is to run, one that differs only by its time is left as it is, and so are the tables built from it.
     """
-    manifest, store = {**make_manifest(request.sweep, request.plan), "command": command}, request.store
-    if request.state.to_run or not store.has_manifest() or not _is_same(store.read_manifest(), manifest):
+    manifest = {**make_manifest(state.sweep, state.plan), "command": command}
+    store = state.store
+    if state.progress.to_run or not store.has_manifest() or not _is_same(store.read_manifest(), manifest):
         store.write_manifest(manifest)
 
 

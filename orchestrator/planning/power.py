@@ -15,11 +15,6 @@ from quantfair.results import (
 )
 
 FLIPS: Final = (0.005, 0.02, 0.05)  # of 8 bits and of 4, and of a bad 4; measured on our sweeps
-HEAD: Final = (
-    "power: the smallest loss, in percentage points, that is found with 80 % power at 5 %, two-sided,\n"
-    "  if so many images flip: turn right or wrong. drop: of a group. excess: beyond the drop of all.\n"
-    "  Seeds share the test images: more of them show what training does by chance, and are no images."
-)
 
 
 def describe_power(specs: Iterable[DatasetSpec], flips: Sequence[float]) -> list[dict[str, Any]]:
@@ -78,39 +73,3 @@ def _find_detectable(n_G: np.ndarray, flips: float) -> dict[str, Any]:
 
 def _to_pp(values_G: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else 100 * float(value) for value in values_G]
-
-
-def format_power(power: Iterable[dict[str, Any]]) -> list[str]:
-    """Return the lines for a terminal, at most 100 columns wide for three shares of flips."""
-    lines = ["", HEAD]
-    for of_grouping in power:
-        columns = of_grouping["at_flips"]
-        title = f"{of_grouping['dataset']}, {of_grouping['task']}, by {of_grouping['grouping']}"
-        lines += ["", f"{title:42}" + "".join(f"{_format_flips(at['flips']):>18}" for at in columns)]
-        lines.append(f"{'':34}{'n':>8}" + f"{'drop':>10}{'excess':>8}" * len(columns))
-        for index, group in enumerate(of_grouping["groups"]):
-            cells = [f"{_format(at['drop_pp'][index]):>10}{_format(at['excess_pp'][index]):>8}" for at in columns]
-            name = group["group"] if group["ranked"] else f"{group['group']} (never ranked)"
-            lines.append(f"  {name[:31]:32}{group['n']:8,}" + "".join(cells))
-        if columns[0]["disparity"]:
-            rows = {
-                "one group alone, easiest to find": "easiest_group_pp",
-                "one group alone, hardest to find": "hardest_group_pp",
-            }
-            rows |= {
-                "max - min drop by chance": "by_chance_pp",
-                "exceeded in 5 % by chance": "by_chance_q95_pp",
-            }
-            lines += [
-                f"  {name:40}" + "".join(f"{at['disparity'][key]:>10.1f}{'':8}" for at in columns)
-                for name, key in rows.items()
-            ]
-    return [line.rstrip() for line in lines]
-
-
-def _format_flips(share: float) -> str:
-    return f"{100 * share:g} % flips"
-
-
-def _format(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

@@ -1,7 +1,7 @@
 """Contrasts and answers -> the tables `contrasts`, `contrast_disparity`, `spreads` and `verdicts`.
 
-Legend: K contrasts, G groups, N images. Which contrasts there are is `contrasts.py`, what they are worth
-`contrast_estimates.py`, how evenly they are spread `contrast_evenness.py`.
+Legend: K contrasts, G groups, N images. Which contrasts there are is `pairing.py`, what they are worth
+`estimates.py`, how evenly they are spread `evenness.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,1 +1,1 @@
-"""Tables for papers: `tables.py` says what is in them, the other files how each format writes it."""
+"""Tables for papers: `paper_table.py` says what is in them, the other files how each format writes it."""

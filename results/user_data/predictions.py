@@ -32,7 +32,7 @@ def import_predictions(
     control: str | None = None,
     seed: int | None = None,
 ) -> str:
-    """Check a file (`imported_file.py` says which), make it a finished trial of the store and return its trial_id.
+    """Check a file (`predictions_file.py` says which), make it a finished trial of the store and return its trial_id.
 
     The same predictions of the same name, seed and reference are the same trial, however often they are imported; the
     seeds of one name and one configuration of the reference are one configuration. `seed` is the reference's where it

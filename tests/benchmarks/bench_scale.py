@@ -26,7 +26,7 @@ from quantfair.orchestrator.planning import bundle_queue as schedule
 from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.manifest import make_manifest
 from quantfair.orchestrator.planning.plan import PlannedTrial
-from quantfair.orchestrator.planning.request import read_request
+from quantfair.orchestrator.planning.request import read_state
 from quantfair.results import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -87,7 +87,7 @@ def measure_long_trials(folder: Path, n_trials: int) -> Figures:
 def measure_fill(folder: Path, _: int) -> Figures:
     """The files and bytes of a full store. They are not synced, since nobody waits for a real trial's."""
     request = _read_request(folder)
-    to_run = set(request.state.to_run)
+    to_run = set(request.progress.to_run)
     left = [trial for trial in request.plan if trial.trial_id in to_run]
     parts = [left[place : place + 500] for place in range(0, len(left), 500)]
     with ProcessPoolExecutor(2) as pool:
@@ -155,7 +155,7 @@ PARTS: dict[str, Callable[[Path, int], Figures]] = {
 
 
 def _read_request(folder: Path) -> Any:
-    return read_request([str(folder / "sweep.toml")], str(folder / "store"), retry_failed=False)
+    return read_state(str(folder / "sweep.toml"), (), str(folder / "store"))
 
 
 def _run_cli(*words: str) -> Figures:

@@ -1,4 +1,4 @@
-// Numbers and names as the page writes them: `markup.py` writes them alike.
+// Numbers and names as the page writes them: `formatting.py` writes them alike.
 const MISSING = "–";
 const sentence = (text) => text[0].toUpperCase() + text.slice(1);
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
