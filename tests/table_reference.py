@@ -1,4 +1,4 @@
-"""The page `results/TABLES.md`, made of `results/schema.py`: every table with its key, and every column with its type.
+"""The page `results/COLUMNS.md`, made of `results/schema.py`: every table with its key, and every column with its type.
 
 `PYTHONPATH=.:tests python tests/table_reference.py` writes it again. What the page says of a table is what the schema
 and `results/frames.py` say of it, so a better sentence belongs there.
@@ -17,7 +17,7 @@ from quantfair.results import SCHEMA_VERSION, TABLES, Frames
 from quantfair.results.schema import DIFFERENCES, SETTING_DIFFERENCES
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-PAGE: Final = ROOT / "results" / "TABLES.md"
+PAGE: Final = ROOT / "results" / "COLUMNS.md"
 SCHEMA: Final = ROOT / "results" / "schema.py"
 README: Final = ROOT / "results" / "README.md"
 WIDTH: Final = 120

@@ -2,7 +2,8 @@
 
 Shell blocks: each command of ours runs in this process, in an empty folder that has a store, `results/runs/quickstart`.
 STORE, OTHER and TRIAL_ID stand for the store, a copy of it and a trial of it. Two things are done in a smaller way: in
-place of `sweep`, its words are read and, for data that is always there, planned; and `qf.sweep` runs a tiny sweep.
+place of `sweep`, its words are read and, for data that is always there, planned; and `qf.sweep` gets the tiny sweep of
+that store.
 Python blocks share their names down the page; one that begins with `# name.py` is that file. TOML blocks are sweeps.
 The recipes of CONTRIBUTING.md are followed in a copy of the checkout.
 """
@@ -40,6 +41,7 @@ TINY = (
 )
 ALWAYS_THERE = ("digits", "synthetic")  # data sets that need no files
 STORE = Path("results", "runs", "quickstart")
+PYTHON_STORE = "quickstart-runs"
 CONTRIBUTING = "CONTRIBUTING.md"
 RECIPES = [block for block in read_blocks(CONTRIBUTING) if block.section.startswith("Add a")]
 BLOCKS = [block for page in PAGES for block in read_blocks(page) if block not in RECIPES]
@@ -123,14 +125,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         run("sweep", "quickstart", *TINY, "--executor", "inline", "--store", str(STORE))
-        other = folder / "other"
-        shutil.copytree(store, other)
+        shutil.copytree(store, folder / "other")
+        shutil.copytree(store, folder / PYTHON_STORE)  # the sweep of a Python block finds its trials finished
         frames = read(str(store))
         trial_id = frames.trials.query("method == 'ptq'").trial_id.iloc[0]
         images = frames.predictions(trial_id)
         images[["sample_id", "predicted"]].to_csv(folder / "predictions.csv", index=False)
         images.assign(half=images["sample_id"] % 2)[["sample_id", "half"]].to_csv(folder / "my.csv", index=False)
-        yield Place(folder=folder, meanings={"STORE": str(store), "OTHER": str(other), "TRIAL_ID": trial_id})
+        yield Place(folder=folder, meanings={"STORE": str(STORE), "OTHER": "other", "TRIAL_ID": trial_id})
 
 
 def read_commands(block: Block, meanings: dict[str, str]) -> list[list[str]]:
@@ -250,7 +252,8 @@ def changed_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unwanted = shutil.ignore_patterns("__pycache__", "runs", "golden")
     for folder in (*ROOMS, "tests"):
         shutil.copytree(ROOT / folder, root / folder, ignore=unwanted)
-    shutil.copy(ROOT / "pyproject.toml", root)
+    for name in ("pyproject.toml", "Makefile", CONTRIBUTING):
+        shutil.copy(ROOT / name, root)
     for block in RECIPES:
         if block.tag != "sh":
             apply_change(block, root)
