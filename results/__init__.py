@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from quantfair.results.page.report import write_report
     from quantfair.results.predictions import make_predictions
     from quantfair.results.refresh import Derived, update_report, update_report_as_before
-    from quantfair.results.schema import BLOCKED, DEPLOYED, EXACT, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
+    from quantfair.results.schema import (
+        BLOCKED,
+        DEPLOYED,
+        EXACT,
+        MIN_RANKED,
+        RUN_DEPENDENT,
+        SCHEMA_VERSION,
+        SETTINGS,
+        TABLES,
+    )
     from quantfair.results.statistics.power import (
         minimum_detectable_disparity,
         minimum_detectable_drop,
@@ -34,6 +43,7 @@ __all__ = [
     "MIN_RANKED",
     "RUN_DEPENDENT",
     "SCHEMA_VERSION",
+    "SETTINGS",
     "TABLES",
     "Comparison",
     "DamagedError",
@@ -78,6 +88,7 @@ _HOMES = {
     "MIN_RANKED": "schema",
     "RUN_DEPENDENT": "schema",
     "SCHEMA_VERSION": "schema",
+    "SETTINGS": "schema",
     "Store": "store.store",
     "StoreError": "store.files",
     "StoreScan": "store.recovery",
