@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from quantfair.results.diff.compare import Comparison, compare_stores
     from quantfair.results.exports.files import write_exports
     from quantfair.results.frames import Frames, read, to_fairlearn
+    from quantfair.results.page.charts import CHART_KEYS
     from quantfair.results.page.paper_figures import draw_figure
     from quantfair.results.page.report import write_report
     from quantfair.results.predictions import make_predictions
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCKED",
+    "CHART_KEYS",
     "DEPLOYED",
     "EXACT",
     "MIN_RANKED",
@@ -79,6 +81,7 @@ __all__ = [
 
 _HOMES = {
     "BLOCKED": "schema",
+    "CHART_KEYS": "page.charts",
     "Comparison": "diff.compare",
     "DEPLOYED": "schema",
     "DamagedError": "store.files",

@@ -12,7 +12,7 @@ from quantfair.orchestrator.commands.options import AsJson, StoreArgument
 from quantfair.orchestrator.commands.result import finish
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.executors.recovery import build_report_without_damaged
-from quantfair.results import Store, draw_figure, update_report_as_before
+from quantfair.results import CHART_KEYS, Store, draw_figure, update_report_as_before
 
 SUFFIXES = ("svg", "png")
 
@@ -69,7 +69,7 @@ def report(
 
 def figure(
     store: StoreArgument,
-    chart: Annotated[str, typer.Argument(metavar="CHART", help="Such as accuracy, drops, tradeoff, chance, groups.")],
+    chart: Annotated[str, typer.Argument(metavar="CHART", help=f"One of {', '.join(CHART_KEYS)}.")],
     output: Annotated[
         Path, typer.Option(metavar="FILE", help="Where to, an .svg or .png. Default: CHART.svg here.")
     ] = Path(),
