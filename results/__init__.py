@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from quantfair.results.page.charts import CHART_KEYS
     from quantfair.results.page.paper_figures import draw_figure
     from quantfair.results.page.report import write_report
-    from quantfair.results.predictions import make_predictions
+    from quantfair.results.predictions import make_predictions, score_answers
     from quantfair.results.refresh import Derived, update_report, update_report_as_before
     from quantfair.results.schema import (
         BLOCKED,
@@ -72,6 +72,7 @@ __all__ = [
     "quarantine",
     "read",
     "scan_store",
+    "score_answers",
     "to_fairlearn",
     "update_report",
     "update_report_as_before",
@@ -116,6 +117,7 @@ _HOMES = {
     "read": "frames",
     "quarantine": "store.recovery",
     "scan_store": "store.recovery",
+    "score_answers": "predictions",
     "to_fairlearn": "frames",
     "write_exports": "exports.files",
     "write_report": "page.report",
