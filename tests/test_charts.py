@@ -44,7 +44,7 @@ def test_every_script_of_the_folder_is_in_the_page_once() -> None:
 
 
 def test_keys_that_people_use_stay() -> None:
-    assert CHART_KEYS[: len(PROMISED)] == PROMISED
+    assert set(PROMISED) <= set(CHART_KEYS)
 
 
 def test_the_page_gets_every_row_with_its_function() -> None:
@@ -70,7 +70,7 @@ def test_an_unknown_chart_is_refused_with_the_known_ones_before_a_browser_is_loo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(VARIABLE, "no-such-browser")
-    with pytest.raises(FigureError, match=f"No chart is called 'map': there are {', '.join(PROMISED)}"):
+    with pytest.raises(FigureError, match=f"No chart is called 'map': there are {', '.join(CHART_KEYS)}"):
         draw_figure("<p>", "map", "svg", width_mm=85)
 
 
