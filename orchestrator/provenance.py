@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -11,7 +12,15 @@ from pathlib import Path
 from quantfair.quant import ENGINE_VERSION
 
 CODE_VERSION_VARIABLE = "QUANTFAIR_CODE_VERSION"  # what the driver found, for workers that have the files alone
-PACKAGES = ("torch", "torchvision", "ray", "numpy", "pandas", "pyarrow", "scipy", "plotly")
+# Every package that can change a number, or how it is drawn. Where a name is not installed it has no version: some are
+# optional, and some stand in for others, as onnxruntime-gpu does.
+PACKAGES = (
+    *("torch", "torchvision", "ray", "numpy", "pandas", "pyarrow", "scipy", "plotly"),
+    *("scikit-learn", "pillow"),  # the digits; images in files
+    *("onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
+    *("tensorrt", "tensorrt-rtx", "pycuda"),
+    *("timm", "transformers", "safetensors"),  # what networks and weights of one's own may come from
+)
 
 
 def find_provenance() -> dict[str, str]:
@@ -28,8 +37,11 @@ def find_provenance() -> dict[str, str]:
 
 @cache
 def find_versions() -> dict[str, str]:
-    """The versions of the engine, of Python and of the packages that results may depend on."""
-    packages = {package: metadata.version(package) for package in PACKAGES}
+    """Return the versions of the engine, of Python and of the packages that results may depend on."""
+    packages: dict[str, str] = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):  # then no number depends on it
+            packages[package] = metadata.version(package)
     return {"engine_version": str(ENGINE_VERSION), "python": platform.python_version(), **packages}
 
 

@@ -8,11 +8,21 @@ if TYPE_CHECKING:
     from quantfair.results.diff.compare import Comparison, compare_stores
     from quantfair.results.exports.files import write_exports
     from quantfair.results.frames import Frames, read, to_fairlearn
+    from quantfair.results.page.charts import CHART_KEYS
     from quantfair.results.page.paper_figures import draw_figure
     from quantfair.results.page.report import write_report
-    from quantfair.results.predictions import make_predictions
+    from quantfair.results.predictions import make_predictions, score_answers
     from quantfair.results.refresh import Derived, update_report, update_report_as_before
-    from quantfair.results.schema import BLOCKED, DEPLOYED, EXACT, MIN_RANKED, RUN_DEPENDENT, SCHEMA_VERSION, TABLES
+    from quantfair.results.schema import (
+        BLOCKED,
+        DEPLOYED,
+        EXACT,
+        MIN_RANKED,
+        RUN_DEPENDENT,
+        SCHEMA_VERSION,
+        SETTINGS,
+        TABLES,
+    )
     from quantfair.results.statistics.power import (
         minimum_detectable_disparity,
         minimum_detectable_drop,
@@ -29,11 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCKED",
+    "CHART_KEYS",
     "DEPLOYED",
     "EXACT",
     "MIN_RANKED",
     "RUN_DEPENDENT",
     "SCHEMA_VERSION",
+    "SETTINGS",
     "TABLES",
     "Comparison",
     "DamagedError",
@@ -60,6 +72,7 @@ __all__ = [
     "quarantine",
     "read",
     "scan_store",
+    "score_answers",
     "to_fairlearn",
     "update_report",
     "update_report_as_before",
@@ -69,6 +82,7 @@ __all__ = [
 
 _HOMES = {
     "BLOCKED": "schema",
+    "CHART_KEYS": "page.charts",
     "Comparison": "diff.compare",
     "DEPLOYED": "schema",
     "DamagedError": "store.files",
@@ -78,6 +92,7 @@ _HOMES = {
     "MIN_RANKED": "schema",
     "RUN_DEPENDENT": "schema",
     "SCHEMA_VERSION": "schema",
+    "SETTINGS": "schema",
     "Store": "store.store",
     "StoreError": "store.files",
     "StoreScan": "store.recovery",
@@ -102,6 +117,7 @@ _HOMES = {
     "read": "frames",
     "quarantine": "store.recovery",
     "scan_store": "store.recovery",
+    "score_answers": "predictions",
     "to_fairlearn": "frames",
     "write_exports": "exports.files",
     "write_report": "page.report",

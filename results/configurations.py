@@ -7,23 +7,21 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from quantfair.results.schema import IMPORTED
+from quantfair.results.schema import IMPORTED, SETTINGS
 
 Trial = dict[str, Any]  # one row of the table `trials`
 
 METHODS: Final = ("fp32", "fp32_ft", "ptq", "qat", IMPORTED)
-# Settings that tell configurations of one method and bits apart, with the words that stand before their values.
-SETTINGS: Final = {
-    "act_observer": "",
-    "weight_observer": "weights ",
-    "scheme": "",
-    "granularity": "",
-    "bn_fold": "BN ",
-    "act_signed": "signed ",
-    "preset": "preset ",
-    "base": "base ",
-    "init": "init ",
-}
+# Settings that tell configurations of one method and bits apart, in the order in which a name has them.
+_TOLD: Final = sorted((setting for setting in SETTINGS if setting.words is not None), key=lambda setting: setting.rank)
+_WORDS: Final = {setting.name: setting.words for setting in _TOLD}
+NAMING_COLUMNS: Final = tuple(setting.name for setting in _TOLD if setting.type is not None)
+# The columns that have the value of a setting of the quantization also where it is the default.
+_QUANT_COLUMNS: Final = tuple(
+    setting.name
+    for setting in sorted(SETTINGS, key=lambda setting: max(setting.rank, 0))  # contrasts come in this order
+    if setting.type is not None and setting.path[0] == "quant"
+)
 
 
 def order_trials(table: pa.Table) -> list[Trial]:
@@ -54,13 +52,12 @@ def _name_float_models(trials: list[Trial]) -> None:
 
 def _flatten(config: str | None) -> dict[str, str]:
     """Return "section key" -> value of a trial's `config`; what has a column of its own is left out."""
-    known = {"method", "weight_bits", "act_bits", *SETTINGS}
     sections = json.loads(config or "{}")
     return {
         f"{section} {key}": _format_value(value)
         for section in ("model", "train", "quant")
         for key, value in sections.get(section, {}).items()
-        if section != "quant" or key not in known
+        if section != "quant" or key not in _QUANT_COLUMNS
     }
 
 
@@ -104,18 +101,20 @@ def _order_of(trial: Trial) -> tuple[Any, ...]:
     method = METHODS.index(trial["method"]) if trial["method"] in METHODS else len(METHODS)
     bits = (-(trial["weight_bits"] or 32), -(trial["act_bits"] or 32))
     names = tuple(trial[column] or "" for column in ("dataset", "task", "dataset_id", "float_model"))
-    settings = tuple(trial[column] or "" for column in SETTINGS)
+    settings = tuple(trial[column] or "" for column in NAMING_COLUMNS)
     return (*names, method, name_variant(trial), *bits, *settings, trial["config_id"] or "")
 
 
 def _is_told(column: str, value: Any) -> bool:
-    return value != "auto" and (column in SETTINGS or value is not None)
+    return value != "auto" and (column in NAMING_COLUMNS or value is not None)
 
 
 def _format_setting(column: str, value: Any) -> str:
-    if column in SETTINGS:
-        return SETTINGS[column] + str(value or "none")
-    return f"{column.removeprefix('quant ')} {value}"
+    name = column.removeprefix("quant ")
+    words = _WORDS.get(name)
+    if words is None:  # a setting that nobody listed, such as one of a later version
+        words = f"{name} "
+    return words + str(value or "none")
 
 
 def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
@@ -126,7 +125,7 @@ def name_configurations(trials: Sequence[Trial]) -> dict[str, str]:
     varying: dict[str, list[str]] = {}
     for variant in {name_variant(trial) for trial in trials}:
         same = [trial for trial in trials if name_variant(trial) == variant]
-        columns = [*SETTINGS, *sorted({name for trial in same for name in trial if name.startswith("quant ")})]
+        columns = [*NAMING_COLUMNS, *sorted({name for trial in same for name in trial if name.startswith("quant ")})]
         varying[variant] = [column for column in columns if len({trial.get(column) for trial in same}) > 1]
     names = {}
     for trial in trials:
@@ -153,12 +152,6 @@ Row = Mapping[str, Any]
 
 
 T = TypeVar("T")
-
-
-_COLUMNS: Final = (  # of the table `trials`, which have the value of a setting also where it is the default
-    *("weight_bits", "act_bits", "scheme", "granularity", "weight_observer", "act_observer", "bn_fold", "act_signed"),
-    *("preset", "base", "init"),
-)
 
 
 class Config(NamedTuple):
@@ -210,7 +203,7 @@ def _make_config(config_id: str, rows: dict[int, Row]) -> Config:
     quant = {name: value for name, value in config.get("quant", {}).items() if name != "method"}
     if IMPORTED in config:
         quant[IMPORTED] = config[IMPORTED]["name"]
-    columns = {name: row.get(name) for name in _COLUMNS}
+    columns = {name: row.get(name) for name in _QUANT_COLUMNS if name != "method"}
     settings = {**quant, **{name: value for name, value in columns.items() if value is not None}}
     method = str(row["method"])
     role = "scratch" if row.get("init") == "scratch" else "control" if method == "fp32_ft" else method

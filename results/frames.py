@@ -10,7 +10,7 @@ from typing import Any, Final, overload
 import pandas as pd
 import pyarrow as pa
 
-from quantfair.results.configurations import SETTINGS, name_within_models, order_trials
+from quantfair.results.configurations import NAMING_COLUMNS, name_within_models, order_trials
 from quantfair.results.refresh import update_report
 from quantfair.results.store.files import DamagedError, MissingError, StoreError
 from quantfair.results.store.store import Store
@@ -19,7 +19,7 @@ from quantfair.results.user_data.groups import add_custom_groups
 # What `with_settings` adds; of a configuration all but the seed.
 SETTINGS_COLUMNS: Final = (
     *("configuration", "dataset", "task", "model", "float_model", "method", "weight_bits", "act_bits"),
-    *SETTINGS,
+    *NAMING_COLUMNS,
     "seed",
 )
 

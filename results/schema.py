@@ -4,7 +4,8 @@ Units stand in names; accuracies are fractions in [0, 1], percentage points only
 a `reason`, never NaN.
 """
 
-from typing import Final
+from dataclasses import KW_ONLY, dataclass
+from typing import Final, Literal
 
 import pyarrow as pa
 
@@ -14,16 +15,84 @@ _STR, _F64, _F32 = pa.string(), pa.float64(), pa.float32()
 _I8, _I16, _I32 = pa.int8(), pa.int16(), pa.int32()
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting of a trial: where it is set, its column in `trials`, and what people call it.
+
+    `source` is its path in the settings of a trial, which its `config` holds too: "quant.NAME" where nothing is said.
+    Without a `type` it has no column, and is read from `config`, which names it only where it is not at its default.
+    `words` stand before its value in the name of a configuration; None where the name says it in another way, or where
+    it is no setting of a configuration. In a name, settings of a lower `rank` come first, those of equal rank in the
+    order of `SETTINGS`. `only_of` is the method that alone has it, or "recipe": the course of training that QAT, its
+    control and PTQ on that control share. The filters of the page read what is `on_page`.
+    """
+
+    name: str
+    _: KW_ONLY
+    type: pa.DataType | None = None
+    source: str = ""
+    words: str | None = None
+    rank: int = 0
+    only_of: Literal["ptq", "qat", "recipe"] | None = None
+    on_page: bool = False
+
+    @property
+    def path(self) -> tuple[str, str]:
+        """Return the section of a trial's settings, "" for the trial itself, and the name of the field there."""
+        section, _, field = (self.source or f"quant.{self.name}").rpartition(".")
+        return section, field
+
+
+# The settings that tables and page show, in the order of the columns of `trials`. Everything else that lists settings
+# is made of this: columns, names of configurations, the columns that `with_settings` adds, filters and contrasts.
+SETTINGS: Final = (
+    Setting("dataset", type=_STR, source="dataset.name"),
+    Setting("task", type=_STR, source="dataset.task"),
+    Setting("model", type=_STR, source="model.name"),
+    Setting("method", type=_STR),
+    Setting("base", type=_STR, words="base ", rank=1, only_of="ptq"),
+    Setting("init", type=_STR, words="init ", rank=1, only_of="qat"),
+    Setting("weight_bits", type=_I8, on_page=True),
+    Setting("act_bits", type=_I8, on_page=True),
+    Setting("scheme", type=_STR, words="", on_page=True),
+    Setting("granularity", type=_STR, words=""),
+    Setting("weight_observer", type=_STR, words="weights ", rank=-1),
+    Setting("act_observer", type=_STR, words="", rank=-2, on_page=True),
+    Setting("bn_fold", type=_STR, words="BN "),
+    Setting("act_signed", type=_STR, words="signed "),
+    Setting("preset", type=_STR, words="preset "),
+    Setting("seed", type=_I32, source="seed"),
+    Setting("imbalance", type=_STR, source="dataset.imbalance"),
+    # No columns of their own.
+    Setting("bias_correction", words="bias correction ", only_of="ptq"),
+    Setting("calib_balance", words="calib balance "),
+    Setting("calib_batch_size", words="calib batch size "),
+    Setting("calib_images", words="calib images "),
+    Setting("calib_seed", words="calib seed "),
+    Setting("epochs", words="epochs ", only_of="recipe"),
+    Setting("first_last_bits", words="first last bits "),
+    Setting("freeze_bn_after", words="freeze bn after ", only_of="recipe"),
+    Setting("freeze_observers_after", words="freeze observers after ", only_of="qat"),
+    Setting("lr", words="lr ", only_of="recipe"),
+    Setting("milestones", words="milestones ", only_of="recipe"),
+    Setting("overrides", words="overrides "),
+    Setting("percentile", words="percentile "),
+    Setting("quantize_adds", words="quantize adds "),
+    Setting("rounding", words="rounding ", only_of="ptq"),
+    Setting("scales", words="scales ", only_of="qat"),
+    Setting("schedule", words="schedule ", only_of="recipe"),
+    Setting("select", words="select ", only_of="recipe"),
+)
+
+
 def _schema(**columns: pa.DataType) -> pa.Schema:
     return pa.schema(list(columns.items()), metadata={"schema_version": str(SCHEMA_VERSION)})
 
 
 TRIALS = _schema(
     trial_id=_STR, config_id=_STR, status=_STR, error=_STR, traceback=_STR, attempt=_I32,
-    reference_trial_id=_STR, control_trial_id=_STR, control_reason=_STR,
-    dataset_id=_STR, dataset=_STR, task=_STR, model=_STR, method=_STR, base=_STR, init=_STR,
-    weight_bits=_I8, act_bits=_I8, scheme=_STR, granularity=_STR, weight_observer=_STR, act_observer=_STR,
-    bn_fold=_STR, act_signed=_STR, preset=_STR, seed=_I32, imbalance=_STR,
+    reference_trial_id=_STR, control_trial_id=_STR, control_reason=_STR, dataset_id=_STR,
+    **{setting.name: setting.type for setting in SETTINGS if setting.type is not None},
     n_test=_I32, accuracy=_F64, macro_accuracy=_F64, loss_nats=_F64, selected_epoch=_I32,
     train_s=_F64, calibrate_s=_F64, evaluate_s=_F64, total_s=_F64, device=_STR, size_bytes=pa.int64(),
     config=_STR, code_version=_STR,

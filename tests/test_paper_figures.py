@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from simulated_sweep import make_store
+from simulated_sweep import make_store, make_tables
 from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
 from quantfair.results import draw_figure, update_report
 from quantfair.results.page.paper_figures import VARIABLE, FigureError
+from quantfair.results.page.report import render_report
 
 pytestmark = pytest.mark.browser
 
@@ -63,6 +64,18 @@ def test_what_cannot_be_drawn_says_why(store: str, words: tuple[str, ...], said:
     code, output = run(store, *words)
     assert code == 2
     assert said in " ".join(output.split())
+
+
+def test_a_page_without_a_finished_trial_has_no_chart(browser: object) -> None:
+    tables = dict(make_tables(seeds=(0,), datasets=("faces",), fails_reference=True, n_missing=2))
+    with pytest.raises(FigureError, match="The page has no chart 'drops': no trial has finished, so there are none"):
+        draw_figure(render_report(tables), "drops", "svg", width_mm=85)
+
+
+def test_a_page_of_another_version_says_which_charts_it_has(browser: object) -> None:
+    page = """<html data-drawn="all"><script>window.quantfair = { keys: ["losses", "gains"], unknown: [] };</script>"""
+    with pytest.raises(FigureError, match="The page has no chart 'drops': the page has losses, gains"):
+        draw_figure(page, "drops", "svg", width_mm=85)
 
 
 def test_a_program_that_is_no_browser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

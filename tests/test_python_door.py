@@ -94,6 +94,14 @@ def test_arguments_that_are_none_are_refused_with_what_is_allowed(tmp_path: Path
         qf.sweep(SPEC, store=tmp_path, executor="inline", limit=0)
 
 
+def test_a_ray_of_the_users_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    with pytest.raises(
+        qf.RequestError, match=r"`executor` finds a Ray that this process uses already: call `ray.shutd"
+    ):
+        qf.sweep(SPEC, store=tmp_path, quiet=True)
+
+
 def test_a_store_without_a_sweep_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(qf.StoreError, match=str(tmp_path)):
         qf.report(tmp_path)

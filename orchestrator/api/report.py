@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from quantfair.orchestrator.api.status import find_failed, summarize_runtimes
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.executors.recovery import build_report_without_damaged
-from quantfair.results import Derived, Store, count_trials, describe_mixed_pairs, scan_store
+from quantfair.results import CHART_KEYS, Derived, Store, count_trials, describe_mixed_pairs, scan_store
 
 if TYPE_CHECKING:
     from quantfair.results import Comparison, Frames
 
+CHARTS = CHART_KEYS  # of the dashboard, for `draw_chart`
 FIGURE_SUFFIXES = ("svg", "png")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quantfair.orchestrator.api.report import add_predictions, build_report, draw_chart
+from quantfair.orchestrator.api.report import CHARTS, add_predictions, build_report, draw_chart
 from quantfair.orchestrator.commands.exit_codes import exit_codes
 from quantfair.orchestrator.commands.options import AsJson, StoreArgument
 from quantfair.orchestrator.commands.result import finish
@@ -56,7 +56,7 @@ def report(
 
 def figure(
     store: StoreArgument,
-    chart: Annotated[str, typer.Argument(metavar="CHART", help="Such as accuracy, drops, tradeoff, chance, groups.")],
+    chart: Annotated[str, typer.Argument(metavar="CHART", help=f"One of {', '.join(CHARTS)}.")],
     output: Annotated[
         Path, typer.Option(metavar="FILE", help="Where to, an .svg or .png. Default: CHART.svg here.")
     ] = Path(),

@@ -30,6 +30,11 @@ class _Frozen(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan
     """A frozen value: unknown keys and wrong types are errors."""
 
 
+def _setting_error(message: str) -> PydanticCustomError:
+    """Return the error of a setting that does not fit; pydantic names the field."""
+    return PydanticCustomError("misfit", "{message}", {"message": message})
+
+
 class Resources(_Frozen, frozen=True):
     """What Ray reserves for a trial of one method, and on which nodes. Torch gets as many threads as whole CPUs.
 
@@ -49,7 +54,7 @@ class Resources(_Frozen, frozen=True):
         """Raise for 1.5: Ray shares a GPU, or gives several whole ones."""
         if gpu > 1 and gpu != int(gpu):
             message = f"must be at most 1, or a whole number, got {gpu:g}: Ray shares one GPU only"
-            raise PydanticCustomError("misfit", "{message}", {"message": message})
+            raise _setting_error(message)
         return gpu
 
     @field_validator("labels", mode="before")
@@ -61,7 +66,7 @@ class Resources(_Frozen, frozen=True):
         if not all(isinstance(word, str) and re.fullmatch(LABEL_PATTERN, word) for word in words):
             example = 'must be a table of texts, such as {pool = "gpu"}, of letters, digits and . _ - / inside'
             message = f"{example}, got {labels!r}"
-            raise PydanticCustomError("misfit", "{message}", {"message": message})
+            raise _setting_error(message)
         return pairs
 
     @property
@@ -112,7 +117,7 @@ class SweepHead(_Frozen, frozen=True):
         """Raise for an empty list, and for a value that stands twice."""
         if not values or len(set(values)) < len(values):
             message = f"holds a value twice: {list(values)}" if values else "is an empty list: give it a value"
-            raise PydanticCustomError("misfit", "{message}", {"message": message})
+            raise _setting_error(message)
         return values
 
     @field_validator("runtimes")
@@ -121,7 +126,7 @@ class SweepHead(_Frozen, frozen=True):
         """Raise for a list without torch."""
         if "torch" not in values:
             message = f"must hold 'torch', which every other runtime is compared with, got {list(values)}"
-            raise PydanticCustomError("misfit", "{message}", {"message": message})
+            raise _setting_error(message)
         return values
 
 

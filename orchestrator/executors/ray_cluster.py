@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -58,13 +59,17 @@ def connect(address: str | None, *, job: dict[str, str]) -> str | None:
     `job` is what the dashboard says of this driver.
 
     Raises:
-        RequestError: there is no cluster at `address`, or it is of another version.
+        RequestError: there is no cluster at `address`, or it is of another version, or this process uses a Ray already.
     """
+    if ray.is_initialized():
+        remedy = "call `ray.shutdown()` first, or sweep with the executor inline"
+        raise RequestError([ConfigProblem("executor", f"finds a Ray that this process uses already: {remedy}.")])
     os.environ.update(ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what is lost with a worker is told in our own words
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": JobConfig(metadata=job)}
     context = _start(quiet) if address is None else _join(address, quiet)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own in place, which ends us at once
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler ends us at once
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 

@@ -25,6 +25,7 @@ from quantfair.quant import (
     TrainSpec,
     fingerprint_weights,
 )
+from quantfair.results import SETTINGS
 
 Status = Literal["ok", "failed"]
 METHODS = ("fp32", "fp32_ft", "ptq", "qat")
@@ -99,9 +100,14 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
 
     def columns(self) -> dict[str, Any]:
         """The columns of the table `trials` that are known before the trial has run."""
-        settings = self.quant.model_dump()
-        quantized = isinstance(self.quant, PtqSpec | QatSpec)
-        names = ("weight_bits", "act_bits", "scheme", "granularity", "weight_observer", "act_observer", "act_signed")
+        parts = {"dataset": self.dataset, "model": self.model, "quant": self.quant, "": self}
+        settings: dict[str, Any] = {}
+        for setting in SETTINGS:
+            section, field = setting.path
+            if setting.type is not None:
+                settings[setting.name] = getattr(parts[section], field, None)
+        if self.method == "fp32_ft":
+            settings["init"] = "fp32"
         return {
             "trial_id": self.trial_id,
             "config_id": self.config_id,
@@ -109,17 +115,7 @@ class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
             "control_trial_id": self.control_trial_id,
             "control_reason": self.control_reason,
             "dataset_id": self.dataset_id,
-            "dataset": self.dataset.name,
-            "task": self.dataset.task,
-            "model": self.model.name,
-            "method": self.method,
-            "base": settings.get("base"),
-            "init": "fp32" if self.method == "fp32_ft" else settings.get("init"),
-            **{name: settings.get(name) for name in names},
-            "bn_fold": settings.get("bn_fold", "none") if quantized else None,
-            "preset": settings.get("preset"),
-            "seed": self.seed,
-            "imbalance": self.dataset.imbalance,
+            **settings,
             "config": _join({**self.identity, "dataset": _dump(self.dataset.identity())}),
         }
 

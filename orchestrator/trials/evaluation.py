@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from quantfair.datasets import GroupedDataset
-from quantfair.results import MIN_RANKED, Store
+from quantfair.results import MIN_RANKED, Store, score_answers
 
 
 class LargestDrop(NamedTuple):
@@ -29,17 +30,9 @@ def list_evaluated(dataset: GroupedDataset) -> tuple[np.ndarray, np.ndarray]:
 
 def score(predictions: pa.Table, dataset: GroupedDataset) -> dict[str, Any]:
     """Return accuracy, mean recall and loss of the test images."""
-    test = predictions.to_pandas().query("split == 'test'")
-    labels_N = dataset.labels_N[test["sample_id"]]
-    right_N = test["predicted"].to_numpy() == labels_N
-    n_K = np.bincount(labels_N, minlength=len(dataset.class_names))
-    right_K = np.bincount(labels_N, weights=right_N, minlength=len(dataset.class_names))
-    return {
-        "n_test": len(test),
-        "accuracy": right_N.mean(),
-        "macro_accuracy": (right_K[n_K > 0] / n_K[n_K > 0]).mean(),
-        "loss_nats": test["loss_nats"].astype(np.float64).mean(),
-    }
+    test = predictions.filter(pc.field("split") == "test")
+    labels_N = dataset.labels_N[test["sample_id"].to_numpy()]
+    return score_answers(test["predicted"].to_numpy(), labels_N, loss_nats_N=test["loss_nats"].to_numpy())
 
 
 def find_largest_drop(

@@ -24,17 +24,14 @@ from itertools import combinations, pairwise, permutations
 from typing import Any, Final, NamedTuple
 
 from quantfair.results.configurations import Config, group_by_key
-from quantfair.results.schema import COMPARISONS, IMPORTED
+from quantfair.results.schema import COMPARISONS, IMPORTED, SETTINGS
 
 RUNTIME: Final = "torch"
 NO_SEED: Final = "no seed has a finished trial on both sides"
 ONE_SEED: Final = "a float model of another seed is needed: give the sweep two seeds at least"
 _BITS: Final = ("weight_bits", "act_bits")
-_OF_ONE_METHOD: Final = frozenset({
-    *("base", "rounding", "bias_correction"),  # of PTQ alone
-    *("init", "scales", "freeze_observers_after"),  # of QAT alone
-    *("epochs", "lr", "schedule", "milestones", "select", "freeze_bn_after"),  # of the recipe: equal by the control
-})  # fmt: skip
+# Settings that one method alone has, or that are equal by the control, whose recipe they are.
+_OF_ONE_METHOD: Final = frozenset(setting.name for setting in SETTINGS if setting.only_of is not None)
 CALIB_SEED: Final = "calib_seed"  # its values are exchangeable: see `spreads`
 
 

@@ -50,6 +50,7 @@ class Facts:
     contrasts: dict[tuple[str, str], list[Row]]  # of all images: other questions, by kind and config_id
     contrast_evenness: dict[tuple[str, str], Row]  # of those, by contrast_id and grouping
     deployed: dict[tuple[str, str], Deployed]  # of config_id, runtime
+    runtime_versions: dict[str, tuple[str, ...]]  # such as "onnxruntime 1.22.0", of what measured something
     provenance: dict[str, str]
 
     def overall(self, config: Config, comparison: str, runtime: str = TORCH) -> Drop | None:
@@ -78,6 +79,7 @@ def read_facts(tables: Tables) -> Facts:
         contrasts=_read_questions(take(tables, "contrasts")),
         contrast_evenness=_read_question_evenness(take(tables, "contrast_disparity")),
         deployed=_read_deployed(take(tables, "runtimes"), of_config),
+        runtime_versions=_read_runtime_versions(take(tables, "runtimes")),
         provenance=dict(_values(take(tables, "provenance"), ("key", "value"))),
     )
 
@@ -139,6 +141,15 @@ def _read_deployed(table: pa.Table, of_config: dict[str, str]) -> dict[tuple[str
             sizes[key] += [row["file_bytes"]] if row["file_bytes"] is not None else []
     keys = dict.fromkeys((*times, *reasons))
     return {key: Deployed(_mean(times[key]), _mean(sizes[key]), tuple(reasons[key])) for key in keys}
+
+
+def _read_runtime_versions(table: pa.Table) -> dict[str, tuple[str, ...]]:
+    """Return the name and version of each runtime, as its rows have them: several where machines differed."""
+    found = defaultdict[str, set[str]](set)
+    known = table.filter(pc.field("version").is_valid())
+    for runtime, version in _values(known, ("runtime", "version")):
+        found[runtime].add(version)
+    return {runtime: tuple(sorted(versions)) for runtime, versions in found.items()}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from quantfair.results.page.catalog import OVERALL, Catalog, Tables, take
-from quantfair.results.schema import COMPARISONS, DEPLOYED
+from quantfair.results.schema import COMPARISONS, DEPLOYED, SETTINGS
 
 DIGITS: Final = 5
 METRICS: Final = ("accuracy", "loss_nats", "confidence", "margin", "entropy_nats", "ece", "f1")
@@ -62,7 +62,8 @@ class PageData:
         }
 
     def _configs(self) -> Columns:
-        configs, settings = self.catalog.configs, ("weight_bits", "act_bits", "scheme", "act_observer")
+        configs = self.catalog.configs
+        settings = [setting.name for setting in SETTINGS if setting.on_page]
         columns = {
             "id": [config.config_id for config in configs],
             "data": [self.catalog.data.index(config.data) for config in configs],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+from quantfair.results.page.charts import CHART_KEYS
 from quantfair.results.store.files import StoreError
 
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -34,6 +35,8 @@ def draw_figure(html: str, key: str, suffix: str, *, width_mm: float, filters: s
     Raises:
         FigureError: there is no browser, no such chart, or nothing to draw under these filters.
     """
+    if key not in CHART_KEYS:
+        raise FigureError(f"No chart is called '{key}': there are {', '.join(CHART_KEYS)}.")
     with tempfile.TemporaryDirectory(prefix="quantfair-figure-") as folder:
         page = Path(folder, "report.html")
         page.write_text(html, encoding="utf-8")
@@ -70,8 +73,8 @@ def _draw(address: str, key: str, suffix: str, options: dict[str, Any]) -> str:
             page.wait_for_selector("html[data-drawn=all]", state="attached", timeout=TIMEOUT_MS)
             keys, unknown = page.evaluate("[window.quantfair?.keys ?? [], window.quantfair?.unknown ?? []]")
             if key not in keys:
-                charts = f"there are {', '.join(keys)}" if keys else "no trial has finished, so there are none"
-                raise FigureError(f"No chart is called '{key}': {charts}.")
+                charts = f"the page has {', '.join(keys)}" if keys else "no trial has finished, so there are none"
+                raise FigureError(f"The page has no chart '{key}': {charts}.")
             if unknown:
                 raise FigureError(f"--filters: the dashboard does not know {', '.join(unknown)}.")
             draw = "([key, format, options]) => quantfair.image(key, format, options)"

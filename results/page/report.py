@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from plotly.offline import get_plotlyjs
 
 from quantfair.results.page.catalog import Tables
+from quantfair.results.page.charts import CHARTS, format_chart_list
 from quantfair.results.page.formatting import dump_json, escape
 from quantfair.results.page.index import Facts, read_facts
 from quantfair.results.page.page_data import PageData
@@ -27,26 +28,10 @@ from quantfair.results.schema import MIN_RANKED
 
 LEVEL: Final = 6  # of zlib: 9 takes twice the time for 2 % less
 FOLDER: Final = Path(__file__).resolve().parent
-CHARTS: Final = (
-    *(
-        "bits",
-        "map",
-        "tradeoff",
-        "chance",
-        "seeds",
-        "groups",
-        "flips",
-        "shifts",
-        "calibration",
-        "mechanism",
-        "runtimes",
-    ),
-    "sensitivity",
-)
-SCRIPTS: Final = (  # in the order in which they stand in the page
-    *("words", "tables", "state", "controls", "view", "layout", "chart_table", "figure", "panels", "heat"),
-    *(f"chart_{name}" for name in CHARTS),
-    *("trials", "main"),
+SCRIPTS: Final = (  # in the order in which they stand in the page; the list of charts and `main` come behind them
+    *("words", "tables", "state", "controls", "view", "layout", "table_of_chart", "figure", "panels", "heat"),
+    *(chart.script for chart in CHARTS),
+    "trials",
 )
 LINKS: Final = {
     "reach": "Answers", "charts": "Charts", "losses": "Losses", "trials": "Trials", "failures": "Missing",
@@ -110,7 +95,7 @@ def _render_header(facts: Facts, links: dict[str, str]) -> str:
 
 def _render_page(title: str, body: str, data: dict[str, Any]) -> str:
     plotly = get_plotlyjs().replace("\r\n", "\n")
-    script = "\n".join((FOLDER / "js" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+    script = "\n".join([*map(_read_script, SCRIPTS), format_chart_list(), _read_script("main")])
     script = f'"use strict";\n(() => {{\n{script}\n}})();'
     policy = (
         f"default-src 'none'; script-src {_hash_scripts([plotly, script])}; "
@@ -135,6 +120,10 @@ def _render_page(title: str, body: str, data: dict[str, Any]) -> str:
 </body>
 </html>
 """
+
+
+def _read_script(name: str) -> str:
+    return (FOLDER / "js" / f"{name}.js").read_text(encoding="utf-8")
 
 
 def _compress(text: str) -> str:

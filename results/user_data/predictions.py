@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from quantfair.results.predictions import make_predictions
+from quantfair.results.predictions import make_predictions, score_answers
 from quantfair.results.schema import IMPORTED, PREDICTIONS
 from quantfair.results.store.files import StoreError
 from quantfair.results.store.store import Store
@@ -137,13 +137,10 @@ def _read_logits(store: Store, trial_id: str, sample_ids_N: np.ndarray) -> np.nd
 
 
 def _score(given: Given, table: pa.Table) -> dict[str, Any]:
-    """Return accuracy, mean recall and loss (null without logits) of the test images."""
+    """Return the score of the test images; without logits their loss is null."""
     test_N = given.splits_N == "test"
-    labels_N, right_N = given.labels_N[test_N], (given.predicted_N == given.labels_N)[test_N]
-    n_K, right_K = np.bincount(labels_N), np.bincount(labels_N, weights=right_N)
-    loss = None if given.logits_NK is None else table["loss_nats"].to_numpy()[test_N].astype(np.float64).mean()
-    macro_accuracy = (right_K[n_K > 0] / n_K[n_K > 0]).mean()
-    return {"n_test": len(labels_N), "accuracy": right_N.mean(), "macro_accuracy": macro_accuracy, "loss_nats": loss}
+    loss_nats_N = None if given.logits_NK is None else table["loss_nats"].to_numpy()[test_N]
+    return score_answers(given.predicted_N[test_N], given.labels_N[test_N], loss_nats_N=loss_nats_N)
 
 
 def _make_config(parent: dict[str, Any], name: str, source: str) -> str:

@@ -1,5 +1,5 @@
 // How unevenly groups drop, beside what chance alone shows.
-const drawNull = (view, { colors, width }) => {
+const drawChance = (view, { colors, width }) => {
   const points = view.configs
     .filter((config) => config.method !== "fp32")
     .map((config) => ({ config, disparity: view.disparity(config) }))

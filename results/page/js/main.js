@@ -1,30 +1,5 @@
 // Starts the page: unpacks plotly.js and the tables, builds the filters, and draws what is seen first.
-const CHARTS = [
-  { key: "accuracy", title: "Accuracy as the bits fall", draw: drawValues, ignores: ["comparison"] },
-  { key: "slopes", title: "Who falls behind as the bits fall", draw: drawSlopes },
-  { key: "drops", title: "What each group loses, by configuration", draw: drawMap },
-  { key: "tradeoff", title: "Accuracy against how unevenly groups drop", draw: drawTradeoff },
-  { key: "chance", title: "Is it more than chance?", draw: drawNull },
-  { key: "seeds", title: "Do seeds agree?", draw: drawSeeds, ignores: ["metric"] },
-  { key: "groups", title: "All groups of one configuration", draw: drawGroups },
-  { key: "intersections", title: "Intersections of one configuration", draw: drawIntersections },
-  { key: "flips", title: "Which answers change", draw: drawFlips, ignores: ["metric"] },
-  { key: "shifts", title: "Where predictions move", draw: drawShifts, ignores: ["metric"] },
-  {
-    key: "sensitivity",
-    title: "Which layer costs whom",
-    draw: drawSensitivity,
-    ignores: ["comparison", "runtime", "metric"],
-  },
-  {
-    key: "calibration",
-    title: "Is the model as sure as it is right?",
-    draw: drawCalibration,
-    ignores: ["comparison", "seed", "metric"],
-  },
-  { key: "mechanism", title: "What goes with the drop", draw: drawMechanism },
-  { key: "runtimes", title: "Runtimes side by side", draw: drawRuntimes, ignores: ["comparison", "runtime", "metric"] },
-];
+// CHARTS, the rows of `charts.py` with their functions, stands before this file: `report.py` writes it.
 const PAPER = 680; // px: the width of a printed page
 
 const loadScript = async (id) => {

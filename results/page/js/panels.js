@@ -43,6 +43,12 @@ const pushApart = (pixels, low, high) => {
 const sayDotted = (view) =>
   view.groups.every(({ ranked }) => ranked) ? "" : `Dotted: fewer than ${view.db.minRanked} images.`;
 
+// Lines have one configuration for each number of bits: which of several is told.
+const sayPicks = (view) =>
+  view.picks.length < view.configs.length
+    ? "Of several settings of one method and bits, the line has the one that validation images chose; the map has all."
+    : "";
+
 // Lines of groups over the configurations of each panel. `read` gives {mean, low, high} or null for one of them.
 const drawPanels = (view, panels, read, { colors, width, format, bands, reversed, yTitle }) => {
   const known = panels

@@ -26,9 +26,16 @@ def format_methods(facts: Facts) -> str:
             f"Finished models were also exported and run in {' and '.join(runtimes)}; there each was compared with "
             "itself and with its floating-point models in torch."
         )
-    versions = [f"{name} {facts.provenance[name]}" for name in ("torch", "onnxruntime") if facts.provenance.get(name)]
     made = f"Quantfair, code version {facts.provenance.get('code_version', 'unknown')}"
-    return " ".join([*(part for part in parts if part), f"({'; '.join([made, *versions])}.)"])
+    return " ".join([*(part for part in parts if part), f"({'; '.join([made, *_list_versions(facts)])}.)"])
+
+
+def _list_versions(facts: Facts) -> list[str]:
+    """Return what computed the answers: torch, and the runtimes that measured something, each with its version."""
+    versions = [f"torch {facts.provenance['torch']}"] if facts.provenance.get("torch") else []
+    for runtime in list_deployed(facts):
+        versions += facts.runtime_versions.get(runtime, ())
+    return versions
 
 
 def _format_drops() -> str:

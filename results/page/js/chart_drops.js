@@ -2,7 +2,7 @@
 // More or less is lost than of all images, beyond noise; the first column is that of all images.
 const markOf = (found, i) => (i && found?.sign ? (found.sign > 0 ? " ▲" : " ▽") : "");
 
-const drawMap = (view, { colors, width }) => {
+const drawDrops = (view, { colors, width }) => {
   const configs = view.configs.filter((config) => config.method !== "fp32");
   const columns = [{ name: "all", n: view.ofData[0]?.trials[0]?.n_test, ranked: true }, ...view.groups];
   const read = (config, group, i) =>
