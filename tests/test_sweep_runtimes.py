@@ -167,7 +167,7 @@ def test_a_runtime_that_fails_is_a_row_and_runs_again_when_asked(
         break_onnxruntime(patch)
         code, said = place.run("sweep", words)
     assert code == 1
-    assert "failed: 5 x RuntimeFailure: no such kernel" in said
+    assert "failed: 5 x RuntimeFailureError: no such kernel" in said
     assert all(place.store.read_status(i) == "ok" for i in place.store.trial_ids())
     assert "Nothing to run" in place.run("sweep", words)[1]
     before = place.mtimes()

@@ -180,7 +180,7 @@ def test_a_finished_sweep_again_loads_nothing_heavy(copy: Store, sweep_file: str
     words = ["sweep", sweep_file, *SMALL, "--store", copy.location]
     assert run(*words).exit_code == 0
     heavy = ("torch", "ray", "plotly", "scipy", "pandas", "sklearn")
-    code = f"import sys\nfrom orchestrator.cli import app\napp({words!r}, standalone_mode=False)\n"
+    code = f"import sys\nfrom quantfair.orchestrator.commands.app import app\napp({words!r}, standalone_mode=False)\n"
     code += f"print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -32,7 +32,7 @@ METHODS = ("fp32", "fp32_ft", "ptq", "qat")
 # How the error of a trial begins that took its worker down.
 CRASHED = "WorkerDied"  # such trials always run again
 OUT_OF_MEMORY = "OutOfMemory"
-TIMED_OUT = "TimedOutError"
+TIMED_OUT = "TimedOut"
 
 
 class PlannedTrial(BaseModel, frozen=True, extra="forbid"):
