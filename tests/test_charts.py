@@ -5,13 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
+from simulated_sweep import make_tables
 from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
 from quantfair.results import CHART_KEYS, draw_figure
 from quantfair.results.page.charts import CHARTS, format_chart_list
 from quantfair.results.page.paper_figures import VARIABLE, FigureError
-from quantfair.results.page.report import FOLDER, SCRIPTS
+from quantfair.results.page.report import FOLDER, SCRIPTS, render_report
 
 ROOT = Path(__file__).resolve().parent.parent
 # People have these in addresses and in scripts.
@@ -45,6 +46,13 @@ def test_every_script_of_the_folder_is_in_the_page_once() -> None:
 
 def test_keys_that_people_use_stay() -> None:
     assert set(PROMISED) <= set(CHART_KEYS)
+
+
+def test_no_chart_has_the_address_of_another_part_of_the_page() -> None:
+    html = render_report(make_tables(seeds=(0,), bits=(8,), observers=("minmax",), datasets=("faces",)))
+    ids = re.findall(r'<[^<>]* id="([^"]+)"', html.partition("<script")[0])
+    assert {"charts", "losses", "trials", "methods"} <= set(ids)
+    assert not set(ids) & set(CHART_KEYS)
 
 
 def test_the_page_gets_every_row_with_its_function() -> None:
