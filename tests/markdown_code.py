@@ -15,7 +15,7 @@ ROOMS = ("orchestrator", "quant", "datasets", "results")
 FENCE = "```"
 REASON = re.compile(r"<!-- not run: (.*) -->")
 NEW_FILE = re.compile(r"(?:#|//) new file: (\S+)")
-CHANGE = re.compile(r"(?:#|//) (\S+), (below|above|in place of): (.+)")
+CHANGE = re.compile(r"(?:#|//|<!--) (\S+), (below|above|in place of): (.+?)(?: -->)?")
 
 
 @dataclass(frozen=True, kw_only=True)

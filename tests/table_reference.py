@@ -1,6 +1,6 @@
 """The page `results/COLUMNS.md`, made of `results/schema.py`: every table with its key, and every column with its type.
 
-`PYTHONPATH=.:tests python tests/table_reference.py` writes it again. What the page says of a table is what the schema
+`python tests/table_reference.py` writes it again. What the page says of a table is what the schema
 and `results/frames.py` say of it, so a better sentence belongs there.
 """
 

@@ -42,6 +42,7 @@ TINY = (
 ALWAYS_THERE = ("digits", "synthetic")  # data sets that need no files
 STORE = Path("results", "runs", "quickstart")
 PYTHON_STORE = "quickstart-runs"
+PYTEST = ["python", "-m", "pytest"]
 CONTRIBUTING = "CONTRIBUTING.md"
 RECIPES = [block for block in read_blocks(CONTRIBUTING) if block.section.startswith("Add a")]
 BLOCKS = [block for page in PAGES for block in read_blocks(page) if block not in RECIPES]
@@ -59,7 +60,7 @@ def test_no_page_is_forgotten() -> None:
 @pytest.mark.parametrize("block", [*BLOCKS, *RECIPES], ids=lambda block: block.place)
 def test_a_block_has_a_language_and_a_reason_if_it_is_not_run(block: Block) -> None:
     if block in RECIPES:
-        assert block.tag in ("python", "sh", "js"), f"{block.place}: nothing follows a recipe in {block.tag!r}"
+        assert block.tag in ("python", "sh", "js", "md"), f"{block.place}: nothing follows a recipe in {block.tag!r}"
     else:
         assert block.tag in ("python", "sh", "toml"), f"{block.place}: nothing runs {block.tag!r}"
     assert block.not_run is None or len(block.not_run.split()) > 2, f"{block.place}: say why it is not run"
@@ -252,7 +253,7 @@ def changed_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unwanted = shutil.ignore_patterns("__pycache__", "runs", "golden")
     for folder in (*ROOMS, "tests"):
         shutil.copytree(ROOT / folder, root / folder, ignore=unwanted)
-    for name in ("pyproject.toml", "Makefile", CONTRIBUTING):
+    for name in ("pyproject.toml", "Makefile", "README.md", CONTRIBUTING):
         shutil.copy(ROOT / name, root)
     for block in RECIPES:
         if block.tag != "sh":
@@ -269,18 +270,38 @@ def run_in_checkout(root: Path, words: list[str]) -> None:
     assert ended.returncode == 0, f"{shlex.join(words)}\n{ended.stdout}\n{ended.stderr}"
 
 
-def test_the_recipes_work(changed_checkout: Path) -> None:
+def run_tests_in_checkout(root: Path, marked: str) -> None:
+    """Run the tests that the recipes name, as far as their marks fit, in one process."""
     commands = [words for block in RECIPES if block.tag == "sh" for words in read_commands(block, {})]
-    programs = [words for words in commands if words[:3] != ["python", "-m", "pytest"]]
-    test_files = [file for words in commands if words not in programs for file in words[3:]]
-    for words in programs:
-        run_in_checkout(changed_checkout, words)
-    run_in_checkout(changed_checkout, ["python", "-m", "pytest", "-p", "no:cacheprovider", "-q", *test_files])
+    files = [file for words in commands if words[:3] == PYTEST for file in words[3:]]
+    run_in_checkout(root, [*PYTEST, "-p", "no:cacheprovider", "-q", "-m", marked, *files])
+
+
+def test_the_recipes_fit_the_code(changed_checkout: Path) -> None:
+    changed = {
+        block.text.split()[1].rstrip(",") for block in RECIPES if block.tag == "python" and "new file" not in block.text
+    }
+    assert changed
+    for name in changed:
+        compile((changed_checkout / name).read_text(encoding="utf-8"), name, "exec")
+
+
+@pytest.mark.slow
+def test_the_recipes_work(changed_checkout: Path) -> None:
+    for words in (words for block in RECIPES if block.tag == "sh" for words in read_commands(block, {})):
+        if words[:3] != PYTEST:
+            run_in_checkout(changed_checkout, words)
+    run_tests_in_checkout(changed_checkout, "not browser and not slow")
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_recipes_work_in_a_browser(changed_checkout: Path, browser: object) -> None:
+    run_tests_in_checkout(changed_checkout, "browser")
 
 
 @pytest.mark.slow
 def test_the_recipes_keep_the_rules(changed_checkout: Path) -> None:
     run_in_checkout(changed_checkout, ["python", "-m", "ruff", "check", "--no-cache", *ROOMS, "tests"])
     run_in_checkout(changed_checkout, ["python", "-m", "ruff", "format", "--no-cache", "--check", *ROOMS, "tests"])
-    rules = "tests/test_architecture.py"
-    run_in_checkout(changed_checkout, ["python", "-m", "pytest", "-p", "no:cacheprovider", "-q", rules])
+    run_in_checkout(changed_checkout, [*PYTEST, "-p", "no:cacheprovider", "-q", "tests/test_architecture.py"])
