@@ -9,6 +9,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from quantfair.orchestrator.checkout import find_checkout
 from quantfair.quant import ENGINE_VERSION
 
 CODE_VERSION_VARIABLE = "QUANTFAIR_CODE_VERSION"  # what the driver found, for workers that have the files alone
@@ -47,10 +48,15 @@ def find_versions() -> dict[str, str]:
 
 @cache
 def find_code_version() -> str:
-    """The git commit of this program, with `+` where files were changed, or `unknown` outside a checkout."""
+    """Return the git commit of a checkout, with `+` where files were changed, or the version of an installed package.
+
+    It is `unknown` for files that were copied without their history.
+    """
     if CODE_VERSION_VARIABLE in os.environ:
         return os.environ[CODE_VERSION_VARIABLE]
-    root = Path(__file__).parent
+    root = find_checkout()
+    if root is None:
+        return metadata.version("quantfair")
     commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     try:
         commit, changes = (

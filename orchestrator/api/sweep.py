@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from quantfair.orchestrator.api.report import BuiltReport
+from quantfair.orchestrator.checkout import find_checkout
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.sweep_file import SweepSource, built_in_sweeps, is_file
 from quantfair.orchestrator.executors.progress import Progress, ProgressLines
@@ -103,7 +104,8 @@ def format_command(spec: SweepSource, overrides: Sequence[str], store: Store, **
     options = ["--store", store.location, *([] if on_ray else ["--executor", "inline"])]
     options += ["--address", on_ray["address"]] if on_ray.get("address") else []
     options += ["--wait-for-nodes"] if on_ray.get("waits") else []
-    return shlex.join(["python", "-m", "orchestrator", "sweep", *words, *options])
+    program = ["python", "-m", "orchestrator"] if find_checkout() is not None else ["quantfair"]
+    return shlex.join([*program, "sweep", *words, *options])
 
 
 def _run(
