@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from processes import LIMIT_S
+from processes import LIMIT_S, start_process
 from ray.cluster_utils import Cluster
 
 from quantfair.results import Store
@@ -83,7 +83,7 @@ def start_simulation(
 
 
 def _start(*words: str, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return start_process(
         [sys.executable, *words],
         cwd=ROOT,
         env=environment(**more),
