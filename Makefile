@@ -22,7 +22,7 @@ check: install-dev  ## Format, lint and types.
 	$(BIN)/basedpyright
 
 bench: install-dev  ## Every benchmark; each prints one JSON document last.
-	for file in tests/benchmarks/bench_*.py; do PYTHONPATH=. $(BIN)/python $$file || exit 1; done
+	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev

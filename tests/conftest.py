@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread, one seed, a private home for data, and real data where it must be."""
+"""What every test shares: one torch thread, one seed, a time limit, and real data where it must be."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import torch
 from hypothesis import settings
+from time_limits import no_process_outlives_its_test, pytest_collection_modifyitems  # noqa: F401
 
 from quantfair.quant import TensorRTMissingError
 from quantfair.quant.deploy.tensorrt.runtime import load_trt

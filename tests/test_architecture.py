@@ -220,6 +220,16 @@ def test_tests_are_flat_so_that_no_test_folder_shadows_a_room() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
+def test_helpers_of_tests_stand_in_a_folder_of_their_own() -> None:
+    tests = ROOT / "tests"
+    flat = {path.name for path in tests.glob("*.py")}
+    assert {name for name in flat if not name.startswith("test_")} == {"conftest.py"}
+
+    others = {path.relative_to(tests) for path in tests.rglob("*.py")} - {Path(name) for name in flat}
+    assert {path.parent.as_posix() for path in others} == {"benchmarks", "support"}
+    assert not [path for path in others if path.name.startswith("test_")]
+
+
 def test_no_absolute_path_of_a_machine_is_written_down() -> None:
     documents = [*ROOT.glob("*.md"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.md"))]
     for path in [*FILES, *(ROOT / "tests").rglob("*.py"), *documents, ROOT / "Makefile"]:

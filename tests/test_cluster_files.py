@@ -19,7 +19,7 @@ import pytest
 import ray
 import yaml
 from cluster_nodes import LIMIT_S, ROOT, environment, own_folder
-from processes import wait_until
+from processes import start_process, wait_until
 from test_sweep import SWEEP
 
 from quantfair.orchestrator.commands.app import sweep
@@ -146,7 +146,7 @@ def start_slurm(folder: Path, *words: str) -> subprocess.Popen[str]:
     slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "localhost[1-2]", "SLURM_JOB_ID": str(os.getpid())}
     slurm |= {"SLURM_CPUS_PER_TASK": "1", "REQUEUED": str(folder / "requeued"), "NODE_FOLDER": own_folder()}
     base = environment(**slurm)
-    return subprocess.Popen(
+    return start_process(
         ["bash", str(FOLDER / "slurm.sh"), *words],
         env={**base, "PATH": f"{folder}{os.pathsep}{base['PATH']}"},
         stdout=subprocess.PIPE,

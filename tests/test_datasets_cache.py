@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_files import csv_row, write_class_folders, write_csv
+from processes import start_process
 
 from quantfair.datasets import DatasetSpec, cache, find_dataset_id, load_dataset, utkface
 from quantfair.datasets.cache import SourceFiles, cache_folder, fingerprint_files
@@ -116,7 +117,7 @@ load_dataset(DatasetSpec(name="utkface", task="gender"))
 
 def test_what_a_killed_conversion_left_is_removed_by_the_next(folder: Path) -> None:
     write_csv(folder)
-    process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = start_process([sys.executable, "-c", KILLED], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "halfway\n"

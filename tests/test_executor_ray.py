@@ -6,11 +6,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from processes import find_workers
+from processes import find_workers, start_process, wait_until
 from ray.tune.search import Searcher
 from test_plan import plan_of
 from test_sweep import ROOT, SWEEP, run
@@ -153,10 +152,9 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     file.write_text(SWEEP)
     store = Store.open(str(tmp_path / "store"))
     command = [sys.executable, "-m", "orchestrator", "sweep", str(file), "--store", store.location]
-    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not store.trial_ids():
-        assert driver.poll() is None, driver.communicate()[0]
-        time.sleep(0.02)
+    driver = start_process(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: store.trial_ids() or driver.poll() is not None, "a row")
+    assert driver.poll() is None, driver.communicate()[0]
     os.kill(find_workers(driver.pid)[0], signal.SIGKILL)
     said = driver.communicate(timeout=240)[0]
     assert driver.returncode == 0, said

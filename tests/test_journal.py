@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import start_process, wait_until
 from test_sweep import ROOT, SWEEP, run
 
 from quantfair.datasets import DatasetSpec, load_dataset
@@ -137,17 +138,22 @@ def test_a_killed_trial_leaves_its_log(tmp_path: Path) -> None:
     words = ("sweep", str(tmp_path / "tiny.toml"), *long, "--executor", "inline", "--store", store.location)
     code = "import quantfair.orchestrator.trials.log as j; j.WRITE_EVERY_S = 0.1\n"
     code += "from quantfair.orchestrator.commands.app import app; app()"
-    process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    def read_log() -> str:
+        logs = list(tmp_path.glob("store/logs/*.log"))
+        return logs[0].read_text() if logs else ""
+
+    process = start_process([sys.executable, "-c", code, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
-        while not (logs := list(tmp_path.glob("store/logs/*.log"))) or "epoch 3/" not in logs[0].read_text():
-            assert process.poll() is None
-            time.sleep(0.02)
+        wait_until(lambda: "epoch 3/" in read_log() or process.poll() is not None, "three epochs")
+        assert process.poll() is None
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    said = logs[0].read_text()
+    said = read_log()
     assert f"pid {process.pid}," in said
     assert "epoch 3/100000: train loss" in said
     assert not store.trial_ids()
-    store.add_to_log(logs[0].stem, "WorkerDied: its worker was lost\n")
-    assert logs[0].read_text() == said + "WorkerDied: its worker was lost\n"
+    (log,) = tmp_path.glob("store/logs/*.log")
+    store.add_to_log(log.stem, "WorkerDied: its worker was lost\n")
+    assert log.read_text() == said + "WorkerDied: its worker was lost\n"

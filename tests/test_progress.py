@@ -4,9 +4,9 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
-import subprocess
 import sys
 import termios
 import time
@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from processes import LIMIT_S, start_process
 from rich.console import Console
 from test_plan import plan_of
 from test_sweep import ROOT, SWEEP, run
@@ -162,13 +163,15 @@ class Terminal:
         fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
         command = [sys.executable, "-m", "orchestrator", *words]
         environment = {**os.environ, "TERM": "xterm-256color"}
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=child, stdout=child, stderr=child, env=environment)
+        self.process = start_process(command, cwd=ROOT, stdin=child, stdout=child, stderr=child, env=environment)
         os.close(child)
         self.said = ""
 
     def read_until(self, pattern: str | None = None) -> str:
         """Return what was said until the pattern was seen, or to the end."""
         while pattern is None or not re.search(pattern, self.said):
+            ready, _, _ = select.select([self.fd], [], [], LIMIT_S)
+            assert ready, f"nothing for {LIMIT_S:g} s after: {self.said}"
             try:
                 data = os.read(self.fd, 65536)
             except OSError:  # the other side is closed
@@ -193,7 +196,7 @@ def test_on_a_terminal_the_last_table_stays_and_the_result_follows(tmp_path: Pat
     words = ("sweep", str(tmp_path / "tiny.toml"), "seeds=[0]", "--executor", "inline")
     terminal = Terminal(*words, "--store", str(tmp_path / "store"))
     said = terminal.read_until()
-    assert terminal.process.wait() == 0
+    assert terminal.process.wait(LIMIT_S) == 0
     terminal.close()
     after = said.rpartition(SHOW)[2]
     assert HIDE in said
@@ -212,7 +215,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
         terminal.read_until(r"epoch \d")
         terminal.process.send_signal(signal.SIGINT)
         said = terminal.read_until()
-        assert terminal.process.wait() == 130
+        assert terminal.process.wait(LIMIT_S) == 130
         assert said.rfind(SHOW) > said.rfind(HIDE) >= 0
         assert "Interrupted. Finished trials are kept" in said.rpartition(SHOW)[2]
     finally:

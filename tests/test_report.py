@@ -106,7 +106,7 @@ def test_page_calls_nothing_fair(page: Page) -> None:
 
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_bytes_depend_on_the_tables_alone(seed: str) -> None:
-    code = "import sys; sys.path.insert(0, 'tests'); from simulated_sweep import make_tables; import hashlib;"
+    code = "import sys; sys.path.insert(0, 'tests/support'); from simulated_sweep import make_tables; import hashlib;"
     code += "from quantfair.results.page.report import render_report;"
     code += f"print(hashlib.sha256(render_report(make_tables(**{SMALL})).encode()).hexdigest())"
     environment = {**os.environ, "PYTHONHASHSEED": seed}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import start_process
 from pyarrow import fs
 
 from quantfair.results import Store, StoreError
@@ -39,7 +40,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def start_driver(folder: Path) -> subprocess.Popen[str]:
     """Another process that holds the store in `folder`."""
-    driver = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    driver = start_process([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     assert driver.stdout.readline() == "held\n"
     return driver
@@ -104,7 +105,7 @@ def test_asking_for_the_driver_keeps_none_from_starting(tmp_path: Path) -> None:
         pass
     code = f"from quantfair.results import Store\ns = Store.open({str(tmp_path)!r})\n"
     code += "print(flush=True)\nwhile True: s.find_driver()"
-    asking = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    asking = start_process([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert asking.stdout is not None
     asking.stdout.readline()
     try:

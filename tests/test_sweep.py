@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from processes import start_process, wait_until
 from sklearn.metrics import balanced_accuracy_score
 from typer.testing import CliRunner
 
@@ -363,7 +363,7 @@ def test_bad_requests_end_with_2_before_anything_starts(tmp_path: Path, monkeypa
 def start(*words: str) -> subprocess.Popen[str]:
     """A command in a process of its own."""
     command = [sys.executable, "-m", "orchestrator", *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return start_process(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_a_sweep_killed_on_ray_goes_on_and_ends_like_an_undisturbed_inline_one(
@@ -372,9 +372,8 @@ def test_a_sweep_killed_on_ray_goes_on_and_ends_like_an_undisturbed_inline_one(
     store = Store.open(str(tmp_path))
     words = ("sweep", sweep_file, "--store", store.location)
     first = start(*words)
-    while len(store.trial_ids()) < 2:
-        assert first.poll() is None, first.communicate()[0]
-        time.sleep(0.02)
+    wait_until(lambda: len(store.trial_ids()) >= 2 or first.poll() is not None, "two rows")
+    assert first.poll() is None, first.communicate()[0]
     os.kill(first.pid, signal.SIGKILL)
     before = times_of_rows(store)
     first.communicate()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+from processes import start_process, wait_until
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
@@ -378,9 +379,8 @@ def test_on_ray_a_killed_sweep_goes_on_with_the_runtimes_that_are_missing(finish
     place = copy(finished, tmp_path)
     before, words = place.mtimes(), ["sweep", str(place.file), 'runtimes=["torch", "onnxruntime"]']
     command = [sys.executable, "-m", "orchestrator", *words, "--store", place.store.location]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while driver.poll() is None and not place.statuses("onnxruntime"):
-        time.sleep(0.2)
+    driver = start_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: driver.poll() is not None or place.statuses("onnxruntime"), "a row of ONNX Runtime")
     driver.kill()
     driver.wait()
     kept = {path: path.stat().st_mtime_ns for path in Path(place.store.location, "runtimes").iterdir()}

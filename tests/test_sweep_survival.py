@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import start_process, wait_until
 from test_sweep import SWEEP, assert_equal_tables, run, start
 
 from quantfair.orchestrator.executors.recovery import find_damaged_stages
@@ -218,7 +218,8 @@ def test_readers_never_stumble_over_files_that_come_and_go(tmp_path: Path) -> No
         "    store.write_trial({'trial_id': f't{number % 40}', 'status': 'failed', 'seed': number})\n"
         "    store.remove_trial(f't{(number * 7) % 40}')\n"
     )
-    writer, store = subprocess.Popen([sys.executable, "-c", code]), Store.open(str(tmp_path))
+    writer = start_process([sys.executable, "-c", code])
+    store = Store.open(str(tmp_path))
     n_reads = 0
     while writer.poll() is None:
         assert len(store.read_trials()) <= 40
@@ -279,12 +280,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     patch = pytest.MonkeyPatch()
     for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("EC2_METADATA_DISABLED", "true")):
         patch.setenv(f"AWS_{name}", value)
-    while server.poll() is None:
+
+    def answers() -> bool:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=5).close()
-            break
         except OSError:
-            time.sleep(0.1)
+            return server.poll() is not None
+        return True
+
+    wait_until(answers, "the server answers")
     options = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
     yield f"s3://bucket/%s?{options}"
     server.terminate()
@@ -299,9 +303,8 @@ def test_on_an_object_store_a_killed_sweep_goes_on_and_ends_like_one_on_a_disk(
     store = Store.open(s3 % executor)
     words = ("sweep", sweep_file, *SMALL, "--executor", executor, "--store", store.location)
     first = start(*words)
-    while not store.trial_ids():
-        assert first.poll() is None, first.communicate()[0]
-        time.sleep(0.02)
+    wait_until(lambda: store.trial_ids() or first.poll() is not None, "a row")
+    assert first.poll() is None, first.communicate()[0]
     second = run(*words)
     assert second.exit_code == 2
     assert f"is in use: process {first.pid} on " in second.stderr

@@ -3,7 +3,7 @@ epoch's batches against the training steps that they are for.
 
 The loader is what the field uses: two worker processes, torchvision's crop, flip, ToTensor and Normalize on each image.
 Both sides run in this process, in turn, on the wall clock, since the loader's work is in other processes; the median of
-the repeats counts. Run from the repository root with PYTHONPATH=. and QUANTFAIR_DATA set; one JSON document comes last.
+the repeats counts. Run it with QUANTFAIR_DATA set; one JSON document comes last.
 `ratio` above 1 says how many times more images a second we give. `share_of_training` is the time of making N_STEPS
 augmented batches over that of the steps on Trident between them, in one `quant.fit`.
 """

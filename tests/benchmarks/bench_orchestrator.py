@@ -25,7 +25,7 @@ from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.results import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 
 def run_simulated(n_trials: int, folder: Path, *, work: Callable[[], None] = lambda: None, a_stage: int = 100) -> Any:
@@ -178,8 +178,7 @@ def main() -> None:
     figures = {}
     for name in PARTS:
         command = [sys.executable, __file__, "--part", name]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         figures[name] = json.loads(done.stdout.splitlines()[-1])
         print(name, figures[name], flush=True)
     no_op = figures["2000 no-op trials"]["ms_a_trial"]

@@ -1,7 +1,7 @@
 """Cost of fake quantization, as ratios: against ATen's kernels, and against the float model.
 
 Both sides run in this process, on one thread, in turn; the median of the repeats counts. CPU time, which other work on
-the machine disturbs least. Run from the repository root with PYTHONPATH=. ; one JSON document comes last.
+the machine disturbs least. One JSON document comes last.
 Ratios above 1 say how many times slower than the other side we are.
 """
 

@@ -2,8 +2,8 @@
 
 Random weights and images of 3 x 32 x 32 (which decide neither); PTQ with BN folded; one thread; batches of 1 and 256.
 All files of a network take turns, and the ratio to FP32 is taken in each round: its median and 10th to 90th percentile.
-CPU time, which other work on the machine disturbs least. Run from the repository root with PYTHONPATH=. ; one JSON
-document comes last. Ratios above 1 say how many times faster than FP32 a file is.
+CPU time, which other work on the machine disturbs least. One JSON document comes last.
+Ratios above 1 say how many times faster than FP32 a file is.
 """
 
 import json

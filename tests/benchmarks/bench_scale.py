@@ -30,7 +30,7 @@ from quantfair.orchestrator.planning.request import read_state
 from quantfair.results import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 Figures = dict[str, Any]
 
 
@@ -187,8 +187,7 @@ def run_all(names: Sequence[str], folder: Path, n_trials: int) -> None:
     result: Figures = {"n_trials": n_trials, "cpus": os.cpu_count()}
     for name in names:
         command = [sys.executable, __file__, str(n_trials), "--folder", str(folder), "--this-process", "--parts", name]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result[name] = json.loads(done.stdout.splitlines()[-1])
         print(name, result[name], flush=True)
     print(json.dumps(result))

@@ -2,7 +2,7 @@
 
 Null data (no group loses more than another) must raise few alarms, intervals must hold the truth, planted drops must be
 found. Groups are as large as UTKFace's ethnic groups are in a test set, and their flips unequal. Run it with the number
-of simulated trials: `PYTHONPATH=. .venv/bin/python tests/benchmarks/validate_statistics.py 10000`. It prints JSON.
+of simulated trials: `.venv/bin/python tests/benchmarks/validate_statistics.py 10000`. It prints JSON.
 """
 
 import json

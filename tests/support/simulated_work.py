@@ -31,6 +31,7 @@ from quantfair.orchestrator.trials.outcome import TrialOutcome
 from quantfair.results import Store, make_predictions
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Ran(NamedTuple):
@@ -137,9 +138,9 @@ def run_apart(call: Callable[[], Any]) -> Any:
         "except Exception as error:\n    came = None, error\n"
         "print()\nprint(pickle.dumps(came).hex(), flush=True)\n"
     )
-    command, root = [sys.executable, "-c", code], Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-c", code]
     payload = cloudpickle.dumps(call)  # pyright: ignore[reportPrivateImportUsage]
-    done = subprocess.run(command, input=payload, capture_output=True, cwd=root, timeout=300, check=False)
+    done = subprocess.run(command, input=payload, capture_output=True, cwd=ROOT, timeout=300, check=False)
     assert done.returncode == 0, done.stderr.decode()
     value, error = pickle.loads(bytes.fromhex(done.stdout.split()[-1].decode()))
     if error is not None:

@@ -1,6 +1,6 @@
 """The golden files in `tests/golden/`: what they say, how they are compared, and how they are made anew.
 
-`PYTHONPATH=.:tests python tests/golden_files.py ids` writes the ids of every sweep in `golden/ids/`. In place of `ids`,
+`python tests/support/golden_files.py ids` writes the ids of every sweep in `golden/ids/`. In place of `ids`,
 `datasets` writes `golden/dataset_ids.txt` from the real data, `store` runs the sweep of `golden/store.toml` and writes
 `golden/store/`, and `tables` writes `golden/tables/` and `golden/page.txt` from that store.
 
@@ -32,7 +32,7 @@ from quantfair.orchestrator.executors.recovery import build_report_without_damag
 from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
 from quantfair.results import Store, import_groups
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 MADE_SWEEPS = ("every_experiment", "every_quantization")  # files in `golden/`; the others are built in
 WEIGHTS = f"experiments.3.model.weights={str(GOLDEN / 'weights.bin')!r}"  # a path is relative to the working folder
 # Floats are equal up to this much, since the order of a sum is the machine's.

@@ -1,6 +1,6 @@
 """Runs a sweep while killing its driver and its workers at random; its tables must be those of an undisturbed run.
 
-    PYTHONPATH=.:tests python tests/chaos.py FOLDER [SEED]
+    PYTHONPATH=tests python tests/support/chaos.py FOLDER [SEED]
 
 runs 330 small real trials on MNIST (PTQ and QAT) twice, into FOLDER/calm and FOLDER/chaos, and prints what it did.
 """

@@ -1,11 +1,38 @@
-"""Processes that a test started, found in /proc, and waiting for what they do."""
+"""Processes that a test starts: they end with it, are found in /proc, and are waited for no longer than a limit."""
 
+import os
+import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 LIMIT_S = 150.0
+_started: list[subprocess.Popen[Any]] = []
+
+
+def start_process(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a command that ends with the test, also where the test fails or reaches its time limit."""
+    process = subprocess.Popen(command, **options)
+    _started.append(process)
+    return process
+
+
+def end_started_processes() -> None:
+    """Kill what `start_process` started and what runs under it; a fixture for every test calls this at its end."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            family = find_family(process.pid)
+            process.kill()
+            for pid in family:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def find_family(pid: int) -> dict[int, str]:

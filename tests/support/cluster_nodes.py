@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from processes import LIMIT_S
+from processes import LIMIT_S, start_process
 from ray.cluster_utils import Cluster
 
 from quantfair.results import Store
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
+DRIVER = Path(__file__).resolve().with_name("simulated_driver.py")
 ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 NODE: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 AS_A_JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}  # nothing is shipped: the workers find the program on this disk
@@ -78,11 +79,11 @@ def start_simulation(
 ) -> subprocess.Popen[str]:
     """A sweep whose trials only sleep, as a process, with more environment variables if need be."""
     request = {"words": words, "store": str(store), "address": address, **asked}
-    return _start(str(ROOT / "tests" / "simulated_driver.py"), json.dumps(request), **(variables or {}))
+    return _start(str(DRIVER), json.dumps(request), **(variables or {}))
 
 
 def _start(*words: str, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return start_process(
         [sys.executable, *words],
         cwd=ROOT,
         env=environment(**more),

@@ -1,6 +1,6 @@
 """Reads an open dashboard and compares it, data set by data set and grouping by grouping, with the tables of its store.
 
-Run it on any store: `PYTHONPATH=.:tests python tests/page_numbers.py STORE` opens its page in Chromium and prints how
+Run it on any store: `python tests/support/page_numbers.py STORE` opens its page in Chromium and prints how
 many numbers it compared, of the answers and of every chart; it fails at the first that differs.
 """
 
