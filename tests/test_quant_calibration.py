@@ -17,10 +17,9 @@ from quantfair.quant import Calibration, NonFiniteError, PtqSpec, QatSpec, calib
 from quantfair.quant.layers.modules import Add, quantizers
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 from quantfair.quant.quantizer.histogram import BINS
-from quantfair.quant.quantizer.observers import EMA_MOMENTUM, ActivationStats, activation_range
+from quantfair.quant.quantizer.observers import EMA_MOMENTUM, OBSERVERS, ActivationStats, activation_range
 from quantfair.quant.quantizer.qparams import QuantizerSpec
 
-OBSERVERS = ["minmax", "ema", "percentile", "mse", "kl"]
 SIXTEEN = PtqSpec(method="ptq", weight_bits=16, act_bits=16, quantize_adds=True)
 IMAGES = [images_NCHW for images_NCHW, _ in TRAIN.epoch(None)]
 

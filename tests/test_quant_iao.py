@@ -2,6 +2,7 @@
 were also reproduced from the formulas alone. Levels are compared as integers, values at the digits that were printed.
 """
 
+import importlib.util
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from quantfair.quant import Add, ModelSpec, PtqSpec, QatSpec, build_model, calibrate, freeze, prepare
+from quantfair.quant.iao import quantizer as iao_quantizer
 from quantfair.quant.iao.layers import IaoConv2d
 from quantfair.quant.iao.quantizer import IaoQuantizer, IaoTensorSpec, kth_magnitude, observe, round_half_away
 from quantfair.quant.layers.modes import bypassed
 from quantfair.quant.layers.modules import quant_layers
+from quantfair.quant.specs import methods
 
 EPS = 1.1920929e-07
 X = torch.tensor([-1, -0.6, -0.25, 0, 0.1, 0.37, 0.9, 2])
@@ -444,3 +447,16 @@ def test_observing_keeps_the_shape_of_a_channel_grid():
     before = (torch.full((2, 1), torch.nan), torch.full((2, 1), torch.nan))
     low, high = observe(before, weight_OI, spec_of("weight", axis=0))
     assert (low.tolist(), high.tolist()) == ([[1], [3]], [[2], [5]])
+
+
+def test_an_observer_that_the_preset_names_and_does_not_have_is_an_error_at_import(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(methods.IAO_HAS, "act_observer", ("ema", "percentile", "minmax", "kl"))
+    found = importlib.util.spec_from_file_location("iao_again", str(iao_quantizer.__file__))
+    assert found is not None
+    assert found.loader is not None
+    with pytest.raises(
+        ValueError, match=r"has code for minmax, ema, percentile, and IAO_HAS names ema, percentile, .*kl"
+    ):
+        found.loader.exec_module(importlib.util.module_from_spec(found))

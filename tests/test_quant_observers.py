@@ -1,18 +1,24 @@
-from typing import Any
+import importlib.util
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
 import torch
 
+from quantfair.quant.quantizer import observers
 from quantfair.quant.quantizer.observers import (
+    OBSERVERS,
     ActivationStats,
     activation_range,
+    check_observers,
     extremes,
     follow,
     upper_quantile,
     weight_range,
 )
 from quantfair.quant.quantizer.qparams import QuantizerSpec
+from quantfair.quant.specs import methods
 
 
 def make_spec(role: Any, observer: str, *, percentile=0.99, axis=None, bits=8, **changes) -> QuantizerSpec:
@@ -110,3 +116,62 @@ def test_histogram_holds_a_largest_value_that_is_a_power_of_two():
     spec = make_spec("activation", "percentile", percentile=0.9999)
     low, high = range_of(spec, torch.tensor([-2.0, 0.5, 2.0]), torch.tensor([4.0]))
     assert (low, high) == (pytest.approx(-2, abs=4e-3), pytest.approx(4, abs=4e-3))
+
+
+@pytest.mark.parametrize("field", ["ActObserver", "WeightObserver"])
+def test_a_name_without_an_implementation_is_an_error_at_import(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    names = Literal["entropy", "minmax", "ema", "percentile", "mse"]
+    monkeypatch.setattr(methods, field, names if field == "WeightObserver" else Literal[names, "kl"])
+    found = importlib.util.spec_from_file_location("observers_again", str(observers.__file__))
+    assert found is not None
+    assert found.loader is not None
+    ability = "of_weight" if field == "WeightObserver" else "of_activation"
+    with pytest.raises(ValueError, match=f"'entropy' stands in {field}, and no row gives it `{ability}`"):
+        found.loader.exec_module(importlib.util.module_from_spec(found))
+
+
+MINMAX = OBSERVERS["minmax"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            {"entropy": observers.Observer(of_weight=MINMAX.of_weight)},
+            "'entropy' has `of_weight`, and does not stand in",
+        ),
+        ({"kl": MINMAX}, "'kl' has `weight_in_training`, and does not stand in FOLLOWING_WEIGHTS"),
+        (
+            {"ema": replace(OBSERVERS["ema"], activation_in_training=None)},
+            "'ema' stands in FOLLOWING_ACTIVATIONS, and no",
+        ),
+        ({"ema": replace(OBSERVERS["ema"], weight_in_training=None)}, "'ema' stands in FOLLOWING_WEIGHTS, and no row"),
+        ({"mse": observers.Observer()}, "'mse' stands in ActObserver, .*; 'mse' stands in WeightObserver, and no row"),
+        ({"ema": MINMAX}, "WITHOUT_MEMORY must name minmax, ema, percentile, and names minmax, percentile"),
+    ],
+    ids=lambda case: case if isinstance(case, str) else "",
+)
+def test_rows_and_names_must_agree(rows: dict[str, observers.Observer], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_observers({**OBSERVERS, **rows})
+
+
+def test_an_observer_that_nobody_knows_is_refused_with_those_that_are_known() -> None:
+    spec = make_spec("activation", "entropy")
+    with pytest.raises(ValueError, match="there is no observer 'entropy'; known are minmax, ema, percentile, mse, kl"):
+        range_of(spec, torch.ones(3))
+
+
+def test_every_observer_of_the_specs_gives_another_range() -> None:
+    data = [torch.randn(5000, generator=torch.Generator().manual_seed(i)) ** 3 for i in range(3)]
+    of_activations = {}
+    for name in get_args(methods.ActObserver):
+        low, high = range_of(make_spec("activation", name, bits=4), *data)
+        of_activations[name] = (float(low), float(high))
+    assert len(set(of_activations.values())) == len(of_activations), of_activations
+    of_weights = {}
+    for name in get_args(methods.WeightObserver):
+        low, high = weight_range(data[0], make_spec("weight", name, bits=4))
+        of_weights[name] = (float(low), float(high))
+    assert of_weights.pop("ema") == of_weights["minmax"], "a weight is seen once"
+    assert len(set(of_weights.values())) == len(of_weights), of_weights

@@ -23,6 +23,7 @@ from torch import Tensor
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 from quantfair.quant.quantizer.observers import EMA_MOMENTUM, Range, extremes
 from quantfair.quant.quantizer.qparams import QuantizerSpec
+from quantfair.quant.specs.methods import IAO_HAS
 
 SMALLEST_SCALE: Final = torch.finfo(torch.float32).eps
 
@@ -56,24 +57,48 @@ def choose_iao_qparams(
 
 def observe(before: Range, x: Tensor, spec: QuantizerSpec) -> Range:
     """Return the range after one more batch. The first one, when `before` is nan, is copied."""
-    if spec.observer == "percentile":
-        high = kth_magnitude(x, spec.percentile)
-        low = torch.zeros_like(high)
-    else:
-        low, high = extremes(x, spec.axis)
-    if spec.observer == "minmax":
-        later = torch.minimum(before[0], low), torch.maximum(before[1], high)
-    else:
-        # Not torch.lerp, which rounds differently.
-        later = tuple((1 - EMA_MOMENTUM) * old + EMA_MOMENTUM * new for old, new in zip(before, (low, high)))  # noqa: B905
+    see, combine = IAO_OBSERVERS[spec.observer]
+    low, high = see(x, spec)
+    later_low, later_high = combine(before, (low, high))
     is_first = before[1].isnan()
-    return torch.where(is_first, low, later[0]), torch.where(is_first, high, later[1])
+    return torch.where(is_first, low, later_low), torch.where(is_first, high, later_high)
+
+
+def _see_extremes(x: Tensor, spec: QuantizerSpec) -> Range:
+    return extremes(x, spec.axis)
+
+
+def _see_percentile(x: Tensor, spec: QuantizerSpec) -> Range:
+    high = kth_magnitude(x, spec.percentile)
+    return torch.zeros_like(high), high
+
+
+def _widen(before: Range, now: Range) -> Range:
+    return torch.minimum(before[0], now[0]), torch.maximum(before[1], now[1])
+
+
+def _move_average(before: Range, now: Range) -> Range:
+    # Not torch.lerp, which rounds differently.
+    low = (1 - EMA_MOMENTUM) * before[0] + EMA_MOMENTUM * now[0]
+    high = (1 - EMA_MOMENTUM) * before[1] + EMA_MOMENTUM * now[1]
+    return low, high
 
 
 def kth_magnitude(x: Tensor, percentile: float) -> Tensor:
     """Return the k-th smallest of N magnitudes, k = int(percentile * N): below a million values all but the largest."""
     k = max(1, int(percentile * x.numel()))
     return x.abs().reshape(-1).kthvalue(k).values
+
+
+# observer -> what is seen of a batch, and what becomes of it and the range before
+IAO_OBSERVERS: Final = {
+    "minmax": (_see_extremes, _widen),
+    "ema": (_see_extremes, _move_average),
+    "percentile": (_see_percentile, _move_average),
+}
+_NAMED: Final = tuple(dict.fromkeys([*IAO_HAS["act_observer"], *IAO_HAS["weight_observer"]]))
+if set(IAO_OBSERVERS) != set(_NAMED):
+    raise ValueError(f"preset iao has code for {', '.join(IAO_OBSERVERS)}, and IAO_HAS names {', '.join(_NAMED)}")
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from quantfair.quant.layers.bn_arithmetic import fold_bias, fold_factor, running_mean_and_variance
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
+from quantfair.quant.quantizer.observers import forgets_weights
 
 # Times a weight of 0.01 this factor is still far above the smallest scale of 16 bits, 2 ** -126.
 _SMALLEST_FACTOR: Final = 2.0**-100
@@ -264,7 +265,7 @@ def quantizers(model: nn.Module) -> Iterator[FakeQuantize]:
 
 def _commutes_with_fold(quantizer: FakeQuantize) -> bool:
     """Return whether the grid of each channel follows its weights, without memory."""
-    return quantizer.mode == "follow" and quantizer.spec.axis is not None and quantizer.spec.observer != "ema"
+    return quantizer.mode == "follow" and quantizer.spec.axis is not None and forgets_weights(quantizer.spec)
 
 
 def deployed_weight(layer: QuantLayer) -> Tensor:

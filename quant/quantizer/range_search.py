@@ -16,17 +16,29 @@ from quantfair.quant.quantizer.qparams import QuantizerSpec, choose_qparams
 N_CANDIDATES = 64
 
 
-def search_histogram(
+def search_least_squares(
     histogram: Histogram, low: Tensor, high: Tensor, spec: QuantizerSpec, *, unsigned: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the best range inside (low, high), scalars, for the values in `histogram`, by `spec.observer`."""
+    """Return the range inside (low, high), scalars, of the least squared error of the values in `histogram`."""
     centers, counts = histogram.centers()
-    error_of = _squared_error
-    if spec.observer == "kl":
-        counts, error_of = _without_zeros(centers, counts, histogram.width), _kl_divergence
 
     def errors(scale: Tensor, zero_point: Tensor) -> Tensor:
-        return error_of(centers, counts, _levels(centers, scale, zero_point, spec, unsigned), scale, zero_point)
+        levels = _levels(centers, scale, zero_point, spec, unsigned)
+        return _squared_error(centers, counts, levels, scale, zero_point)
+
+    return _search(low, high, spec, unsigned=unsigned, errors=errors)
+
+
+def search_least_divergence(
+    histogram: Histogram, low: Tensor, high: Tensor, spec: QuantizerSpec, *, unsigned: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the range inside (low, high), scalars, of the least divergence from the values in `histogram`."""
+    centers, counts = histogram.centers()
+    counts = _without_zeros(centers, counts, histogram.width)
+
+    def errors(scale: Tensor, zero_point: Tensor) -> Tensor:
+        levels = _levels(centers, scale, zero_point, spec, unsigned)
+        return _kl_divergence(centers, counts, levels, scale, zero_point)
 
     return _search(low, high, spec, unsigned=unsigned, errors=errors)
 

@@ -37,6 +37,11 @@ Scheme = Literal["symmetric", "asymmetric"]
 Granularity = Literal["per_channel", "per_tensor"]
 WeightObserver = Literal["minmax", "ema", "percentile", "mse"]
 ActObserver = Literal["minmax", "ema", "percentile", "mse", "kl"]
+# What else is to be known of an observer here; `quant/quantizer/observers.py` has their code, and holds all of this.
+FOLLOWING_ACTIVATIONS: Final = ("minmax", "ema")  # observers whose ranges can follow training; the others are refused
+FOLLOWING_WEIGHTS: Final = ("minmax", "ema", "percentile")
+WITHOUT_MEMORY: Final = ("minmax", "percentile")  # whose range of a weight in training is that of this step
+USING_PERCENTILE: Final = ("percentile",)  # observers that read the setting `percentile`
 SEARCHING: Final = ("mse", "kl")  # observers that compare candidate ranges
 MOST_SEARCHED_BITS: Final = (
     10  # above, the smallest and the largest value are the range: a search is coarser than a step
@@ -177,7 +182,7 @@ class QuantSettings(Spec, frozen=True):
                 for bits, observer in (("weight_bits", "weight_observer"), ("act_bits", "act_observer"))
                 if getattr(self, bits) > MOST_SEARCHED_BITS and getattr(self, observer) in SEARCHING
             }
-        if "percentile" not in self._observers():
+        if not self._observers() & set(USING_PERCENTILE):
             idle["percentile"] = QuantSettings.model_fields["percentile"].default
         return self.model_copy(update=idle)
 
@@ -282,11 +287,11 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
         fault = "needs a whole pass over fixed weights: set freeze_observers_after = 0 or scales = 'learned'"
         for pattern, one in ("", self), *self.overrides:
             where = f'overrides."{pattern}".' if pattern else ""
-            if one.act_observer in ("percentile", *SEARCHING):
-                raise setting_error(
-                    f"{where}act_observer", f"is '{one.act_observer}', which {fault}, or take minmax or ema"
-                )
-            if one.weight_observer in SEARCHING:
+            # An override that names no observer keeps that of the trial.
+            if one.act_observer not in (None, *FOLLOWING_ACTIVATIONS):
+                remedy = f"or take {' or '.join(FOLLOWING_ACTIVATIONS)}"
+                raise setting_error(f"{where}act_observer", f"is '{one.act_observer}', which {fault}, {remedy}")
+            if one.weight_observer not in (None, *FOLLOWING_WEIGHTS):
                 raise setting_error(f"{where}weight_observer", f"is '{one.weight_observer}', which {fault}")
         return self
 
@@ -319,8 +324,9 @@ class QatSpec(Recipe, QuantSettings, frozen=True):
             return False
         if self.freeze_bn_after == 0:
             return True
-        follows = self.scales == "observed" and self.freeze_observers_after is None and self.weight_observer != "ema"
-        return follows and self.granularity == "per_channel" and not self.overrides
+        follows = self.scales == "observed" and self.freeze_observers_after is None
+        forgets = self.weight_observer in WITHOUT_MEMORY
+        return follows and forgets and self.granularity == "per_channel" and not self.overrides
 
     def control(self) -> Fp32FtSpec:
         """The control's spec: this recipe, without the quantization settings."""

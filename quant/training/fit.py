@@ -20,6 +20,7 @@ from quantfair.quant.layers.modules import deployed_weight, quant_layers, quanti
 from quantfair.quant.layers.non_finite import DivergedError, NonFiniteError, find_non_finite, is_finite
 from quantfair.quant.prediction import predict
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
+from quantfair.quant.quantizer.observers import forgets_weights
 from quantfair.quant.specs.training import TrainSpec
 from quantfair.quant.training.optimizer import Loss, learning_rate, make_optimizer, set_learning_rate, training_loss
 
@@ -152,9 +153,9 @@ def _catch_up_with_weights(model: nn.Module) -> None:
         quantizer = layer.weight_quantizer
         if not isinstance(quantizer, FakeQuantize) or not (quantizer.enabled and quantizer.mode == "follow"):
             continue
-        if (
-            layer.refreshes_range_after_epoch and quantizer.spec.observer != "ema" and is_finite(layer.weight)
-        ):  # if it is not, validation tells
+        # An average has had its value of every step. Of a weight that is not finite, validation tells.
+        is_due = layer.refreshes_range_after_epoch and forgets_weights(quantizer.spec)
+        if is_due and is_finite(layer.weight):
             quantizer.follow(deployed_weight(layer))
 
 
