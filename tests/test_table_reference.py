@@ -12,7 +12,7 @@ STORED = sorted(path.stem for path in (GOLDEN / "tables").glob("*.parquet"))
 
 
 def test_the_page_is_what_the_schema_says() -> None:
-    again = "run: python tests/table_reference.py"
+    again = "run: python tests/support/table_reference.py"
     assert PAGE.read_text(encoding="utf-8") == format_page(), again
 
 

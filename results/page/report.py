@@ -95,8 +95,7 @@ def _render_header(facts: Facts, links: dict[str, str]) -> str:
 
 def _render_page(title: str, body: str, data: dict[str, Any]) -> str:
     plotly, plotly_digest = _pack_plotly()
-    script = "
-".join([*map(_read_script, SCRIPTS), format_chart_list(), _read_script("main")])
+    script = "\n".join([*map(_read_script, SCRIPTS), format_chart_list(), _read_script("main")])
     script = f'"use strict";\n(() => {{\n{script}\n}})();'
     policy = (
         f"default-src 'none'; script-src {plotly_digest} {_hash_script(script)}; "

@@ -1,6 +1,6 @@
 """The page `results/COLUMNS.md`, made of `results/schema.py`: every table with its key, and every column with its type.
 
-`python tests/table_reference.py` writes it again. What the page says of a table is what the schema
+`python tests/support/table_reference.py` writes it again. What the page says of a table is what the schema
 and `results/frames.py` say of it, so a better sentence belongs there.
 """
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from quantfair.results import SCHEMA_VERSION, TABLES, Frames
 from quantfair.results.schema import DIFFERENCES, SETTING_DIFFERENCES
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "results" / "COLUMNS.md"
 SCHEMA: Final = ROOT / "results" / "schema.py"
 README: Final = ROOT / "results" / "README.md"
@@ -52,7 +52,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
 }
 HEAD: Final = f"""# Every table and column
 
-Made of `results/schema.py` (version {SCHEMA_VERSION}) by `tests/table_reference.py`; do not edit it by hand.
+Made of `results/schema.py` (version {SCHEMA_VERSION}) by `tests/support/table_reference.py`; do not edit it by hand.
 [README.md](README.md) says what the numbers mean and how often they are wrong. The tables are Parquet files in
 `tables/` of a store, those of `predictions` in a folder of their own. `quantfair.read(STORE)` gives them as pandas
 frames.
