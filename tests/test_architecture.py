@@ -28,7 +28,8 @@ FLOORS = {
         "executors",
         "trials",
         "planning",
-        "config provenance text checkout shipped",
+        "config provenance text shipped",
+        "checkout",
     ],
     "quant": [
         "lifecycle",
