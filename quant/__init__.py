@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from quantfair.quant.deploy.capabilities import find_unsupported, find_unsupported_layers
+from quantfair.quant.deploy.runtimes import RUNTIMES, DeploymentError, Predictor
 from quantfair.quant.specs.methods import (
     ENGINE_VERSION,
     Fp32FtSpec,
@@ -55,6 +56,7 @@ __all__ = [
     "ENGINE_VERSION",
     "MODELS",
     "MULTI_HEAD",
+    "RUNTIMES",
     "Add",
     "AheadReport",
     "Batches",
@@ -62,6 +64,7 @@ __all__ = [
     "Calibration",
     "Concat",
     "Curvature",
+    "DeploymentError",
     "DivergedError",
     "EngineFacts",
     "EngineMismatchError",
@@ -77,6 +80,7 @@ __all__ = [
     "NonFiniteError",
     "OnnxFileError",
     "OnnxRuntime",
+    "Predictor",
     "Prepared",
     "PtqSpec",
     "QatSpec",

@@ -243,7 +243,9 @@ MIN_RANKED: Final = 50  # test images: a smaller group is listed, but never call
 COMPARISONS: Final = {"reference": "reference_trial_id", "control": "control_trial_id"}
 # Columns of `trials` that differ between two runs of the same plan. Equality of tables leaves them out.
 RUN_DEPENDENT: Final = ("attempt", "train_s", "calibrate_s", "evaluate_s", "total_s", "traceback", "code_version")
-DEPLOYED: Final = ("onnxruntime", "tensorrt")  # runtimes beside torch, in which a finished trial can be measured too
+# Runtimes besides torch, in which a finished trial can be measured too: the keys of `quant.RUNTIMES`, which this room
+# may not import. A test holds them equal.
+DEPLOYED: Final = ("onnxruntime", "tensorrt")
 EXACT: Final = (
     "onnxruntime_exact"  # names predictions of ONNX Runtime without what changes numbers: proof of the export
 )

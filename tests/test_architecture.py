@@ -65,7 +65,12 @@ DOORS_OF_PACKAGES = {
     "pycuda": {"quant/deploy/tensorrt/buffers.py"},
 }
 LIGHT_FOLDERS = ("orchestrator/config", "orchestrator/planning", "quant/specs", "results/store", "results/schema.py")
-LIGHT_FILES = ("orchestrator/commands/app.py", "orchestrator/executors/events.py", "quant/deploy/capabilities.py")
+LIGHT_FILES = (
+    "orchestrator/commands/app.py",
+    "orchestrator/executors/events.py",
+    "quant/deploy/capabilities.py",
+    "quant/deploy/runtimes.py",
+)
 HEAVY = ("torch", "ray", "plotly", "sklearn", "onnx", "onnxruntime")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

@@ -21,6 +21,7 @@ from quantfair.orchestrator.config.spec import load_sweep, parse_sweep
 from quantfair.orchestrator.planning.plan import PlannedTrial
 from quantfair.orchestrator.planning.runtimes import fail, find_runtimes_to_measure, list_missing, read_end
 from quantfair.orchestrator.trials import deployment
+from quantfair.quant.deploy import onnxruntime
 from quantfair.results import Store
 
 SWEEP = """
@@ -153,10 +154,10 @@ def test_status_counts_runtimes_and_plan_foresees_them(finished: Place, tmp_path
 
 
 def break_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise quant.RuntimeFailureError("no\nsuch kernel")
 
-    monkeypatch.setitem(deployment.MEASURES, "onnxruntime", refuse)
+    monkeypatch.setattr(onnxruntime, "open_predictors", refuse)
 
 
 def test_a_runtime_that_fails_is_a_row_and_runs_again_when_asked(
@@ -285,10 +286,10 @@ def test_a_trial_that_failed_by_itself_just_before_it_is_ended_stays_failed(tmp_
 def test_a_time_limit_ends_the_runtime_and_leaves_the_trial(
     finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wait(*_: object) -> None:
+    def wait(*_: object, **__: object) -> None:
         time.sleep(30)
 
-    monkeypatch.setitem(deployment.MEASURES, "onnxruntime", wait)
+    monkeypatch.setattr(onnxruntime, "open_predictors", wait)
     monkeypatch.setattr(deployment, "export_trial", lambda *_, **__: None)
     place = copy(finished, tmp_path)
     before = place.mtimes()

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError, did_you_mean
+from quantfair.quant import RUNTIMES
 from quantfair.results import Store
 
 if TYPE_CHECKING:
@@ -20,11 +21,15 @@ def export(
     float16, of a float model only.
 
     Raises:
-        RequestError: no such trial is finished, or the runtime cannot represent it or does not run here.
+        RequestError: no such runtime is known, no such trial is finished, or the runtime cannot represent it or does
+            not run here.
         StoreError: there is no sweep in the store, or the trial's model was not kept.
     """
     from quantfair.orchestrator.trials.export import write_artifacts
 
+    if runtime not in RUNTIMES:
+        known = f"the runtimes are {', '.join(RUNTIMES)}.{did_you_mean(runtime, RUNTIMES)}"
+        raise RequestError([ConfigProblem("runtime", f"'{runtime}' is unknown: {known}")])
     return write_artifacts(Store.open(str(store)), trial_id, runtime, folder, half=half)
 
 

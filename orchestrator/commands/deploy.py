@@ -14,19 +14,17 @@ from quantfair.orchestrator.commands.options import AsJson, StoreArgument
 if TYPE_CHECKING:
     from quantfair.quant import AheadReport
 
+    Target = str
+else:
+    Target = StrEnum("Target", {name: name for name in api.RUNTIMES})  # an enum, so that the command names its choices
+
 Files = Annotated[list[Path], typer.Argument(metavar="FILE.onnx...", help="ONNX files, such as those of `export`.")]
-
-
-class Target(StrEnum):
-    """What an export is for."""
-
-    onnxruntime, tensorrt = "onnxruntime", "tensorrt"
 
 
 def export(
     store: StoreArgument,
     trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID", help="A finished trial, or how its id begins.")],
-    runtime: Annotated[Target, typer.Option(help="Where the model is going to run.")] = Target.onnxruntime,
+    runtime: Annotated[Target, typer.Option(help="Where the model is going to run.")] = "onnxruntime",
     half: Annotated[bool, typer.Option("--half", help="Compute in float16: of a float model only.")] = False,
     output: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Default: artifacts/TRIAL_ID/RUNTIME in the store.")
@@ -35,7 +33,7 @@ def export(
 ) -> None:
     """Write a trial's model for a runtime, with a small program that classifies images with it."""
     with exit_codes():
-        written = api.export(store, trial_id, runtime=runtime.value, folder=output, half=half)
+        written = api.export(store, trial_id, runtime=str(runtime), folder=output, half=half)
         paths = [str(path) for path in written]
         print(json.dumps({"files": paths}) if as_json else "\n".join(paths))
 

@@ -7,7 +7,7 @@ SweepSpec holds only single values. No torch and no ray.
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -15,11 +15,14 @@ from pydantic_core import PydanticCustomError
 from quantfair.datasets import SOURCES, DatasetSpec
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError, describe_errors, did_you_mean
 from quantfair.orchestrator.config.sweep_file import SweepSource, apply_overrides, name_source, read_sweep_file
-from quantfair.quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
+from quantfair.quant import RUNTIMES, ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 Analysis = Literal["sqnr", "sensitivity", "curvature"]
-Runtime = Literal["torch", "onnxruntime", "tensorrt"]
+if TYPE_CHECKING:
+    Runtime = str
+else:
+    Runtime = Literal[("torch", *RUNTIMES)]  # a Literal, so that errors and the JSON schema name every runtime
 METHODS: dict[str, type[PtqSpec] | type[QatSpec]] = {"ptq": PtqSpec, "qat": QatSpec}
 LABEL_PATTERN = r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"  # no operators: a label fits by being equal
 Label = Annotated[tuple[str, str], Field(strict=False)]  # JSON, which workers get, has no tuples

@@ -2,12 +2,12 @@
 
 Each runtime leaves predictions and then its rows, which come last: that they exist means that this runtime is done.
 What a runtime cannot represent, and what goes wrong in it, is a row with a reason, and never the trial's failure.
+Which runtimes there are, and the code of each, is a row of `quant.RUNTIMES`.
 """
 
 import json
 import tempfile
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from quantfair.orchestrator.provenance import name_processor
 from quantfair.orchestrator.trials.context import EVALUATION_BATCH_SIZE, TrialContext
 from quantfair.orchestrator.trials.evaluation import list_evaluated
 from quantfair.orchestrator.trials.log import TrialLog
-from quantfair.results import EXACT, DamagedError, Store, WriteError
+from quantfair.results import DamagedError, Store, WriteError
 
 LATENCY_BATCHES: Final = (1, 256)
 Row = dict[str, Any]
@@ -56,7 +56,7 @@ def measure_runtimes(
 def _measure_runtime(
     trial: PlannedTrial, runtime: str, open_context: Callable[[], TrialContext], restore: Callable[[], torch.nn.Module]
 ) -> list[Row]:
-    reason = quant.find_unsupported(trial.quant, runtime) or OBSTACLES[runtime]()
+    reason = quant.find_unsupported(trial.quant, runtime) or _find_obstacle(runtime)
     if reason is not None:
         return [{"status": "unsupported", "reason": reason}]
     context, model = open_context(), restore()
@@ -66,7 +66,13 @@ def _measure_runtime(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         export_trial(context, model, path)
-        return MEASURES[runtime](context, model, path)
+        return _measure(context, model, path, runtime)
+
+
+def _find_obstacle(runtime: str) -> str | None:
+    """Return why a runtime cannot run on this worker, and how the sweep comes back to it."""
+    missing = quant.RUNTIMES[runtime].load().why_unavailable()
+    return missing and f"{missing}; then `sweep --retry-failed` measures it"
 
 
 def _explain(error: Exception, trial: PlannedTrial) -> str:
@@ -103,33 +109,34 @@ def describe_export(context: TrialContext) -> dict[str, str]:
     }
 
 
-def _measure_onnxruntime(context: TrialContext, model: torch.nn.Module, path: Path) -> list[Row]:
-    """Measure the fast session, with its latency, and the exact one, which proves the export and is not timed."""
-    torch_NK, n_threads = context.predict(model), torch.get_num_threads()
-    shared = {"status": "ok", "file_bytes": path.stat().st_size, "threads": n_threads, "device": name_processor()}
+def _measure(context: TrialContext, model: torch.nn.Module, path: Path, runtime: str) -> list[Row]:
+    """Measure a file in every session of a runtime; return a row for each, and one for each batch that is timed."""
+    torch_NK = context.predict(model)
+    code = quant.RUNTIMES[runtime].load()
     rows = []
-    names: dict[quant.Session, str] = {"fast": "onnxruntime", "exact": EXACT}
-    for session, name in names.items():
-        network = quant.OnnxRuntime(path, session=session, n_threads=n_threads)
-        about = {"session": session, "kernels": network.kernels, "version": network.version}
-        row = {**shared, **about, **_predict(context, network, name, torch_NK)}
-        if session == "exact":
-            rows.append({**row, "reason": "a proof of the export: not timed"})
+    for predictor in code.open_predictors(path, n_threads=torch.get_num_threads()):
+        row = {
+            "status": "ok",
+            "device": name_processor(),  # unless the runtime names another one
+            **predictor.columns,
+            **_predict(context, predictor, torch_NK),
+        }
+        if predictor.not_timed is not None:
+            rows.append({**row, "reason": predictor.not_timed})
             continue
         for batch in LATENCY_BATCHES:
-            latency = quant.measure_latency(network, _take(context, batch))
+            latency = quant.measure_latency(predictor.predict, _take(context, batch))
             rows.append({**row, "batch": batch, "p50_ms": latency.p50_ms, "p95_ms": latency.p95_ms})
     return rows
 
 
-def _predict(
-    context: TrialContext, network: Callable[[np.ndarray], np.ndarray], name: str, torch_NK: np.ndarray
-) -> Row:
-    """Keep what a runtime answers to the val and test images under `name`; return how far that is from torch's."""
+def _predict(context: TrialContext, predictor: quant.Predictor, torch_NK: np.ndarray) -> Row:
+    """Keep what a runtime answers to the val and test images; return how far that is from torch's answers."""
     indices, splits_N = list_evaluated(context.dataset)
     images = context.batches(indices, EVALUATION_BATCH_SIZE).images()
-    logits_NK = np.concatenate([network(images_NCHW.cpu().numpy()) for images_NCHW in images])
-    context.store.write_predictions(context.trial.trial_id, name, context.make_predictions(logits_NK, name))
+    logits_NK = np.concatenate([predictor.predict(images_NCHW.cpu().numpy()) for images_NCHW in images])
+    predictions = context.make_predictions(logits_NK, predictor.name)
+    context.store.write_predictions(context.trial.trial_id, predictor.name, predictions)
     test_N = splits_N == "test"
     return {
         "n_test": int(test_N.sum()),
@@ -141,40 +148,3 @@ def _predict(
 def _take(context: TrialContext, n: int) -> np.ndarray:
     """Return `n` test images, as the network takes them; some twice where there are fewer."""
     return next(context.batches(np.resize(context.dataset.splits["test"], n), n).images()).cpu().numpy()
-
-
-def _measure_tensorrt(context: TrialContext, model: torch.nn.Module, path: Path) -> list[Row]:
-    """Build an engine on this GPU, and measure it. Never run yet: see `quant/deploy/tensorrt/runtime.py`."""
-    timings = Path(tempfile.gettempdir(), f"quantfair-{torch.cuda.get_device_name().replace(' ', '-')}.timings")
-    engine_path = path.with_suffix(".engine")
-    facts = quant.build_engine(path, engine_path, timing_cache=timings)
-    runner = quant.open_engine(engine_path, onnx_path=path)
-
-    def network(images_NCHW: np.ndarray) -> np.ndarray:
-        return runner(images_NCHW)["logits"]
-
-    precisions = Counter(f"{layer.operator} {layer.asked}" for layer in facts.layers)
-    row = {
-        "session": "engine",
-        "status": "ok",
-        "file_bytes": engine_path.stat().st_size,
-        "kernels": ", ".join(f"{name} {n}" for name, n in precisions.most_common()),
-        "version": f"tensorrt {facts.machine.version}",
-        "device": facts.machine.device,
-        **_predict(context, network, "tensorrt", context.predict(model)),
-    }
-    latencies = {batch: quant.measure_latency(network, _take(context, batch)) for batch in LATENCY_BATCHES}
-    return [{**row, "batch": batch, "p50_ms": t.p50_ms, "p95_ms": t.p95_ms} for batch, t in latencies.items()]
-
-
-def _find_no_obstacle() -> str | None:
-    return None
-
-
-def _why_tensorrt_is_unavailable() -> str | None:
-    missing = quant.why_tensorrt_is_unavailable()
-    return missing and f"{missing}; then `sweep --retry-failed` measures it"
-
-
-OBSTACLES: Final = {"onnxruntime": _find_no_obstacle, "tensorrt": _why_tensorrt_is_unavailable}
-MEASURES: Final = {"onnxruntime": _measure_onnxruntime, "tensorrt": _measure_tensorrt}

@@ -1,6 +1,5 @@
 """What is to be shipped of a trial: its model for a runtime, and a small program that uses it."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Final
@@ -10,7 +9,7 @@ from quantfair.datasets import find_dataset_id
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Resources, parse_sweep
 from quantfair.orchestrator.planning.plan import PlannedTrial, make_plan
-from quantfair.orchestrator.trials.context import TrialContext, find_device, set_up
+from quantfair.orchestrator.trials.context import find_device, set_up
 from quantfair.orchestrator.trials.deployment import describe_export, export_trial
 from quantfair.orchestrator.trials.log import TrialLog
 from quantfair.results import Store
@@ -19,7 +18,7 @@ SHIPPED: Final = Path(__file__).parent.parent / "shipped"
 
 
 def write_artifacts(store: Store, trial_id: str, runtime: str, folder: Path | None, *, half: bool) -> list[Path]:
-    """Write model.onnx and predict.py, for TensorRT also model.engine and model.json; return their paths.
+    """Write model.onnx, what else the runtime ships with it, and predict.py; return their paths.
 
     Raises:
         RequestError: no such trial is finished here, the runtime cannot represent it or does not run on this machine,
@@ -27,9 +26,12 @@ def write_artifacts(store: Store, trial_id: str, runtime: str, folder: Path | No
         StoreError: there is no sweep in the store, or the trial's model was not kept.
     """
     trial = _find_trial(store, trial_id)
+    row = quant.RUNTIMES[runtime]
+    if row.program is None:
+        raise _cannot_be_met(f"{row.title} is only measured, and no program is shipped for it")
     _refuse(quant.find_unsupported(trial.quant, runtime))
-    if runtime == "tensorrt":
-        _refuse(quant.why_tensorrt_is_unavailable())
+    code = row.load()
+    _refuse(code.why_unavailable())
     folder = _find_folder(store, trial, runtime) if folder is None else folder
     context = set_up(trial, store, TrialLog(lambda text: None), find_device(Resources()))
     path, model = folder / "model.onnx", context.restore()
@@ -40,12 +42,12 @@ def write_artifacts(store: Store, trial_id: str, runtime: str, folder: Path | No
         raise RequestError([ConfigProblem("--output", f"cannot be made: {error}.")]) from error
     try:
         export_trial(context, model, path, half=half)
-        engine = _build_engine(context, path) if runtime == "tensorrt" else []
-    except (quant.ExportError, quant.BuildRefusedError, quant.TensorRTFailedError) as error:
+        others = code.ship(path, describe_export(context))
+    except (quant.ExportError, quant.DeploymentError) as error:
         raise RequestError([ConfigProblem("TRIAL_ID", f"{trial.trial_id}: {error}.")]) from error
     program = folder / "predict.py"
-    shutil.copyfile(SHIPPED / f"predict_{runtime}.py", program)
-    return [path, *engine, program]
+    shutil.copyfile(SHIPPED / row.program, program)
+    return [path, *others, program]
 
 
 def _find_trial(store: Store, trial_id: str) -> PlannedTrial:
@@ -73,7 +75,11 @@ def _find_trial(store: Store, trial_id: str) -> PlannedTrial:
 
 def _refuse(reason: str | None) -> None:
     if reason is not None:
-        raise RequestError([ConfigProblem("--runtime", f"cannot be met: {reason}.")])
+        raise _cannot_be_met(reason)
+
+
+def _cannot_be_met(reason: str) -> RequestError:
+    return RequestError([ConfigProblem("--runtime", f"cannot be met: {reason}.")])
 
 
 def _find_folder(store: Store, trial: PlannedTrial, runtime: str) -> Path:
@@ -81,11 +87,3 @@ def _find_folder(store: Store, trial: PlannedTrial, runtime: str) -> Path:
     if "://" in place:
         raise RequestError([ConfigProblem("--output", "is needed: the store is on no disk of this machine.")])
     return Path(place)
-
-
-def _build_engine(context: TrialContext, path: Path) -> list[Path]:
-    """Build the engine beside its ONNX file, on this machine's GPU, and write what its images go through."""
-    engine, about = path.with_suffix(".engine"), path.with_suffix(".json")
-    quant.build_engine(path, engine)
-    about.write_text(json.dumps(describe_export(context), indent=2))
-    return [engine, engine.with_name(f"{engine.name}.json"), about]

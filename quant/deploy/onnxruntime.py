@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -18,15 +18,18 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from quantfair.quant.deploy.runtimes import DeploymentError, Predictor
+
 Session = Literal["fast", "exact"]
-SESSIONS: Final[tuple[Session, ...]] = ("fast", "exact")
+# Each session, and the name of its predictions in the store. The first one is what people ship.
+SESSIONS: Final[dict[Session, str]] = {"fast": "onnxruntime", "exact": "onnxruntime_exact"}
 CHANGING_NUMBERS: Final = ("WeightBiasQuantization", "ReluQuantRewrite")
 _COMPUTES: Final = re.compile("Conv|Gemm|MatMul")
 _LEAST_RUNS, _MOST_RUNS, _WARM_UP = 10, 200, 3
 _ERRORS_ONLY: Final = 3
 
 
-class RuntimeFailureError(RuntimeError):
+class RuntimeFailureError(DeploymentError):
     """A runtime refused a file, or what it was given."""
 
 
@@ -68,6 +71,31 @@ class OnnxRuntime:
             ) from error
         assert isinstance(logits_NK, np.ndarray)
         return logits_NK
+
+
+def why_unavailable() -> str | None:
+    """Return None: it comes with this package, and needs no GPU."""
+    return None
+
+
+def open_predictors(path: Path, *, n_threads: int) -> Iterator[Predictor]:
+    """Yield the fast session, and the exact one, which proves the export and is not timed."""
+    for session, name in SESSIONS.items():
+        network = OnnxRuntime(path, session=session, n_threads=n_threads)
+        columns = {
+            "session": session,
+            "kernels": network.kernels,
+            "version": network.version,
+            "file_bytes": path.stat().st_size,
+            "threads": n_threads,
+        }
+        not_timed = "a proof of the export: not timed" if session == "exact" else None
+        yield Predictor(name=name, predict=network, columns=columns, not_timed=not_timed)
+
+
+def ship(path: Path, about: Mapping[str, str]) -> list[Path]:
+    """Write nothing: the ONNX file is what ONNX Runtime loads, and it says itself what it is about."""
+    return []
 
 
 def measure_latency(

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from quantfair.quant.deploy.runtimes import DeploymentError
 from quantfair.quant.deploy.tensorrt.engine_file import write_aside
 from quantfair.quant.deploy.tensorrt.inspection import EngineLayer, parse_build_log
 
@@ -21,7 +22,7 @@ MAX_BATCH: Final = 256
 _ERRORS_TOLD: Final = 5
 
 
-class BuildRefusedError(Exception):
+class BuildRefusedError(DeploymentError):
     """TensorRT parsed or built no engine of a model; the message is what it logged."""
 
 

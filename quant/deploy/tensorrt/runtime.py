@@ -6,6 +6,10 @@ What has run: `load_trt("tensorrt_rtx")` and its builds, on a CPU. What never ha
 10.13 and 11 have in common.
 """
 
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -13,9 +17,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from quantfair.quant.deploy.onnx_graph import Graph, read_onnx, weighted_layers
+from quantfair.quant.deploy.runtimes import DeploymentError, Predictor
 from quantfair.quant.deploy.tensorrt.buffers import Buffers, PycudaBuffers, TensorRTMissingError, TorchBuffers
 from quantfair.quant.deploy.tensorrt.build import MAX_BATCH, BuildRefusedError, Trt, build_plan, captured_log
-from quantfair.quant.deploy.tensorrt.engine_file import EngineFacts, Machine, read_engine, sha256_of, write_engine
+from quantfair.quant.deploy.tensorrt.engine_file import (
+    EngineFacts,
+    Machine,
+    facts_path,
+    read_engine,
+    sha256_of,
+    write_engine,
+)
 from quantfair.quant.deploy.tensorrt.inspection import compare_precisions, find_faults, parse_inspector
 from quantfair.quant.deploy.tensorrt.rules import lint_for_tensorrt
 
@@ -28,7 +40,7 @@ REMEDIES: Final = {
 }
 
 
-class TensorRTFailedError(RuntimeError):
+class TensorRTFailedError(DeploymentError):
     """TensorRT said no while an engine was loaded or run; the message is what it logged."""
 
 
@@ -59,6 +71,44 @@ def why_tensorrt_is_unavailable() -> str | None:
     if not torch.cuda.is_available():
         return "TensorRT needs an NVIDIA GPU, and torch sees none; give the trial one: [resources.ptq] gpu = 1"
     return None
+
+
+def why_unavailable() -> str | None:
+    """Return why TensorRT cannot run here, as the table of runtimes asks."""
+    return why_tensorrt_is_unavailable()
+
+
+def open_predictors(path: Path, *, n_threads: int) -> Iterator[Predictor]:
+    """Build an engine next to the ONNX file, and yield it. Never run yet, as all that needs a GPU here."""
+    import torch
+
+    # One cache for each kind of GPU: TensorRT drops the content of any other.
+    timings = Path(tempfile.gettempdir(), f"quantfair-{torch.cuda.get_device_name().replace(' ', '-')}.timings")
+    engine_path = path.with_suffix(".engine")
+    facts = build_engine(path, engine_path, timing_cache=timings)
+    runner = open_engine(engine_path, onnx_path=path)
+
+    def predict(images_NCHW: np.ndarray) -> np.ndarray:
+        return runner(images_NCHW)["logits"]
+
+    precisions = Counter(f"{layer.operator} {layer.asked}" for layer in facts.layers)
+    columns = {
+        "session": "engine",
+        "kernels": ", ".join(f"{name} {n}" for name, n in precisions.most_common()),
+        "version": f"tensorrt {facts.machine.version}",
+        "file_bytes": engine_path.stat().st_size,
+        "device": facts.machine.device,
+    }
+    yield Predictor(name="tensorrt", predict=predict, columns=columns)
+
+
+def ship(path: Path, about: Mapping[str, str]) -> list[Path]:
+    """Build the engine next to its ONNX file, for this machine's GPU, and write what its images go through."""
+    engine_path = path.with_suffix(".engine")
+    build_engine(path, engine_path)
+    about_path = path.with_suffix(".json")
+    about_path.write_text(json.dumps(about, indent=2))
+    return [engine_path, facts_path(engine_path), about_path]
 
 
 def build_engine(
