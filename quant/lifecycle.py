@@ -24,13 +24,13 @@ from quantfair.quant.layers.modes import device_of, evaluating, require_calibrat
 from quantfair.quant.layers.modules import JOINS, QUANTIZED, QuantLayer, deployed_weight, quant_layers, quantizers, swap
 from quantfair.quant.layers.non_finite import NonFiniteError, is_finite
 from quantfair.quant.layers.report import LayerReport, describe_layers
-from quantfair.quant.layers.settings import LayerSettings, settings_by_layer
+from quantfair.quant.layers.settings import LayerSettings, input_spec, settings_by_layer
 from quantfair.quant.ptq.calibration import Calibration, collect
 from quantfair.quant.ptq.corrections import correct, needs_corrections, plan_corrections, sample_images
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 from quantfair.quant.quantizer.observers import ActivationStats, activation_range, weight_range
 from quantfair.quant.quantizer.qparams import SMALLEST_SCALE, QuantizerSpec
-from quantfair.quant.specs.methods import FLOAT_BITS, Fp32FtSpec, PtqSpec, QatSpec, QuantSettings
+from quantfair.quant.specs.methods import Fp32FtSpec, PtqSpec, QatSpec, QuantSettings
 
 
 class Prepared(NamedTuple):
@@ -59,13 +59,15 @@ def prepare(model: nn.Module, spec: PtqSpec | QatSpec | Fp32FtSpec, example_NCHW
         prepared.joins_in_code = [join for join in in_code if join[1] == "add"]  # pyright: ignore
     elif isinstance(spec, QuantSettings):
         _fold(prepared, spec, example_NCHW)
-        settings = settings_by_layer(spec, layers, lasts=[name for name in layers if layers[name] in lasts])
+        channel_axes = {name: layer.channel_axis for name, layer in layers.items()}
+        settings = settings_by_layer(spec, channel_axes, lasts=[name for name in layers if layers[name] in lasts])
         for name, layer in layers.items():
             _add_quantizers(layer, name, settings[name])
             if isinstance(spec, PtqSpec) and settings[name].float_reason is None:
                 plan_corrections(layer, spec)
-        if spec.quantize_adds and spec.act_bits != FLOAT_BITS:
-            _quantize_joins(prepared, called, spec)
+        of_join = input_spec(spec)
+        if spec.quantize_adds and of_join is not None:
+            _quantize_joins(prepared, called, of_join)
             prepared.joins_in_code = in_code  # pyright: ignore[reportArgumentType]
     _note_unfolded(prepared, spec)
     return Prepared(prepared, describe_layers(prepared))
@@ -144,21 +146,21 @@ def _add_quantizers(layer: QuantLayer, name: str, chosen: LayerSettings) -> None
     if chosen.float_reason is not None:
         layer.float_reason = chosen.float_reason
         return
-    weight_spec = QuantizerSpec.of_weight(chosen.settings, layer.channel_axis)
-    per_channel = tuple(n if dim == weight_spec.axis else 1 for dim, n in enumerate(layer.weight.shape))
-    shape = () if weight_spec.axis is None else per_channel
+    axis = chosen.weight.axis
+    per_channel = tuple(n if dim == axis else 1 for dim, n in enumerate(layer.weight.shape))
+    shape = () if axis is None else per_channel
     device = layer.weight.device
-    layer.weight_quantizer = FakeQuantize(weight_spec, layer=name, shape=shape).to(device)
-    if chosen.settings.act_bits != FLOAT_BITS:
-        layer.act_quantizer = FakeQuantize(QuantizerSpec.of_activation(chosen.settings), layer=name).to(device)
+    layer.weight_quantizer = FakeQuantize(chosen.weight, layer=name, shape=shape).to(device)
+    if chosen.activation is not None:
+        layer.act_quantizer = FakeQuantize(chosen.activation, layer=name).to(device)
 
 
-def _quantize_joins(model: nn.Module, called: list[nn.Module], spec: QuantSettings) -> None:
+def _quantize_joins(model: nn.Module, called: list[nn.Module], spec: QuantizerSpec) -> None:
     names = {module: name for name, module in model.named_modules()}
     for module in called:
         if type(module) in JOINS:
             module.__class__ = JOINS[type(module)]
-            quantizer = FakeQuantize(QuantizerSpec.of_activation(spec), layer=names[module])
+            quantizer = FakeQuantize(spec, layer=names[module])
             module.act_quantizer = quantizer.to(device_of(model))
 
 

@@ -1,8 +1,10 @@
 """Settings by layer, additions and concatenations, and which settings are one experiment."""
 
+import ast
 import copy
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torchvision
 from quant_digits import EXAMPLE, TRAIN, trained_model
 from torch import Tensor, nn
 
+from quantfair import quant
 from quantfair.quant import (
     Add,
     Concat,
@@ -26,6 +29,7 @@ from quantfair.quant.layers.modules import QuantAdd, QuantConcat, quantizers
 from quantfair.quant.layers.report import LayerReport
 from quantfair.quant.layers.settings import settings_by_layer
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
+from quantfair.quant.quantizer.qparams import QuantizerSpec
 
 LAYERS = ["features.block1.conv", "features.block2.conv", "features.block3.conv", "classifier"]
 
@@ -138,9 +142,40 @@ def test_an_override_that_fits_no_layer_lists_the_layers():
 
 def test_patterns_are_those_of_fnmatch_and_mind_the_case():
     spec = ptq(overrides={"features.block?.conv": {"bits": 4}})
-    assert [one.settings.weight_bits for one in settings_by_layer(spec, LAYERS).values()] == [4, 4, 4, 8]
+    channel_axes = dict.fromkeys(LAYERS, 0)
+    assert [one.weight.bits for one in settings_by_layer(spec, channel_axes).values()] == [4, 4, 4, 8]
     with pytest.raises(ValueError, match="no layer fits 'Classifier'"):
-        settings_by_layer(ptq(overrides={"Classifier": {}}), LAYERS)
+        settings_by_layer(ptq(overrides={"Classifier": {}}), channel_axes)
+
+
+def test_settings_become_the_specs_of_quantizers_in_one_file_alone():
+    room = Path(quant.__file__).parent
+    makers = {"of_weight", "of_activation"}
+    callers = set()
+    for path in room.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            # A subclass of `QuantizerSpec` asks the class above it.
+            if node.func.attr in makers and ast.unparse(node.func.value) != "super()":
+                callers.add(path.relative_to(room).as_posix())
+    assert callers == {"layers/settings.py"}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"first_last_bits": 4}, {"act_bits": 32}, {"preset": "iao", "act_observer": "ema"}], ids=str
+)
+def test_the_specs_of_each_layer_are_made_once(monkeypatch, settings):
+    made = []
+    for name in ("of_weight", "of_activation"):
+        make = getattr(QuantizerSpec, name).__func__
+        spy = classmethod(lambda cls, *args, make=make, name=name: made.append(name) or make(cls, *args))
+        monkeypatch.setattr(QuantizerSpec, name, spy)
+    prepare(trained_model(), ptq(quantize_adds=True, **settings), EXAMPLE)
+    n_layers = len(LAYERS)
+    # The input of each layer, and once that of all joins.
+    n_inputs = 0 if settings.get("act_bits") == 32 else n_layers + 1
+    assert (made.count("of_weight"), made.count("of_activation")) == (n_layers, n_inputs)
 
 
 # --- what is one experiment ---

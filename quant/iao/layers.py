@@ -28,6 +28,7 @@ from quantfair.quant.layers.modules import (
     QuantLayer,
     quantizers,
 )
+from quantfair.quant.layers.settings import input_spec, settings_by_layer
 from quantfair.quant.quantizer.qparams import QuantizerSpec
 from quantfair.quant.specs.methods import PtqSpec, QatSpec
 
@@ -162,20 +163,27 @@ def install_iao(model: nn.Module, spec: PtqSpec | QatSpec, called: Iterable[nn.M
     """
     if spec.bn_fold != "none":
         _fold(model, spec, example_NCHW)
-    device, names = device_of(model), {module: name or "(model)" for name, module in model.named_modules()}
+    called = list(called)
+    device = device_of(model)
+    names = {module: name or "(model)" for name, module in model.named_modules()}
+    channel_axes = {names[module]: _channel_axis(module) for module in called if isinstance(module, QuantLayer)}
+    asked = settings_by_layer(spec, channel_axes, kind=IaoTensorSpec)
+    of_input = input_spec(spec, IaoTensorSpec)
+    assert of_input is not None, "the preset has no float activations"
     for module in called:
         if isinstance(module, LEFT_FLOAT):
             kind = type(module).__name__.removeprefix("Quant")
             module.float_reason = f"preset iao leaves {kind} in float"  # pyright: ignore
         elif isinstance(module, QuantLayer):
-            module.weight_quantizer = _weight_quantizer(module, names[module], spec).to(device)
-            module.act_quantizer = IaoQuantizer(_activation_spec(spec), layer=names[module]).to(device)
+            of_weight = asked[names[module]].weight
+            module.weight_quantizer = _weight_quantizer(module, names[module], of_weight).to(device)
+            module.act_quantizer = IaoQuantizer(of_input, layer=names[module]).to(device)
         elif type(module) in ONE_INPUT:
             module.__class__ = ONE_INPUT[type(module)]
-            module.act_quantizer = IaoQuantizer(_activation_spec(spec), layer=names[module]).to(device)
+            module.act_quantizer = IaoQuantizer(of_input, layer=names[module]).to(device)
         elif type(module) is Add:
             module.__class__ = IaoAdd
-            module.act_quantizer = IaoPairQuantizer(_activation_spec(spec), layer=names[module]).to(device)
+            module.act_quantizer = IaoPairQuantizer(of_input, layer=names[module]).to(device)
     if next(quantizers(model), None) is None:
         raise ValueError(f"{type(model).__name__} has nothing that preset iao quantizes; set preset to none")
 
@@ -190,12 +198,11 @@ def _fold(model: nn.Module, spec: PtqSpec | QatSpec, example_NCHW: Tensor) -> No
             module.batchnorm.num_batches_tracked.fill_(0 if from_scratch else 1)
 
 
-def _weight_quantizer(layer: QuantLayer, name: str, spec: PtqSpec | QatSpec) -> IaoQuantizer:
-    asked = QuantizerSpec.of_weight(spec, layer.channel_axis)
-    axis = None if isinstance(layer, QuantConvTranspose2d) else asked.axis
-    shape = () if axis is None else layer.broadcast_over_channels(torch.empty(len(layer.weight))).shape
-    return IaoQuantizer(IaoTensorSpec(**{**vars(asked), "axis": axis}), layer=name, shape=tuple(shape))
+def _channel_axis(layer: QuantLayer) -> int | None:
+    """Return the axis that counts the channels of a weight; the original has one grid for a transposed convolution."""
+    return None if isinstance(layer, QuantConvTranspose2d) else layer.channel_axis
 
 
-def _activation_spec(spec: PtqSpec | QatSpec) -> IaoTensorSpec:
-    return IaoTensorSpec(**{**vars(QuantizerSpec.of_activation(spec)), "may_be_unsigned": False})
+def _weight_quantizer(layer: QuantLayer, name: str, asked: QuantizerSpec) -> IaoQuantizer:
+    shape = () if asked.axis is None else layer.broadcast_over_channels(torch.empty(len(layer.weight))).shape
+    return IaoQuantizer(asked, layer=name, shape=tuple(shape))

@@ -15,7 +15,8 @@ Mended: whether an observer has seen a batch is part of the state (its range is 
 gradient needs. The observers of an addition rest in eval mode. The percentile of a single value is that value.
 """
 
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
@@ -23,13 +24,18 @@ from torch import Tensor
 from quantfair.quant.quantizer.fake_quantize import FakeQuantize
 from quantfair.quant.quantizer.observers import EMA_MOMENTUM, Range, extremes
 from quantfair.quant.quantizer.qparams import QuantizerSpec
-from quantfair.quant.specs.methods import IAO_HAS
+from quantfair.quant.specs.methods import IAO_HAS, QuantSettings
 
 SMALLEST_SCALE: Final = torch.finfo(torch.float32).eps
 
 
 class IaoTensorSpec(QuantizerSpec):
-    """What one quantizer is asked for, on the original's grids."""
+    """What one quantizer is asked for, on the original's grids: activations are always signed."""
+
+    @classmethod
+    def of_activation(cls, settings: QuantSettings) -> Self:
+        """Return the activation half of `settings`."""
+        return replace(super().of_activation(settings), may_be_unsigned=False)
 
     def grid(self, *, unsigned: bool) -> tuple[int, int]:
         """Return (quant_min, quant_max): that of `QuantizerSpec`, but for asymmetric weights."""

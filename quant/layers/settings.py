@@ -1,36 +1,57 @@
-"""Which settings each layer gets: those of the trial, then `first_last_bits`, then the overrides that fit its name."""
+"""Which quantizers each layer gets, by the settings of the trial, then `first_last_bits`, then the overrides that fit.
 
-from collections.abc import Collection, Iterable
+The only place where settings become the specs of quantizers: once for each layer, and once for all inputs of modules
+without weights.
+"""
+
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from quantfair.quant.quantizer.qparams import QuantizerSpec
 from quantfair.quant.specs.methods import FLOAT_BITS, QuantSettings
 
 
 class LayerSettings(NamedTuple):
-    """The settings of one layer, or why it stays float."""
+    """The quantizers of one layer, or why it stays float. Without `activation` its input stays float."""
 
-    settings: QuantSettings
+    weight: QuantizerSpec
+    activation: QuantizerSpec | None
     float_reason: str | None = None
 
 
 def settings_by_layer(
-    spec: QuantSettings, layers: Iterable[str], *, lasts: Collection[str] = ()
+    spec: QuantSettings,
+    channel_axes: Mapping[str, int | None],
+    *,
+    lasts: Collection[str] = (),
+    kind: type[QuantizerSpec] = QuantizerSpec,
 ) -> dict[str, LayerSettings]:
-    """Return the settings of each of `layers`, named in the order of their calls.
+    """Return the settings of each layer of `channel_axes`, whose names stand in the order of their calls.
 
-    `lasts` are those that make an output of the model; where none does, the last one called counts. Raises ValueError
-    for an override that fits no layer.
+    An axis counts the output channels of a weight; None gives the weight one grid. `lasts` are the layers that make an
+    output of the model; where none does, the last one called counts. `kind` makes the specs. Raises ValueError for an
+    override that fits no layer.
     """
-    layers = list(layers)
+    layers = list(channel_axes)
     for pattern, _ in spec.overrides:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise ValueError(f"`overrides`: no layer fits '{pattern}'; the model's layers are {', '.join(layers)}")
     ends = {layers[0], *(lasts or layers[-1:])}
-    return {name: _settings_of(name, spec, is_end=name in ends) for name in layers}
+    found = {}
+    for name, axis in channel_axes.items():
+        settings, float_reason = _settings_of(name, spec, is_end=name in ends)
+        found[name] = LayerSettings(kind.of_weight(settings, axis), input_spec(settings, kind), float_reason)
+    return found
 
 
-def _settings_of(name: str, spec: QuantSettings, *, is_end: bool) -> LayerSettings:
+def input_spec(settings: QuantSettings, kind: type[QuantizerSpec] = QuantizerSpec) -> QuantizerSpec | None:
+    """Return what is asked of the quantizer of an input, such as those of a join, or None where inputs stay float."""
+    return None if settings.act_bits == FLOAT_BITS else kind.of_activation(settings)
+
+
+def _settings_of(name: str, spec: QuantSettings, *, is_end: bool) -> tuple[QuantSettings, str | None]:
+    """Return the settings that count for a layer, and why it stays float, if it does."""
     changes = {}
     if is_end and spec.first_last_bits is not None:
         changes = {"weight_bits": spec.first_last_bits}
@@ -40,4 +61,4 @@ def _settings_of(name: str, spec: QuantSettings, *, is_end: bool) -> LayerSettin
         if fnmatchcase(name, pattern):
             changes |= override.changes()
             float_reason = None if override.quantize else f"`overrides` leaves '{pattern}' in float"
-    return LayerSettings(spec.model_copy(update=changes), float_reason)
+    return spec.model_copy(update=changes), float_reason

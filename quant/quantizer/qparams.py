@@ -6,7 +6,7 @@ integers up to 2^24 are exact.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import torch
 from torch import Tensor
@@ -42,10 +42,13 @@ class QuantizerSpec:
     follows_until: int | None = None
     has_learned_scale: bool = False
 
-    @staticmethod
-    def of_weight(settings: QuantSettings, channel_axis: int) -> "QuantizerSpec":
-        """The weight half of `settings`, for a layer whose output channels lie on `channel_axis`."""
-        return QuantizerSpec(
+    @classmethod
+    def of_weight(cls, settings: QuantSettings, channel_axis: int | None) -> Self:
+        """Return the weight half of `settings`, for a layer whose output channels lie on `channel_axis`.
+
+        Without that axis the weight has one grid, whatever the granularity.
+        """
+        return cls(
             role="weight",
             bits=settings.weight_bits,
             symmetric=settings.scheme == "symmetric",
@@ -55,11 +58,11 @@ class QuantizerSpec:
             **_training(settings),
         )
 
-    @staticmethod
-    def of_activation(settings: QuantSettings) -> "QuantizerSpec":
-        """The activation half of `settings`: always one grid for the whole tensor."""
+    @classmethod
+    def of_activation(cls, settings: QuantSettings) -> Self:
+        """Return the activation half of `settings`: always one grid for the whole tensor."""
         symmetric = settings.scheme == "symmetric"
-        return QuantizerSpec(
+        return cls(
             role="activation",
             bits=settings.act_bits,
             symmetric=symmetric,
