@@ -5,18 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quant_digits import EXAMPLE, TEST, TRAIN, trained_model
+from exported_digits import export_digits
+from quant_digits import TEST
 
 from quantfair.quant import (
     OnnxRuntime,
     PtqSpec,
     RuntimeFailureError,
-    calibrate,
-    export_onnx,
-    freeze,
     measure_latency,
     predict,
-    prepare,
 )
 
 IMAGES = TEST.images_NCHW
@@ -24,11 +21,8 @@ IMAGES = TEST.images_NCHW
 
 def export(folder: Path, **settings: Any) -> tuple[Path, np.ndarray]:
     """A quantized model's file, and its logits in torch."""
-    model = prepare(trained_model(), PtqSpec(method="ptq", **settings), EXAMPLE).model
-    calibrate(model, [TRAIN.images_NCHW])
-    freeze(model)
-    export_onnx(model, EXAMPLE, folder / "model.onnx", metadata={})
-    return folder / "model.onnx", predict(model, [IMAGES]).numpy()
+    exported = export_digits(PtqSpec(method="ptq", **settings))
+    return exported.write(folder), predict(exported.model, [IMAGES]).numpy()
 
 
 def differences(folder: Path, **settings: Any) -> dict[str, np.ndarray]:

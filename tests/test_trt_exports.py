@@ -3,23 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 from deployed_models import NARROW, frozen
-from quant_digits import EXAMPLE, TRAIN, trained_model
+from exported_digits import export_digits
+from quant_digits import EXAMPLE, trained_model
 
 from quantfair.orchestrator.config.spec import load_sweep
 from quantfair.quant import (
     PtqSpec,
-    calibrate,
     check_ahead_of_time,
     describe_layers,
     export_onnx,
     find_unsupported,
     find_unsupported_layers,
-    freeze,
     lint_for_tensorrt,
-    prepare,
 )
 
 SIGNED: dict[str, Any] = {"act_signed": "always"}
@@ -43,27 +40,27 @@ TABLE: list[tuple[dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize(("settings", "is_supported"), TABLE, ids=str)
-def test_table_and_rules_agree_on_an_export(settings: dict[str, Any], is_supported: bool, tmp_path: Path) -> None:
+def test_table_and_rules_agree_on_an_export(settings: dict[str, Any], is_supported: bool) -> None:
     spec = PtqSpec(method="ptq", **settings)
-    model = prepare(trained_model(), spec, EXAMPLE).model
-    calibrate(model, [TRAIN.images_NCHW])
-    freeze(model)
-    export_onnx(model, EXAMPLE, tmp_path / "model.onnx", metadata={})
+    exported = export_digits(spec)
     assert (find_unsupported(spec, "tensorrt") is None) == is_supported
-    assert (find_unsupported_layers(describe_layers(model), "tensorrt") is None) == is_supported
-    assert (lint_for_tensorrt(onnx.load(tmp_path / "model.onnx")) == []) == is_supported
+    assert (find_unsupported_layers(describe_layers(exported.model), "tensorrt") is None) == is_supported
+    assert (lint_for_tensorrt(exported.proto) == []) == is_supported
 
 
 def test_narrow_grids_are_refused_by_the_table_which_sees_what_no_graph_shows() -> None:
     assert find_unsupported(PtqSpec(method="ptq", weight_bits=6, act_bits=6, act_signed="always"), "tensorrt")
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NARROW if name not in ("small_cnn", "resnet18")]
+# tensorrt-rtx is optional: one build always runs and stands for all of them.
+ALWAYS = ("small_cnn", SIGNED)
+OTHERS = [(name, settings) for settings in (SIGNED, INT4) for name in NARROW if (name, settings) != ALWAYS]
 
 
 @pytest.mark.trt_aot
-@pytest.mark.parametrize("name", ["small_cnn", "resnet18", *SLOW])
-@pytest.mark.parametrize("settings", [SIGNED, INT4], ids=["W8A8", "W4A32"])
+@pytest.mark.parametrize(
+    ("name", "settings"), [ALWAYS, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)], ids=str
+)
 def test_every_architecture_builds_as_it_asks(name: str, settings: dict[str, Any], trt: Any, tmp_path: Path) -> None:
     model, images_NCHW = frozen(name, PtqSpec(method="ptq", **settings), NARROW[name])
     export_onnx(model, images_NCHW[:2], tmp_path / "model.onnx", metadata={})
@@ -75,6 +72,7 @@ def test_every_architecture_builds_as_it_asks(name: str, settings: dict[str, Any
 
 
 @pytest.mark.trt_aot
+@pytest.mark.slow
 @pytest.mark.parametrize(("half", "precision"), [(False, "Float"), (True, "Half")])
 def test_float_models_build_in_their_own_type(half: bool, precision: str, trt: Any, tmp_path: Path) -> None:
     export_onnx(trained_model(), EXAMPLE, tmp_path / "model.onnx", metadata={}, half=half)

@@ -18,6 +18,7 @@ import torch
 from onnxscript import opset21
 from torch import Tensor, nn
 
+from quantfair.quant.deploy.operator_table import keep_operator_table
 from quantfair.quant.deploy.qdq import Storage, install_qdq
 from quantfair.quant.layers.modes import require_calibrated
 from quantfair.quant.layers.modules import quantizers
@@ -108,7 +109,7 @@ def _export(model: nn.Module, example_NCHW: Tensor, names: list[str]) -> ir.Mode
         },
     }
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), keep_operator_table():
             warnings.simplefilter("ignore")  # the exporter's, of its own dependencies
             program = torch.onnx.export(model, (example_NCHW,), dynamo=True, verbose=False, **settings)
     except Exception as error:
