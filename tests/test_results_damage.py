@@ -1,6 +1,8 @@
 """Damaged files: each kind is found, whatever byte is wrong, put away, and costs nothing but its own trial."""
 
+import copy
 import io
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,10 +31,10 @@ def flip(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
-    """Three trials of one data set, one of them with curvature and one with sensitivity."""
-    sweep = Sweep(tmp_path)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Three trials of one data set, one of them with curvature and one with sensitivity. Shared: copy it."""
+    sweep = Sweep(tmp_path_factory.mktemp("whole"))
     for trial_id, method in (("a", "fp32"), ("b", "ptq"), ("c", "ptq")):
         sweep.add(trial_id, sweep.logits, method=method, reference=None if method == "fp32" else "a")
     n_val = int((sweep.split == "val").sum())
@@ -43,6 +45,15 @@ def sweep(tmp_path: Path) -> Sweep:
     key = {"trial_id": "a", "grouping": "label", "split": "train", "n": 9, "statistic": "grad_norm"}
     sweep.store.write_mechanism("a", [{**key, "group": name, "value": 0.1} for name in "xy"])
     sweep.tables()
+    return sweep
+
+
+@pytest.fixture
+def sweep(whole: Sweep, tmp_path: Path) -> Sweep:
+    """The same, to be damaged."""
+    shutil.copytree(whole.store.location, tmp_path, dirs_exist_ok=True)
+    sweep = copy.copy(whole)
+    sweep.store = Store.open(str(tmp_path))
     return sweep
 
 

@@ -324,6 +324,7 @@ def test_on_an_object_store_a_killed_sweep_goes_on_and_ends_like_one_on_a_disk(
     assert run(*words[:-2], "--store", store.location).exit_code == 0
 
 
+@pytest.mark.slow
 def test_on_an_object_store_damage_is_put_away(whole: Store, s3: str) -> None:
     store = Store.open(s3 % "damaged")
     store.write_manifest(whole.read_manifest())

@@ -1,6 +1,7 @@
 """Real builds and refusals of tensorrt-rtx on a CPU: do they agree with the table and the rules? Nothing is executed.
 
-Without the extra `trt-check` these tests are skipped, unless the variable QUANTFAIR_REQUIRE names "trt_aot".
+The package is optional, so that builds are slow tests here; `test_trt_exports.py` has one that always runs. Without
+the extra `trt-check` these tests are skipped, unless the variable QUANTFAIR_REQUIRE names "trt_aot".
 """
 
 import json
@@ -29,6 +30,7 @@ def build(trt: Any, model: onnx.ModelProto, folder: Path, **options: Any) -> Bui
     return build_plan(trt, folder / "model.onnx", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_the_rules_pass_builds_in_the_precision_asked_for(trt: Any, name: str, tmp_path: Path) -> None:
     model, precision = ACCEPTED[name]
@@ -39,17 +41,20 @@ def test_what_the_rules_pass_builds_in_the_precision_asked_for(trt: Any, name: s
     assert {(layer.input_type, layer.weight_type) for layer in layers} == types[precision]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (_, _, builds) in REFUSED.items() if not builds])
 def test_the_parser_or_the_builder_refuses_too_and_says_why(trt: Any, name: str, tmp_path: Path) -> None:
     with pytest.raises(BuildRefusedError, match=r"the (parser|builder) refused it: .*[a-z]{4}"):
         build(trt, REFUSED[name][0], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (_, _, builds) in REFUSED.items() if builds])
 def test_a_build_that_succeeds_proves_nothing(trt: Any, name: str, tmp_path: Path) -> None:
     assert len(build(trt, REFUSED[name][0], tmp_path).plan) > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["scale per channel of an activation", "scales of inputs, conv", "scales of inputs, gemm", "transposed conv"],
@@ -61,6 +66,7 @@ def test_int8_layers_that_came_out_float_are_faults_even_without_the_rules(trt: 
     assert faults[0].startswith("layer: int8 is asked for, but the engine computes it in ")
 
 
+@pytest.mark.slow
 def test_a_half_model_is_built_in_half(trt: Any, tmp_path: Path) -> None:
     model = make_convnet(None, None)
     for tensor in model.graph.initializer:
@@ -71,6 +77,7 @@ def test_a_half_model_is_built_in_half(trt: Any, tmp_path: Path) -> None:
     assert {(layer.input_type, layer.weight_type) for layer in layers} == {("Half", "Half")}
 
 
+@pytest.mark.slow
 def test_the_profile_is_that_of_open_batches_and_a_fixed_batch_stays(trt: Any, tmp_path: Path) -> None:
     opened = build(trt, make_convnet(), tmp_path, max_batch=64)
     assert opened.profile == ((1, 3, 16, 16), (64, 3, 16, 16), (64, 3, 16, 16))
@@ -85,6 +92,7 @@ def test_the_profile_is_that_of_open_batches_and_a_fixed_batch_stays(trt: Any, t
         build(trt, fixed, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_timing_cache_is_written_whole_and_may_be_of_another_kind(trt: Any, tmp_path: Path) -> None:
     cache = tmp_path / "timing.cache"
     cache.write_bytes(b"of another version")
@@ -95,6 +103,7 @@ def test_a_timing_cache_is_written_whole_and_may_be_of_another_kind(trt: Any, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "timing.cache"]
 
 
+@pytest.mark.slow
 def test_without_a_gpu_an_engine_is_no_error_of_pythons_but_of_ours(trt: Any, tmp_path: Path) -> None:
     if why_tensorrt_is_unavailable() is None:
         pytest.skip("there is a GPU here")
@@ -103,6 +112,7 @@ def test_without_a_gpu_an_engine_is_no_error_of_pythons_but_of_ours(trt: Any, tm
         load_plan(trt, plan)
 
 
+@pytest.mark.slow
 def test_a_check_in_a_process_of_its_own_reports_layers_or_reasons(trt: Any, tmp_path: Path) -> None:
     onnx.save(make_convnet(), tmp_path / "fine.onnx")
     fine = check_ahead_of_time(tmp_path / "fine.onnx")
@@ -137,6 +147,7 @@ def test_a_file_that_is_not_there_is_a_wrong_request(tmp_path: Path) -> None:
     assert "`FILE.onnx` names no file" in told.stderr
 
 
+@pytest.mark.slow
 def test_the_command_tells_files_apart_and_ends_with_1_if_one_is_refused(trt: Any, tmp_path: Path) -> None:
     onnx.save(make_convnet(), tmp_path / "fine.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
