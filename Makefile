@@ -10,7 +10,7 @@ sweep: install  ## Run the main job; the last line names the dashboard. SWEEP=mn
 	$(BIN)/python -m orchestrator sweep $(SWEEP)
 
 test: install-dev  ## Every test but the slow ones.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not alone"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not alone"
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-all: install-dev  ## The slow ones too.

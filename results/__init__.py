@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from quantfair.results.page.charts import CHART_KEYS
     from quantfair.results.page.paper_figures import draw_figure
     from quantfair.results.page.report import write_report
-    from quantfair.results.predictions import make_predictions, score_answers
+    from quantfair.results.predictions import make_predictions
     from quantfair.results.refresh import Derived, update_report, update_report_as_before
     from quantfair.results.schema import (
         BLOCKED,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         minimum_detectable_excess,
         null_disparity,
     )
+    from quantfair.results.statistics.scores import score_answers
     from quantfair.results.store.files import DamagedError, StoreError, WriteError
     from quantfair.results.store.recovery import StoreScan, find_damage, quarantine, scan_store
     from quantfair.results.store.store import Store
@@ -117,7 +118,7 @@ _HOMES = {
     "read": "frames",
     "quarantine": "store.recovery",
     "scan_store": "store.recovery",
-    "score_answers": "predictions",
+    "score_answers": "statistics.scores",
     "to_fairlearn": "frames",
     "write_exports": "exports.files",
     "write_report": "page.report",

@@ -13,6 +13,7 @@ from time_limits import no_process_outlives_its_test, pytest_collection_modifyit
 
 from quantfair.quant import TensorRTMissingError
 from quantfair.quant.deploy.tensorrt.runtime import load_trt
+from quantfair.results import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -35,6 +36,20 @@ def real_data() -> Path:
     if "QUANTFAIR_DATA" not in os.environ:
         pytest.skip("QUANTFAIR_DATA is not set: it names the folder with the real MNIST, CIFAR-10 and UTKFace")
     return Path(os.environ["QUANTFAIR_DATA"])
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The sweep of `test_sweep.py`, run inline once for all files. Shared: copy it before you change it."""
+    from test_sweep import SWEEP, run
+
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.toml").write_text(SWEEP)
+    store = folder / "store"
+    said = run("sweep", str(folder / "tiny.toml"), "--executor", "inline", "--store", str(store))
+    assert said.exit_code == 0, said
+    assert f"dashboard: {store}/report.html" in said.stdout
+    return Store.open(str(store))
 
 
 @pytest.fixture(scope="session")

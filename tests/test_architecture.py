@@ -71,7 +71,7 @@ LIGHT_FILES = (
     "quant/deploy/capabilities.py",
     "quant/deploy/runtimes.py",
 )
-HEAVY = ("torch", "ray", "plotly", "sklearn", "onnx", "onnxruntime")
+HEAVY = ("torch", "ray", "plotly", "sklearn", "pandas", "onnx", "onnxruntime")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 

@@ -24,13 +24,13 @@ ONE_SEED = "seeds=[1]"
 @pytest.fixture(scope="module")
 def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("sweep") / "tiny.toml"
-    file.write_text(SWEEP + SETTINGS)
+    file.write_text(SWEEP.replace("seeds = [0, 1, 2]", "seeds = [0, 1]") + SETTINGS)
     return str(file)
 
 
 @pytest.fixture(scope="module")
 def one_worker(sweep_file: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """All 63 trials, one after another, in this process."""
+    """All 42 trials, one after another, in this process."""
     store = tmp_path_factory.mktemp("one_worker")
     assert run("sweep", sweep_file, "--executor", "inline", "--store", str(store)).exit_code == 0
     return Store.open(str(store))
@@ -52,7 +52,7 @@ def test_trials_in_another_order_end_alike(sweep_file: str, one_worker: Store, t
         "{" + ", ".join(f"{key} = {json.dumps(v)}" for key, v in block.items()) + "}" for block in backwards[::-1]
     )
     words = ("--executor", "inline", "--store", str(tmp_path))
-    assert run("sweep", sweep_file, f"quant=[{texts}]", "seeds=[2, 1, 0]", *words).exit_code == 0
+    assert run("sweep", sweep_file, f"quant=[{texts}]", "seeds=[1, 0]", *words).exit_code == 0
     store = Store.open(str(tmp_path))
     show_all(sweep_file, store)
     assert_equal_tables(store, one_worker)

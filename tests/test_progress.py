@@ -193,7 +193,7 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 def test_on_a_terminal_the_last_table_stays_and_the_result_follows(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(SWEEP)
-    words = ("sweep", str(tmp_path / "tiny.toml"), "seeds=[0]", "--executor", "inline")
+    words = ("sweep", str(tmp_path / "tiny.toml"), "seeds=[0]", "experiments.0.train.epochs=3", "--executor", "inline")
     terminal = Terminal(*words, "--store", str(tmp_path / "store"))
     said = terminal.read_until()
     assert terminal.process.wait(LIMIT_S) == 0

@@ -271,7 +271,7 @@ def test_bf16_leaves_scales_and_their_gradients_in_float32(kind):
     assert (logits_of(model).argmax(1) == TEST.labels_N).double().mean() > 0.93
 
 
-@pytest.mark.parametrize("kind", ["learned", "fold", "fold per channel"])
+@pytest.mark.parametrize("kind", ["learned", pytest.param("fold", marks=pytest.mark.slow), "fold per channel"])
 def test_training_compiles_into_one_graph_that_computes_the_same(kind):
     model = calibrated(qat(**KINDS[kind])).train()
     eager = copy.deepcopy(model)

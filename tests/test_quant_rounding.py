@@ -194,8 +194,15 @@ def squared_logit_error(spec: PtqSpec) -> float:
     return float(off.square().mean())
 
 
-@pytest.mark.parametrize("bits", [3, 4])
-@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+@pytest.mark.parametrize(
+    ("bits", "granularity"),
+    [
+        (3, "per_tensor"),
+        (4, "per_channel"),
+        pytest.param(3, "per_channel", marks=pytest.mark.slow),
+        pytest.param(4, "per_tensor", marks=pytest.mark.slow),
+    ],
+)
 def test_both_corrections_bring_the_logits_of_real_digits_nearer_to_the_float_ones(bits, granularity):
     common = {"bits": bits, "granularity": granularity}
     nearest = squared_logit_error(spec_of(rounding="nearest", **common))

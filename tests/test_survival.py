@@ -186,13 +186,6 @@ def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(sweep_file: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = tmp_path_factory.mktemp("undisturbed")
-    assert run("sweep", sweep_file, "--executor", "inline", "--store", str(store)).exit_code == 0
-    return Store.open(str(store))
-
-
 def start_and_wait(sweep_file: str, store: Store, n_rows: int) -> subprocess.Popen[str]:
     """A sweep on Ray that has written as many rows more than there were."""
     n_before = len(store.trial_ids())
@@ -207,7 +200,7 @@ def start_and_wait(sweep_file: str, store: Store, n_rows: int) -> subprocess.Pop
 @IN_PROC
 @pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go_on(
-    sweep_file: str, tmp_path: Path, undisturbed: Store, signal_number: int
+    sweep_file: str, tmp_path: Path, tiny_store: Store, signal_number: int
 ) -> None:
     store = Store.open(str(tmp_path))
     driver = start_and_wait(sweep_file, store, 2)
@@ -225,7 +218,7 @@ def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go
     assert again.returncode == 0, said
     after = times_of_rows(store)
     assert {trial_id: after[trial_id] for trial_id in before} == before
-    assert_equal_tables(store, undisturbed)
+    assert_equal_tables(store, tiny_store)
 
 
 @IN_PROC

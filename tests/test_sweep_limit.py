@@ -19,7 +19,7 @@ def words(tmp_path: Path) -> tuple[str, ...]:
 
 
 def test_limited_sweeps_go_on_where_the_last_one_ended_and_end_like_an_unlimited_one(
-    words: tuple[str, ...], tmp_path: Path
+    words: tuple[str, ...], tiny_store: Store
 ) -> None:
     inline = ("--executor", "inline")
     store = Store.open(words[-1])
@@ -40,9 +40,7 @@ def test_limited_sweeps_go_on_where_the_last_one_ended_and_end_like_an_unlimited
     after = times_of_rows(store)
     assert len(after) == N_TRIALS
     assert {trial_id: after[trial_id] for trial_id in before} == before
-    whole = run("sweep", words[0], *inline, "--store", str(tmp_path / "whole"))
-    assert whole.exit_code == 0
-    assert_equal_tables(store, Store.open(str(tmp_path / "whole")))
+    assert_equal_tables(store, tiny_store)
 
 
 def test_a_limit_below_one_is_refused(words: tuple[str, ...]) -> None:

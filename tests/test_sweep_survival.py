@@ -62,11 +62,28 @@ def flip_bytes(path: Path) -> None:
     path.write_bytes(data[:20] + bytes(byte ^ 0xFF for byte in data[20:120]) + data[120:])
 
 
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
 PLACES = ("trials/%s.parquet", "predictions/%s.torch.parquet", "layers/%s.parquet")
 
 
-@pytest.mark.parametrize("harm", [truncate, flip_bytes, lambda path: path.write_bytes(b"")])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "harm"),
+    [
+        ("trials/%s.parquet", truncate),
+        ("predictions/%s.torch.parquet", flip_bytes),
+        ("layers/%s.parquet", empty),
+        # `test_results_damage.py` finds every harm in every place; that a sweep goes on is the same for all.
+        pytest.param("trials/%s.parquet", flip_bytes, marks=pytest.mark.slow),
+        pytest.param("trials/%s.parquet", empty, marks=pytest.mark.slow),
+        pytest.param("predictions/%s.torch.parquet", truncate, marks=pytest.mark.slow),
+        pytest.param("predictions/%s.torch.parquet", empty, marks=pytest.mark.slow),
+        pytest.param("layers/%s.parquet", truncate, marks=pytest.mark.slow),
+        pytest.param("layers/%s.parquet", flip_bytes, marks=pytest.mark.slow),
+    ],
+)
 def test_a_sweep_puts_damage_away_and_runs_that_trial_again(
     whole: Store, copy: Store, sweep_file: str, place: str, harm: Callable[[Path], object]
 ) -> None:
@@ -98,7 +115,7 @@ def test_predictions_that_are_missing_are_made_again_and_so_are_descriptions_of_
     assert_equal_tables(copy, whole)
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, truncate, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("harm", [Path.unlink, truncate, empty])
 def test_a_damaged_stage_is_trained_again_where_a_trial_needs_it(
     whole: Store, copy: Store, sweep_file: str, harm: Callable[[Path], object]
 ) -> None:

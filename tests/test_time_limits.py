@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from time_limits import SLOW_LIMIT_S
 
+from quantfair.orchestrator.executors.inline import _time_limit
+
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 NEVER_ENDING = """
@@ -118,3 +120,16 @@ def test_every_test_has_a_limit(request: pytest.FixtureRequest) -> None:
 
 def test_slow_tests_have_a_longer_limit(said: str) -> None:
     assert outcome_of("that_is_slow", said) == ["PASSED"], said
+
+
+@pytest.mark.parametrize("seconds", [None, 100.0])
+def test_a_sweep_in_this_process_leaves_the_limit_of_the_test_alone(seconds: float | None) -> None:
+    handler = signal.getsignal(signal.SIGALRM)
+    before_s, _ = signal.getitimer(signal.ITIMER_REAL)
+    with _time_limit(seconds):
+        inside_s, _ = signal.getitimer(signal.ITIMER_REAL)
+    after_s, _ = signal.getitimer(signal.ITIMER_REAL)
+    assert inside_s == pytest.approx(seconds or before_s, abs=1)
+    assert 0 < after_s <= before_s
+    assert after_s == pytest.approx(before_s, abs=1)
+    assert signal.getsignal(signal.SIGALRM) is handler

@@ -17,7 +17,7 @@ from quantfair.orchestrator.planning.bundle_queue import BundleQueue
 from quantfair.orchestrator.planning.manifest import keep_manifest
 from quantfair.orchestrator.planning.plan import count_by_method
 from quantfair.orchestrator.planning.request import SweepState, make_queue, read_request, warn_of_devices
-from quantfair.results import Store, read
+from quantfair.results import Store
 
 if TYPE_CHECKING:
     from quantfair.results import Frames
@@ -51,6 +51,8 @@ def sweep(
         StoreError: the store cannot be read, or is another sweep's.
         WriteError: a result cannot be written; finished trials are kept.
     """
+    from quantfair.results import read  # with pandas, which commands do without
+
     built = run_sweep(
         spec,
         overrides,

@@ -1,6 +1,7 @@
 """Runs a plan in this process, one trial after another: for debugging, tests and machines without Ray."""
 
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,16 +59,25 @@ def _fail(trial: PlannedTrial, store: Store, error: TimedOutError) -> TrialOutco
 
 @contextmanager
 def _time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise TimedOut inside when the time is up: between two steps of Python, so a call of C code ends first."""
+    """Raise TimedOutError inside when the time is up: between two steps of Python, so a call of C code ends first.
+
+    A process has one timer. Its owner may have set it, as pytest-timeout does: without a limit it is left alone.
+    """
+    if not seconds:
+        yield
+        return
 
     def stop(signum: int, frame: object) -> None:
         raise TimedOutError(f"ran longer than retry.timeout_s = {seconds:g}")
 
-    before = signal.signal(signal.SIGALRM, stop) if seconds else None
+    before = signal.signal(signal.SIGALRM, stop)
+    began = time.monotonic()
+    owners_s, interval_s = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds or 0)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if seconds:
-            signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, before)
+        if owners_s:
+            left_s = owners_s - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, max(left_s, 1e-3), interval_s)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from quantfair.results.predictions import make_predictions, score_answers
+from quantfair.results.predictions import make_predictions
 from quantfair.results.schema import IMPORTED, PREDICTIONS
+from quantfair.results.statistics.scores import score_answers
 from quantfair.results.store.files import StoreError
 from quantfair.results.store.store import Store
 from quantfair.results.user_data.predictions_file import Given, read_given
