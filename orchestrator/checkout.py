@@ -8,10 +8,14 @@ them. (Of the editable modes of setuptools one hides the package from type check
 This file imports nothing of ours: it runs before `quantfair` can be imported.
 """
 
+import atexit
 import os
+import shutil
 import sys
 import sysconfig
 import tempfile
+import tomllib
+from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -23,20 +27,48 @@ LINKS = ".links"
 def find_checkout() -> Path | None:
     """Return the root of the checkout that this file is in, or None where the package was installed from a wheel."""
     root = Path(__file__).resolve().parent.parent
-    return root if (root / "orchestrator" / "package" / "__init__.py").is_file() else None
+    return root if is_checkout(root) else None
+
+
+def is_checkout(folder: Path) -> bool:
+    """Return whether a folder holds the rooms side by side."""
+    return (folder / "orchestrator" / "package" / "__init__.py").is_file()
 
 
 def put_checkout_last() -> None:
-    """Move the checkout to the end of `sys.path`, so that its folders shadow no other package.
+    """Move every checkout to the end of `sys.path`, so that its folders shadow no other package.
 
-    It stays there: a user's own modules may lie next to the rooms.
+    It stays there: a user's own modules may lie next to the rooms. A checkout may be the current folder of a program
+    that was installed from a wheel, too.
     """
+    checkouts = [entry for entry in sys.path if is_checkout(Path(entry or "."))]
+    if checkouts:
+        others = [entry for entry in sys.path if entry not in checkouts]
+        sys.path[:] = [*others, *dict.fromkeys(str(Path(entry or ".").resolve()) for entry in checkouts)]
+
+
+def put_current_folder_last() -> None:
+    """Make modules in the current folder be found, after all others: an installed command does not look there."""
+    here = Path.cwd()
+    others = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
+    sys.path[:] = [*others, str(here)]
+
+
+def find_command() -> list[str]:
+    """Return the words that start the command line from the current folder.
+
+    `python -m orchestrator` works without an installation, but only from the checkout itself.
+    """
+    return ["python", "-m", "orchestrator"] if Path.cwd() == find_checkout() else [PACKAGE]
+
+
+def find_version() -> str:
+    """Return the version of this program: a checkout's own, whichever is installed next to it."""
     root = find_checkout()
     if root is None:
-        return
-    others = [entry for entry in sys.path if Path(entry or ".").resolve() != root]
-    if len(others) < len(sys.path):
-        sys.path[:] = [*others, str(root)]
+        return metadata.version(PACKAGE)
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["project"]["version"]
 
 
 def use_checkout() -> None:
@@ -52,6 +84,7 @@ def use_checkout() -> None:
         links = make_links(root, root / LINKS)
     except OSError:  # a checkout that may not be written to
         links = make_links(root, Path(tempfile.mkdtemp(prefix="quantfair-links-")))
+        atexit.register(shutil.rmtree, links, ignore_errors=True)
     sys.path.insert(0, str(links))
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(links), *([others] if others else [])])

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from quantfair.orchestrator.checkout import find_checkout
+from quantfair.orchestrator.checkout import find_checkout, find_version
 from quantfair.quant import ENGINE_VERSION
 
 CODE_VERSION_VARIABLE = "QUANTFAIR_CODE_VERSION"  # what the driver found, for workers that have the files alone
@@ -48,24 +48,26 @@ def find_versions() -> dict[str, str]:
 
 @cache
 def find_code_version() -> str:
-    """Return the git commit of a checkout, with `+` where files were changed, or the version of an installed package.
+    """Return the git commit of this program, with `+` where files were changed, or its version without one.
 
-    It is `unknown` for files that were copied without their history.
+    A program that was installed, or a copy of a checkout, has no commit, also where it lies in a folder of another
+    repository.
     """
     if CODE_VERSION_VARIABLE in os.environ:
         return os.environ[CODE_VERSION_VARIABLE]
     root = find_checkout()
-    if root is None:
-        return metadata.version("quantfair")
-    commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    if root is None or not (root / ".git").exists():
+        return find_version()
     try:
-        commit, changes = (
-            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-            for command in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        commit = _ask_git(root, "rev-parse", "--short=12", "HEAD")
+        changes = _ask_git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):  # no git here, or no commit yet
+        return find_version()
     return commit + ("+" if changes else "")
+
+
+def _ask_git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def name_processor() -> str:

@@ -172,7 +172,8 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _format_report(store: Store) -> str:
-    return f"run `python -m orchestrator report {store.location}`."
+    command = f"report {store.location}"
+    return f"run `python -m orchestrator {command}` in a checkout, or `quantfair {command}` where that is installed."
 
 
 Metrics = Callable[..., Any] | dict[str, Callable[..., Any]]

@@ -3,15 +3,16 @@
 import json
 import os
 import subprocess
-import urllib.request
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 from cluster_nodes import (
     AS_A_JOB,
+    ENVIRONMENT,
     LIMIT_S,
     RAY,
     ROOT,
@@ -25,8 +26,10 @@ from cluster_nodes import (
     started,
 )
 from data_files import write_class_folders
+from installations import build, copy_checkout, make_environment, read_seen, run_program, write_sweep
 from processes import wait_until
 from ray._private.services import get_node_ip_address
+from ray.job_submission import JobSubmissionClient
 from test_sweep import SWEEP
 
 from quantfair.orchestrator.executors.ray_preflight import probe_machine
@@ -34,6 +37,7 @@ from quantfair.results import Store
 
 pytestmark = pytest.mark.alone
 START = ("start", "--block", "--disable-usage-stats", "--object-store-memory=100000000")
+FIND = "import importlib.util; print(importlib.util.find_spec('quantfair'))"
 FEW = ("seeds=[0]", "experiments.0.train.epochs=1", "quant=[{method='ptq', bits=8}]")
 
 
@@ -44,32 +48,42 @@ class Head(NamedTuple):
     jobs: str
 
 
-def answers(url: str) -> bool:
-    """Whether a server is there."""
+def takes_jobs(url: str) -> bool:
+    """Whether the head has taken a job, which does nothing: its dashboard answers before its node can run one."""
     try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except OSError:
+        JobSubmissionClient(url).submit_job(entrypoint="true")
+    except (RuntimeError, ConnectionError):
         return False
+    return True
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """The head of a cluster, with the dashboard that takes jobs."""
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment in which `quantfair` is not installed, but all that it needs."""
+    programs = make_environment(tmp_path_factory.mktemp("bare"))
+    assert run_program(programs / "python", "-c", FIND, cwd=programs) == "None\n"
+    return programs
+
+
+@pytest.fixture(scope="module")
+def head(bare: Path) -> Iterator[Head]:
+    """The head of a cluster, with the dashboard that takes jobs. Nothing of ours is installed on its node."""
     port, dashboard_port = free_port(), free_port()
     url = f"http://127.0.0.1:{dashboard_port}"
     ports = (f"--port={port}", f"--dashboard-port={dashboard_port}", "--num-cpus=2", "--labels=pool=head")
-    with started(RAY, *START, "--head", *ports):
-        wait_until(lambda: answers(f"{url}/api/version"), "the head takes jobs")
+    ray = (str(bare / "python"), "-m", "ray.scripts.scripts")
+    variables = {"PYTHONPATH": "", "PATH": f"{bare}{os.pathsep}{os.environ['PATH']}"}
+    with started(*ray, *START, "--head", *ports, **variables):
+        wait_until(lambda: takes_jobs(url), "the head takes jobs")
         yield Head(f"{get_node_ip_address()}:{port}", url)
 
 
-def submit(head: Head, *words: str) -> tuple[int, str]:
-    """A sweep as a job: exit code of `ray job submit`, which waits, and what it printed."""
+def submit(head: Head, *words: str, cwd: Path = ROOT) -> tuple[int, str]:
+    """A sweep as a job of a checkout: exit code of `ray job submit`, which waits, and what it printed."""
     command = [RAY, "job", "submit", "--address", head.jobs, "--working-dir", ".", "--"]
     done = subprocess.run(
         [*command, "python", "-m", "orchestrator", "sweep", *words],
-        cwd=ROOT,
+        cwd=cwd,
         env=environment(),
         capture_output=True,
         text=True,
@@ -87,6 +101,68 @@ def test_a_submitted_job_runs_a_sweep_into_a_store_outside_it(head: Head, tmp_pa
     assert "2 of 2 trials ok, 0 failed, 0 missing" in said
     assert Store.open(str(store)).read_trials()["status"].to_pylist() == ["ok", "ok"]
     assert (store / "report.html").is_file()
+
+
+def check_seen(folder: Path, *, n_least: int) -> list[dict[str, Any]]:
+    """Check that each process that made the pictures had Hugging Face's `datasets`; return what else it saw."""
+    seen = read_seen(folder)
+    assert len({one["pid"] for one in seen}) >= n_least  # the driver, and what it asked and told to run
+    for one in seen:
+        assert one["datasets"].startswith("datasets.")
+        assert Path(one["files"]["datasets"]).parent.parent == Path(sysconfig.get_path("purelib"))
+    return seen
+
+
+@pytest.mark.slow
+def test_a_job_finds_the_checkout_and_a_users_module_in_what_ray_ships(head: Head, tmp_path: Path) -> None:
+    copy = copy_checkout(tmp_path / "checkout")
+    write_sweep(copy)
+    code, said = submit(head, "pictures.toml", "--store", str(tmp_path / "store"), cwd=copy)
+    assert code == 0, said
+    assert "1 of 1 trials ok, 0 failed, 0 missing" in said
+    for one in check_seen(copy, n_least=2):
+        package = Path(one["files"]["quantfair"]).parent
+        shipped = package.parent.parent
+        assert package == shipped / ".links" / "quantfair"
+        assert shipped.name.startswith("_ray_pkg_")
+        assert one["path"][-1] == str(shipped)
+        assert str(shipped) not in one["path"][:-1]
+
+
+@pytest.mark.slow
+def test_a_checkout_ships_itself_to_a_cluster_that_has_nothing_of_ours(head: Head, bare: Path, tmp_path: Path) -> None:
+    copy = copy_checkout(tmp_path / "checkout")
+    file = write_sweep(copy)
+    words = ["sweep", file, "--address", head.address, "--store", tmp_path / "store"]
+    said = run_program(bare / "python", "-m", "orchestrator", *words, cwd=copy, **ENVIRONMENT)
+    assert "1 of 1 trials ok, 0 failed, 0 missing" in said
+    driver, *workers = check_seen(copy, n_least=2)
+    assert driver["path"][-1] == str(copy)
+    for one in workers:
+        if one["pid"] != driver["pid"]:
+            assert "_ray_pkg_" in one["files"]["quantfair"]
+            assert Path(one["path"][-1]).name.startswith("_ray_pkg_")
+
+
+@pytest.mark.slow
+def test_a_wheel_ships_itself_to_a_cluster_that_has_nothing_of_ours(head: Head, tmp_path: Path) -> None:
+    _, wheel = build(copy_checkout(tmp_path / "checkout"), tmp_path / "built")
+    installed = make_environment(tmp_path / "installed", wheel=wheel)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_sweep(folder)
+    words = ["sweep", "pictures.toml", "--address", head.address]
+    said = run_program(installed / "quantfair", *words, cwd=folder, **ENVIRONMENT)
+    assert "1 of 1 trials ok, 0 failed, 0 missing" in said
+    assert Store.open(str(folder / "quantfair-runs" / "pictures")).read_trials()["status"].to_pylist() == ["ok"]
+    driver, *workers = check_seen(folder, n_least=2)
+    package = Path(driver["files"]["quantfair"]).parent
+    assert package.is_relative_to(installed.parent)
+    shipped = {Path(one["files"]["quantfair"]).parent for one in workers if one["pid"] != driver["pid"]}
+    for place in shipped:
+        assert place.parent.name.startswith("_ray_pkg_")
+        # The package alone was shipped, and none of the packages that are installed next to it.
+        assert {path.name for path in place.parent.iterdir()} == {"quantfair"}
 
 
 def test_a_store_inside_the_folder_that_a_job_ships_is_refused(head: Head) -> None:

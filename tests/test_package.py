@@ -1,200 +1,392 @@
-"""The folders as one package: what a wheel holds, what a checkout shows, and that no other package is hidden."""
+"""The package: what is in the wheel, which code a process gets, and where results go, installed and in a checkout."""
 
-import os
+import importlib
+import json
+import re
+import runpy
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from installations import (
+    ROOT,
+    build,
+    clean_variables,
+    copy_checkout,
+    make_environment,
+    read_seen,
+    run_program,
+    write_sweep,
+)
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from typer.testing import CliRunner
 
-from quantfair.orchestrator.checkout import find_checkout, make_links, put_checkout_last
+import quantfair
+from quantfair.orchestrator import checkout, provenance
+from quantfair.orchestrator.checkout import ROOMS, find_command, make_links, put_checkout_last, put_current_folder_last
+from quantfair.orchestrator.commands.app import app
+from quantfair.orchestrator.executors import ray_preflight
 from quantfair.orchestrator.planning.request import find_default_store
+from quantfair.results import Store
 
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("orchestrator", "quant", "datasets", "results")
-SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PLACES = SETTINGS["tool"]["setuptools"]["package-dir"]
-FACTORY = """
-import datasets
-import numpy as np
-from quantfair.datasets import ArrayImages, Attribute, RawData
-
-assert hasattr(datasets, "Dataset"), f"not Hugging Face's: {datasets}"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+DOCUMENTS = (".md", ".png")  # for those who read the checkout
+SITE_PACKAGES = sysconfig.get_path("purelib")
+TINY = ("seeds=[0]", "experiments.0.train.epochs=1", "experiments.0.dataset.train_size=200", "quant=[]")
 
 
-def make():
-    draw = np.random.default_rng(0)
-    images = ArrayImages(draw.integers(0, 255, (300, 1, 8, 8), dtype=np.uint8))
-    return RawData(images, {"class": Attribute(draw.integers(0, 3, 300), ("a", "b", "c"))})
-"""
-SWEEP = """
-name = "neighbours"
-seeds = [0]
-[[experiments]]
-dataset = {name = "FACTORY:make", task = "class", group_by = ["label"], test_share = 0.3}
-model = {name = "small_cnn", width = 4}
-train = {epochs = 1, lr = 0.003}
-[[quant]]
-method = "ptq"
-"""
+@dataclass
+class Built:
+    """A copy of the checkout without git, and what was built from it."""
 
-
-def copy_checkout(folder: Path) -> Path:
-    """The files that git knows, in a folder of their own."""
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        source, place = ROOT / name, folder / name
-        if source.is_file() and not name.startswith("tests/"):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(source.read_bytes())
-    return folder
-
-
-def find_folder(package: str) -> Path:
-    """The folder of a package, by `package-dir` of itself or of the nearest package above it."""
-    inner: list[str] = []
-    while package not in PLACES:
-        package, _, last = package.rpartition(".")
-        inner.insert(0, last)
-    return ROOT.joinpath(PLACES[package], *inner)
-
-
-def environment(*paths: Path) -> dict[str, str]:
-    """This process's variables, with nothing but these paths to find packages besides the installed ones."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+    checkout: Path
+    sdist: Path
+    wheel: Path
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A wheel and a source distribution, built from a copy of the checkout without the network."""
-    folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
-    out = tmp_path_factory.mktemp("built")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {"wheel": next(out.glob("*.whl")), "sdist": next(out.glob("*.tar.gz"))}
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    copy = copy_checkout(tmp_path_factory.mktemp("copy"))
+    sdist, wheel = build(copy, tmp_path_factory.mktemp("built"))
+    return Built(checkout=copy, sdist=sdist, wheel=wheel)
 
 
 @pytest.fixture(scope="module")
-def installed(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds what the wheel installs, as site-packages would."""
-    folder = tmp_path_factory.mktemp("site")
-    with zipfile.ZipFile(built["wheel"]) as wheel:
-        wheel.extractall(folder)
-    return folder
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment in which `quantfair` is not installed."""
+    return make_environment(tmp_path_factory.mktemp("bare"))
 
 
-def test_every_folder_with_code_is_a_package() -> None:
-    listed = {find_folder(package) for package in SETTINGS["tool"]["setuptools"]["packages"]}
-    folders = {path.parent for room in ROOMS for path in (ROOT / room).rglob("*.py")}
-    assert listed == folders
+@pytest.fixture(scope="module")
+def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with the wheel."""
+    return make_environment(tmp_path_factory.mktemp("installed"), wheel=built.wheel)
 
 
-def test_a_wheel_holds_every_file_that_the_program_reads(built: dict[str, Path]) -> None:
-    names = set(zipfile.ZipFile(built["wheel"]).namelist())
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"quantfair"}
-    read = (".py", ".toml", ".css", ".html", ".js", ".yaml", ".yml", ".json", ".sh")
-    tracked = subprocess.run(["git", "ls-files", *ROOMS], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    wanted = {name for name in tracked.split() if name.endswith(read) and (ROOT / name).is_file()}
-    package = {name for name in wanted if name.startswith("orchestrator/package/")}
-    wanted = {f"quantfair/{name}" for name in wanted - package} | {f"quantfair/{Path(name).name}" for name in package}
-    assert wanted | {"quantfair/py.typed"} <= names
+def list_files(folder: Path) -> set[str]:
+    """List what the package is made of, by its place in the package."""
+    files = [path.relative_to(folder) for room in ROOMS for path in (folder / room).rglob("*") if path.is_file()]
+    files = [path for path in files if path.suffix not in DOCUMENTS or path.parts[1] == "cluster"]
+    files = [path for path in files if "__pycache__" not in path.parts]
+    top = "orchestrator/package/"
+    return {f"quantfair/{path.as_posix().removeprefix(top)}" for path in files}
 
 
-def test_a_source_distribution_holds_what_the_wheel_is_built_from(built: dict[str, Path]) -> None:
-    with tarfile.open(built["sdist"]) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "orchestrator/package/__init__.py"} <= names
-    assert {"results/page/report.css", "orchestrator/sweeps/quickstart.toml"} <= names
+# What is built.
 
 
-def test_a_new_file_of_a_checkout_is_there_for_python_and_the_type_checker_at_once(tmp_path: Path) -> None:
-    folder = copy_checkout(tmp_path / "checkout")
-    links = make_links(folder, folder / ".links")
-    (folder / "quant" / "just_made.py").write_text('NEW: int = "text"\n')
-    user = folder / "user.py"
-    user.write_text("from quantfair.quant.just_made import NEW\n\nprint(NEW)\nreveal_type(NEW)\n")
-    code = "from quantfair.quant.just_made import NEW; print(NEW)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(links), capture_output=True, text=True)
-    assert done.stdout.strip() == "text", done.stderr
-    (folder / "checked.json").write_text('{"include": ["user.py", "quant/just_made.py"], "extraPaths": [".links"]}')
-    checker = Path(sys.executable).with_name("basedpyright")
-    command = [str(checker), "--project", "checked.json", "--pythonpath", sys.executable]
-    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
-    assert "just_made.py:1:12 - error" in said, said
-    assert 'Type of "NEW" is "int"' in said
-    assert "could not be resolved" not in said
+def test_the_list_of_packages_is_the_folders_with_code_or_data(built: Built) -> None:
+    folders = {Path(name).parent.as_posix().replace("/", ".") for name in list_files(built.checkout)}
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    assert listed == sorted(folders)
 
 
-def test_links_that_are_there_already_are_kept_and_wrong_ones_mended(tmp_path: Path) -> None:
-    first = make_links(ROOT, tmp_path)
-    (first / "quantfair" / "quant").unlink()
-    (first / "quantfair" / "quant").symlink_to(tmp_path)
-    make_links(ROOT, tmp_path)
-    assert (first / "quantfair" / "quant").resolve() == ROOT / "quant"
-    assert sorted(path.name for path in (first / "quantfair").iterdir() if path.name.startswith(".")) == []
+def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    files = list_files(built.checkout)
+    for name in ("py.typed", "orchestrator/sweeps/quickstart.toml", "orchestrator/cluster/slurm.sh"):
+        assert f"quantfair/{name}" in files
+    assert {Path(name).suffix for name in files} >= {".py", ".toml", ".css", ".html", ".js", ".yaml", ".sh"}
+    assert names == files  # and the wheel was built from the source distribution
 
 
-def test_the_checkout_stands_last_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert str(ROOT) not in sys.path[:-1]
-    monkeypatch.setattr(sys, "path", [str(ROOT), "/elsewhere", "", str(ROOT)])
-    monkeypatch.chdir(ROOT)
-    put_checkout_last()
-    assert sys.path == ["/elsewhere", str(ROOT)]
+def test_the_source_distribution_holds_what_a_reader_needs(built: Built) -> None:
+    with tarfile.open(built.sdist) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "SECURITY.md"} <= names
+    assert {name for name in names if name.endswith(".pyc")} == set()
 
 
-def test_hugging_faces_datasets_is_found_next_to_ours() -> None:
-    code = "import quantfair, datasets, quantfair.datasets as ours; "
-    code += "print(datasets.Dataset.__module__, ours.SOURCES['digits'])"
-    links = make_links(ROOT, ROOT / ".links")
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(links), capture_output=True, text=True
+def test_the_metadata_is_what_the_project_says(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as wheel:
+        (place,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = Metadata.from_email(wheel.read(place), validate=True)  # as a package index does
+        folder = place.removesuffix("METADATA")
+        assert wheel.read(f"{folder}licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+        assert wheel.read(f"{folder}top_level.txt") == b"quantfair\n"
+        assert wheel.read(f"{folder}entry_points.txt") == b"[console_scripts]\nquantfair = quantfair.__main__:main\n"
+    said = PROJECT["project"]
+    assert metadata.name == "quantfair"
+    assert str(metadata.version) == said["version"] == quantfair.__version__
+    assert metadata.license_expression == "Apache-2.0"
+    assert metadata.description_content_type == "text/markdown"
+    assert (metadata.description or "").strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+    assert set(metadata.provides_extra or ()) == set(said["optional-dependencies"])
+    needed = {need for need in metadata.requires_dist or () if need.marker is None}
+    assert needed == {Requirement(text) for text in said["dependencies"]}
+
+
+# Which code a process gets.
+
+
+def test_a_new_file_is_found_and_type_checked_without_an_installation(tmp_path: Path) -> None:
+    copy = copy_checkout(tmp_path)
+    links = make_links(copy, copy / ".links")
+    (copy / "quant" / "brand_new.py").write_text("def double(n: int) -> int:\n    return 2 * n\n")
+    (copy / "user.py").write_text(
+        "from quantfair.quant.brand_new import double\n\nprint(double(4))\n\n\ndef wrong() -> int:\n"
+        "    return double('4')\n"
     )
-    assert done.stdout.startswith("datasets.arrow_dataset"), done.stderr
+    (copy / "pyrightconfig.json").write_text(json.dumps({"include": ["user.py"], "extraPaths": [".links"]}))
+    assert run_program(sys.executable, "user.py", cwd=copy, PYTHONPATH=str(links)) == "8\n"
+    checker = Path(sys.executable).with_name("basedpyright")
+    done = subprocess.run(
+        [checker, "--outputjson"], cwd=copy, env=clean_variables(), capture_output=True, text=True, check=False
+    )
+    found = [(one["rule"], one["range"]["start"]["line"]) for one in json.loads(done.stdout)["generalDiagnostics"]]
+    errors = [one for one in found if one[0] in ("reportArgumentType", "reportMissingImports", "reportAttributeAccess")]
+    assert errors == [("reportArgumentType", 6)]
 
 
-def sweep_with_neighbours(folder: Path, *words: str, program: list[str], cwd: Path, paths: list[Path]) -> str:
-    """Sweep a factory that imports Hugging Face's datasets; return what was printed."""
-    (folder / "sweep.toml").write_text(SWEEP.replace("FACTORY", "neighbour_factory"))
-    command = [sys.executable, "-m", *program, "sweep", str(folder / "sweep.toml"), *words]
-    variables = {**environment(*paths), "QUANTFAIR_DATA": str(folder / "data")}
-    done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def test_a_link_that_leads_elsewhere_is_mended(tmp_path: Path) -> None:
+    package = tmp_path / "quantfair"
+    package.mkdir()
+    (package / "quant").symlink_to(tmp_path)
+    make_links(ROOT, tmp_path)
+    assert (package / "quant").resolve() == ROOT / "quant"
+    assert {path.name for path in package.iterdir()} == {*ROOMS, "__init__.py", "__main__.py", "py.typed"}
 
 
-@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.alone)])
-def test_in_a_checkout_without_an_installation_both_are_found_and_the_users_module_too(
-    tmp_path: Path, executor: str
-) -> None:
-    folder = copy_checkout(tmp_path / "checkout")
-    (folder / "neighbour_factory.py").write_text(FACTORY)
-    said = sweep_with_neighbours(tmp_path, "--executor", executor, program=["orchestrator"], cwd=folder, paths=[])
-    assert "2 of 2 trials ok" in said
-    assert (folder / "results" / "runs" / "neighbours" / "report.html").is_file()
+def test_hugging_face_has_its_name_in_the_tests() -> None:
+    datasets = importlib.import_module("datasets")
+    assert str(datasets.__file__).startswith(SITE_PACKAGES)
+    assert datasets.Dataset.from_dict({"a": [1, 2]}).num_rows == 2
+    places = {place: number for number, place in enumerate(sys.path)}
+    assert places.get(str(ROOT), len(places)) > places[SITE_PACKAGES]
 
 
-@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=[pytest.mark.alone, pytest.mark.slow])])
-def test_a_wheel_sweeps_from_an_empty_folder(installed: Path, tmp_path: Path, executor: str) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (empty / "neighbour_factory.py").write_text(FACTORY)
-    said = sweep_with_neighbours(tmp_path, "--executor", executor, program=["quantfair"], cwd=empty, paths=[installed])
-    assert "2 of 2 trials ok" in said
-    assert (empty / "quantfair-runs" / "neighbours" / "report.html").is_file()
-    status = [sys.executable, "-m", "quantfair", "status", "quantfair-runs/neighbours", "--json"]
-    done = subprocess.run(status, cwd=empty, env=environment(installed), capture_output=True, text=True, check=True)
-    assert '"command": "quantfair sweep ' in done.stdout
+def test_a_checkout_goes_last_wherever_it_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", ["", "first", str(ROOT), str(tmp_path)])
+    put_checkout_last()
+    assert sys.path == ["first", str(tmp_path), str(ROOT)]
+    put_checkout_last()
+    assert sys.path == ["first", str(tmp_path), str(ROOT)]
 
 
-def test_results_of_a_checkout_go_to_its_own_folder_from_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_current_folder_goes_last_for_an_installed_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_checkout() == ROOT
+    monkeypatch.setattr(sys, "path", ["", "first", str(tmp_path)])
+    put_current_folder_last()
+    assert sys.path == ["first", str(tmp_path)]
+
+
+def check_seen(seen: Iterable[dict[str, Any]], *, package: Path, last: Path) -> None:
+    """Check that a process had Hugging Face's `datasets`, our package from a folder, and the user's folder last."""
+    for one in seen:
+        assert one["datasets"].startswith("datasets.")
+        assert Path(one["files"]["datasets"]) == Path(SITE_PACKAGES) / "datasets" / "__init__.py"
+        assert Path(one["files"]["quantfair"]) == package / "__init__.py"
+        assert one["path"][-1] == str(last)
+        assert str(last) not in one["path"][:-1]
+
+
+def test_a_checkout_without_an_installation_finds_a_users_module(bare: Path, tmp_path: Path) -> None:
+    copy = copy_checkout(tmp_path / "checkout")
+    file = write_sweep(copy)
+    said = run_program(bare / "python", "-m", "orchestrator", "plan", file, cwd=copy)
+    assert "1 trial" in said
+    check_seen(read_seen(copy), package=copy / ".links" / "quantfair", last=copy)
+
+
+@pytest.mark.parametrize(
+    "executor",
+    [pytest.param("inline", marks=pytest.mark.slow), pytest.param("ray", marks=(pytest.mark.alone, pytest.mark.slow))],
+)
+def test_a_checkout_without_an_installation_sweeps_a_users_module(executor: str, bare: Path, tmp_path: Path) -> None:
+    copy = copy_checkout(tmp_path / "checkout")
+    file = write_sweep(copy)
+    words = ["sweep", file, "--executor", executor]
+    said = run_program(bare / "python", "-m", "orchestrator", *words, cwd=copy)
+    assert "1 of 1 trials ok, 0 failed, 0 missing" in said
+    store = Store.open(str(copy / "results" / "runs" / "pictures"))
+    assert store.read_manifest()["command"].startswith(f"python -m orchestrator sweep {file} --store")
+    assert store.read_trials()["code_version"].to_pylist() == [PROJECT["project"]["version"]]
+    processes = read_seen(copy)
+    check_seen(processes, package=copy / ".links" / "quantfair", last=copy)
+    assert len({one["pid"] for one in processes}) == (1 if executor == "inline" else 2)
+
+
+# A wheel.
+
+
+def test_a_wheel_is_swept_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    said = run_program(installed / "quantfair", "sweep", "quickstart", *TINY, "--executor", "inline", cwd=tmp_path)
+    assert "1 of 1 trials ok, 0 failed, 0 missing" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"quantfair-runs"}
+    place = tmp_path / "quantfair-runs" / "quickstart"
+    store = Store.open(str(place))
+    command = store.read_manifest()["command"]
+    assert command.startswith("quantfair sweep quickstart 'seeds=[0]'")
+    assert command.endswith(f"--store {place} --executor inline")
+    assert store.read_trials()["code_version"].to_pylist() == [PROJECT["project"]["version"]]
+    status = run_program(installed / "quantfair", "status", "quantfair-runs/quickstart", "--json", cwd=tmp_path)
+    assert json.loads(status)["command"] == command
+    assert (place / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "executor",
+    [pytest.param("inline", marks=pytest.mark.slow), pytest.param("ray", marks=(pytest.mark.alone, pytest.mark.slow))],
+)
+def test_a_wheel_lives_next_to_packages_with_common_names(executor: str, installed: Path, tmp_path: Path) -> None:
+    file = write_sweep(tmp_path, "timm", "transformers")
+    words = ["sweep", file.name, "--executor", executor]
+    said = run_program(installed / "quantfair", *words, cwd=tmp_path)
+    assert "1 of 1 trials ok, 0 failed, 0 missing" in said
+    page = tmp_path / "quantfair-runs" / "pictures" / "report.html"
+    page.unlink()
+    run_program(installed / "quantfair", "report", "quantfair-runs/pictures", cwd=tmp_path)
+    assert page.is_file()
+    processes = read_seen(tmp_path)
+    assert len({one["pid"] for one in processes}) == (1 if executor == "inline" else 2)
+    for one in processes:
+        assert Path(one["files"]["quantfair"]).is_relative_to(installed.parent)
+        others = {Path(one["files"][name]).parent.parent for name in ("datasets", "timm", "transformers")}
+        assert others == {Path(SITE_PACKAGES)}
+
+
+def test_a_checkout_goes_before_a_wheel(installed: Path, tmp_path: Path) -> None:
+    copy = copy_checkout(tmp_path / "checkout")
+    code = "from orchestrator.checkout import use_checkout; use_checkout(); import quantfair; print(quantfair.__file__)"
+    linked = copy / ".links" / "quantfair" / "__init__.py"
+    assert run_program(installed / "python", "-c", code, cwd=copy) == f"{linked}\n"
+
+
+def test_a_checkout_that_cannot_be_written_to_is_used_through_links_elsewhere(bare: Path, tmp_path: Path) -> None:
+    copy = copy_checkout(tmp_path / "checkout")
+    (copy / ".links").touch()  # stands for a folder that this user may not write to: root may
+    own = tmp_path / "own"
+    own.mkdir()
+    code = "from orchestrator.checkout import use_checkout; use_checkout(); import quantfair; print(quantfair.__file__)"
+    place = Path(run_program(bare / "python", "-c", code, cwd=copy, TMPDIR=str(own)).strip())
+    assert place.is_relative_to(own)
+    assert not list(own.iterdir())  # it ends with its process
+
+
+def test_a_wheel_in_a_checkout_leaves_the_names_of_its_folders_to_others(
+    installed: Path, built: Built, tmp_path: Path
+) -> None:
+    code = "import quantfair, importlib.util as u; print(quantfair.__file__); print(u.find_spec('datasets').origin)"
+    ours, theirs = run_program(installed / "python", "-c", code, cwd=built.checkout).split()
+    assert Path(ours).is_relative_to(installed.parent)
+    assert Path(theirs).is_relative_to(SITE_PACKAGES)
+
+
+# Where results go, and how the command is called.
+
+
+def test_results_of_a_checkout_go_into_it_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     assert find_default_store("mine") == ROOT / "results" / "runs" / "mine"
-    monkeypatch.setattr("quantfair.orchestrator.planning.request.find_checkout", lambda: None)
-    assert find_default_store("mine") == Path("quantfair-runs", "mine")
+
+
+def test_the_command_is_the_one_that_works_in_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert find_command() == ["python", "-m", "orchestrator"]
+    monkeypatch.chdir(tmp_path)
+    assert find_command() == ["quantfair"]
+    monkeypatch.setattr(checkout, "find_checkout", lambda: None)
+    monkeypatch.chdir(ROOT)
+    assert find_command() == ["quantfair"]
+
+
+@pytest.mark.parametrize(("module", "name"), [("orchestrator", "python -m orchestrator"), ("quantfair", "quantfair")])
+def test_help_calls_the_command_as_it_was_started(
+    module: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["started", "--help"])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module(module, run_name="__main__")
+    assert f"Usage: {name} [OPTIONS] COMMAND" in capsys.readouterr().out
+
+
+# Which version it is.
+
+
+def test_the_command_line_says_its_version() -> None:
+    said = CliRunner().invoke(app, ["--version"])
+    assert said.exit_code == 0
+    assert said.stdout == f"quantfair {PROJECT['project']['version']}\n"
+
+
+def test_the_version_is_written_down_once() -> None:
+    version = re.escape(PROJECT["project"]["version"])
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    assert [path for path in files if re.search(rf"version__ = |[\"']{version}[\"']", path.read_text())] == []
+    assert "version:" not in (ROOT / "CITATION.cff").read_text().replace("cff-version:", "")
+
+
+def ask_git(folder: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_code_version_is_the_commit_of_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    find = provenance.find_code_version.__wrapped__
+    monkeypatch.delenv(provenance.CODE_VERSION_VARIABLE, raising=False)
+    monkeypatch.setattr(provenance, "find_checkout", lambda: tmp_path)
+    ask_git(tmp_path, "init", "--quiet")
+    assert find() == quantfair.__version__  # no commit yet
+    (tmp_path / "file").write_text("one")
+    ask_git(tmp_path, "add", "file")
+    ask_git(tmp_path, "commit", "--quiet", "--message", "One")
+    commit = ask_git(tmp_path, "rev-parse", "HEAD")[:12]
+    assert find() == commit
+    (tmp_path / "file").write_text("two")
+    assert find() == f"{commit}+"
+
+
+def test_a_copy_in_a_folder_of_another_repository_has_a_version_and_no_commit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    find = provenance.find_code_version.__wrapped__
+    monkeypatch.delenv(provenance.CODE_VERSION_VARIABLE, raising=False)
+    ask_git(tmp_path, "init", "--quiet")
+    ask_git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "Theirs")
+    (tmp_path / "shipped").mkdir()
+    monkeypatch.setattr(provenance, "find_checkout", lambda: tmp_path / "shipped")
+    assert find() == quantfair.__version__
+    monkeypatch.setattr(provenance, "find_checkout", lambda: None)  # as from a wheel
+    assert find() == quantfair.__version__
+    monkeypatch.setenv(provenance.CODE_VERSION_VARIABLE, "abc+")  # what the driver found
+    assert find() == "abc+"
+
+
+def test_a_program_has_one_hash_installed_linked_and_shipped(
+    built: Built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(built.wheel) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    make_links(ROOT, tmp_path / "links")
+    make_links(built.checkout, tmp_path / "shipped")  # the copy of a checkout that Ray ships is used through links
+
+    def hash_in(folder: str) -> str:
+        place = tmp_path / folder / "quantfair" / "orchestrator" / "executors" / "ray_preflight.py"
+        assert place.is_file()
+        monkeypatch.setattr(ray_preflight, "__file__", str(place))
+        return ray_preflight.hash_program()
+
+    hashes = {folder: hash_in(folder) for folder in ("installed", "links", "shipped")}
+    assert set(hashes.values()) == {hashes["links"]}
+    stored = built.checkout / "results" / "runs" / "mine" / "predict.py"
+    stored.parent.mkdir(parents=True)
+    stored.write_text("# a program that was shipped with a model")
+    assert hash_in("shipped") == hashes["links"]
+    for name in ("__init__.py", "quant/__init__.py"):
+        changed = tmp_path / "installed" / "quantfair" / name
+        changed.write_text(f"{changed.read_text()}\n")
+        assert hash_in("installed") not in hashes.values()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from quantfair.orchestrator.api.report import BuiltReport
-from quantfair.orchestrator.checkout import find_checkout
+from quantfair.orchestrator.checkout import find_command
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.sweep_file import SweepSource, built_in_sweeps, is_file
 from quantfair.orchestrator.executors.progress import Progress, ProgressLines
@@ -94,7 +94,7 @@ def run_sweep(
 
 
 def format_command(spec: SweepSource, overrides: Sequence[str], store: Store, **on_ray: Any) -> str | None:
-    """Return the command that goes on with a sweep from any folder that holds this program.
+    """Return the command that goes on with a sweep from any folder that has this program.
 
     None for a sweep that was given as a dict: no command names it.
     """
@@ -106,8 +106,7 @@ def format_command(spec: SweepSource, overrides: Sequence[str], store: Store, **
     options = ["--store", store.location, *([] if on_ray else ["--executor", "inline"])]
     options += ["--address", on_ray["address"]] if on_ray.get("address") else []
     options += ["--wait-for-nodes"] if on_ray.get("waits") else []
-    program = ["python", "-m", "orchestrator"] if find_checkout() is not None else ["quantfair"]
-    return shlex.join([*program, "sweep", *words, *options])
+    return shlex.join([*find_command(), "sweep", *words, *options])
 
 
 def _run(

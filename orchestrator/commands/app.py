@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+import quantfair
 from quantfair.orchestrator.api.sweep import run_sweep
 from quantfair.orchestrator.commands.data import data_app
 from quantfair.orchestrator.commands.deploy import export, trt_check
@@ -24,6 +25,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"quantfair {quantfair.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _read_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options of the program itself."""
 
 
 @app.command()

@@ -16,7 +16,12 @@ SweepWords = Annotated[
     ),
 ]
 StorePath = Annotated[
-    str | None, typer.Option("--store", help="Where results go: a path or URI. Default: results/runs/<name>.")
+    str | None,
+    typer.Option(
+        "--store",
+        help="Where results go: a path or URI. Default: results/runs/<name> of a checkout, else quantfair-runs/<name> "
+        "in the current folder.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The folder or URI of a sweep's results.")]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import socket
 import threading
@@ -18,7 +19,7 @@ from ray._private.state import state as ray_state
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
-from quantfair.orchestrator.checkout import find_checkout
+from quantfair.orchestrator.checkout import find_checkout, find_command
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
 from quantfair.orchestrator.executors.ray_local import AUTH_MODE, TOKEN, TOKEN_PATH, start_local
@@ -39,6 +40,8 @@ ANSWER_S = 10.0
 OBJECT_STORE_BYTES = 150_000_000
 SHIPPED_VARIABLES = ("QUANTFAIR_DATA", "OMP_NUM_THREADS", "AWS_ENDPOINT_URL", "AWS_REGION")
 NOT_SHIPPED = ("results/runs", "tests", ".ci", ".venv", ".git", ".links")
+USE_CHECKOUT = "orchestrator.checkout.use_checkout"  # by the name that it has before `quantfair` is found
+SHIPPED_FOLDER = "_ray_pkg_"  # how Ray calls what it has shipped
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
 BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"  # where `ray up` leaves its YAML on the head
 NO_LIMIT = 1000  # nodes of a type that an autoscaler may add without limit
@@ -83,9 +86,9 @@ def _start(quiet: dict[str, Any]) -> Any:
 
 
 def _join(address: str, quiet: dict[str, Any]) -> Any:
-    """Join a cluster, whose workers get the program from here."""
+    """Join a cluster whose workers get the program from here."""
     if "://" in address:
-        job = "ray job submit --address URL --working-dir . -- python -m orchestrator sweep ..."
+        job = f"ray job submit --address URL --working-dir . -- {shlex.join(find_command())} sweep ..."
         message = (
             f"must be `auto` or host:port of a cluster's head, got {address}. From elsewhere submit a job: `{job}`."
         )
@@ -94,7 +97,7 @@ def _join(address: str, quiet: dict[str, Any]) -> Any:
         host, _, port = find_address(address).rpartition(":")
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
             pass  # ray.init would try a dead address for ten minutes
-        return ray.init(address=address, runtime_env=_describe_workers(), **quiet)
+        return ray.init(address=address, runtime_env=_ship(), **quiet)
     except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
         reason = error.message if isinstance(error, AuthenticationError) else first_line(str(error).strip())
         remedy = "name the head of a running cluster of the same versions"
@@ -103,21 +106,26 @@ def _join(address: str, quiet: dict[str, Any]) -> Any:
         raise RequestError([ConfigProblem("--address", message)]) from error
 
 
-def _describe_workers() -> dict[str, Any]:
-    """Return Ray's `runtime_env` of the workers of a cluster: this program, which no node needs to have, and settings.
+def _ship() -> dict[str, Any]:
+    """Return what the workers of all nodes need to run this program: its files, and what it goes by.
 
-    From a checkout Ray ships its files. A submitted job has them shipped already. In both cases a worker makes them the
-    package `quantfair` before anything is loaded. A package that was installed from a wheel is shipped as it is.
+    Nothing of it needs to be installed there, and where it is, what is shipped goes first.
     """
-    checkout = find_checkout()
-    use_checkout = {"worker_process_setup_hook": "orchestrator.checkout.use_checkout"}
-    if checkout is not None and JOB_VARIABLE in os.environ:
-        return use_checkout
+    root = find_checkout()
+    if JOB_VARIABLE in os.environ:  # Ray has shipped this job's folder, and has set its variables
+        is_shipped = root is not None and root.name.startswith(SHIPPED_FOLDER)
+        return {"worker_process_setup_hook": USE_CHECKOUT} if is_shipped else {}
     passed_on = {name: os.environ[name] for name in SHIPPED_VARIABLES if name in os.environ}
-    settings = {"env_vars": {**passed_on, CODE_VERSION_VARIABLE: find_code_version()}}
-    if checkout is None:
-        return {"py_modules": [str(Path(__file__).resolve().parents[2])], **settings}
-    return {"working_dir": str(checkout), "excludes": list(NOT_SHIPPED), **use_checkout, **settings}
+    variables = {**passed_on, CODE_VERSION_VARIABLE: find_code_version()}
+    if root is None:
+        package = Path(__file__).resolve().parents[2]  # alone, without the other packages in its folder
+        return {"py_modules": [str(package)], "env_vars": variables}
+    return {
+        "working_dir": str(root),
+        "excludes": list(NOT_SHIPPED),
+        "env_vars": variables,
+        "worker_process_setup_hook": USE_CHECKOUT,
+    }
 
 
 def find_nodes() -> list[Node]:

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from quantfair.datasets import DataError, DatasetSpec, find_dataset_id
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
-from quantfair.orchestrator.executors.ray_cluster import Node, find_node_types, find_nodes, n_slots
+from quantfair.orchestrator.executors.ray_cluster import SHIPPED_FOLDER, Node, find_node_types, find_nodes, n_slots
 from quantfair.orchestrator.planning.plan import PlannedTrial
 from quantfair.quant import ENGINE_VERSION, ModelSpec, fingerprint_weights
 from quantfair.results import Store
@@ -28,6 +28,8 @@ ANSWER_S = 60.0
 DATA_S = 900.0  # the first use of a data set converts it, and may download it
 PACKAGES = ("torch", "ray", "numpy", "pyarrow")
 ROOMS = ("orchestrator", "quant", "datasets", "results")
+# The package's own files stand at its top already; programs that are shipped with models lie in the stores.
+NO_PROGRAM = ("orchestrator/package/", "results/runs/")
 ASK_FOR_LESS = "Ask for less, start such a node, or wait for one with --wait-for-nodes."
 SHARED = "a folder that all nodes share, or a URI such as s3://bucket/folder"
 
@@ -84,7 +86,7 @@ def _check_shapes(
 
 def _check_machines(nodes: list[Node], store: Store) -> tuple[list[Node], list[ConfigProblem]]:
     """Return the nodes that answer, and what is wrong with program and store."""
-    if any(part.startswith("_ray_pkg_") for part in Path(store.location).parts):
+    if any(part.startswith(SHIPPED_FOLDER) for part in Path(store.location).parts):
         message = (
             f"is inside the folder that Ray ships with this job ({store.location}) and ends with it: name {SHARED}."
         )
@@ -200,10 +202,12 @@ def describe_program() -> dict[str, str]:
 
 
 def hash_program() -> str:
-    """Return 12 hex digits over the source files of the four rooms."""
-    root = Path(__file__).parents[2]
+    """Return 12 hex digits over the source files of the package: installed, linked or shipped, they are the same."""
+    root = Path(__file__).parents[2]  # the package itself, which may be a folder of links
+    files = [path for room in ROOMS for path in (root / room).rglob("*.py")]
+    files = [path for path in files if not path.relative_to(root).as_posix().startswith(NO_PROGRAM)]
     digest = hashlib.sha256()
-    for path in sorted(path for room in ROOMS for path in (root / room).rglob("*.py")):
+    for path in sorted([*root.glob("*.py"), *files]):
         digest.update(path.relative_to(root).as_posix().encode() + b"\n" + path.read_bytes())
     return digest.hexdigest()[:12]
 

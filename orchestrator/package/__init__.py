@@ -12,7 +12,7 @@ of a store as pandas frames. Where a command ends with an exit code, these raise
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from quantfair.orchestrator.checkout import put_checkout_last
+from quantfair.orchestrator.checkout import find_version, put_checkout_last
 
 if TYPE_CHECKING:
     from quantfair.datasets import DataError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from quantfair.orchestrator.api.sweep import sweep
     from quantfair.orchestrator.config.errors import RequestError
     from quantfair.results import StoreError, WriteError, read
+
+    __version__: str
 
 __all__ = ["DataError", "RequestError", "StoreError", "WriteError", "plan", "read", "report", "status", "sweep"]
 
@@ -42,6 +44,8 @@ put_checkout_last()
 
 def __getattr__(name: str) -> Any:
     """Load a name from its file when it is first used: every file of ours passes through this one."""
+    if name == "__version__":
+        return find_version()
     if name not in _HOMES:
         raise AttributeError(f"module 'quantfair' has no attribute {name!r}")
     return getattr(importlib.import_module(f"quantfair.{_HOMES[name]}"), name)

@@ -77,7 +77,7 @@ def find_default_store(name: str) -> Path:
     checkout = find_checkout()
     if checkout is not None:
         return checkout / "results" / "runs" / name
-    return Path("quantfair-runs", name)
+    return Path("quantfair-runs", name).absolute()  # Tune may move the working directory
 
 
 def add_state(request: SweepRequest, found: StoreScan, *, retry_failed: bool) -> SweepState:

@@ -35,10 +35,11 @@ def free_port() -> int:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, without an address of a cluster; the head finds this Python first."""
+    """This process's, without an address of a cluster; the head finds this Python and this checkout first."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**kept, **ENVIRONMENT, "PATH": path, "PYTHONPATH": str(ROOT), **more}
+    modules = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**kept, **ENVIRONMENT, "PATH": path, "PYTHONPATH": modules, **more}
 
 
 @contextmanager
