@@ -15,7 +15,8 @@ test: install-dev  ## Every test but the slow ones.
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-all: install-dev  ## The slow ones too.
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/python -m pytest -m "alone"
 
 check: install-dev  ## Format, lint and types.
 	$(BIN)/ruff format --check .
@@ -39,4 +40,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .links build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .links build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

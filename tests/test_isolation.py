@@ -16,7 +16,7 @@ method = "ptq"
 bits = [4, 8]
 act_observer = ["mse", "percentile"]
 rounding = ["nearest", "adaround"]
-calib_images = [200, 64]
+calib_images = [200]
 """
 ONE_SEED = "seeds=[1]"
 
@@ -30,7 +30,7 @@ def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def one_worker(sweep_file: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """All 42 trials, one after another, in this process."""
+    """All 26 trials, one after another, in this process."""
     store = tmp_path_factory.mktemp("one_worker")
     assert run("sweep", sweep_file, "--executor", "inline", "--store", str(store)).exit_code == 0
     return Store.open(str(store))

@@ -104,7 +104,7 @@ def test_page_calls_nothing_fair(page: Page) -> None:
 # The same tables, the same bytes
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
+@pytest.mark.parametrize("seed", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_bytes_depend_on_the_tables_alone(seed: str) -> None:
     code = "import sys; sys.path.insert(0, 'tests/support'); from simulated_sweep import make_tables; import hashlib;"
     code += "from quantfair.results.page.report import render_report;"

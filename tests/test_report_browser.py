@@ -73,6 +73,12 @@ class Visit:
     def wait(self) -> None:
         self.page.wait_for_selector("html[data-drawn=all]", state="attached", timeout=60_000)
 
+    def go_to(self, filters: str) -> None:
+        """Show what an address says, without loading the page again."""
+        self.page.evaluate("filters => { location.hash = filters; }", filters)
+        self.page.wait_for_timeout(50)  # the event of the address comes later
+        self.wait()
+
     def choose(self, **filters: str) -> None:
         for name, value in filters.items():
             self.page.select_option(f"#filter-{name}", value)
@@ -87,9 +93,22 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: "Browser", file: Path) -> Iterator[Visit]:
+    """A page of its own, for a test that opens, sorts, highlights or listens."""
     visit = Visit(browser, file, filters=FACES)
     yield visit
     visit.page.close()
+
+
+@pytest.fixture(scope="module")
+def open_page(browser: "Browser", file: Path) -> Visit:
+    return Visit(browser, file, filters=FACES)
+
+
+@pytest.fixture
+def shared(open_page: Visit) -> Visit:
+    """The page of all tests that read numbers and choose filters: it is loaded once."""
+    open_page.go_to(FACES)
+    return open_page
 
 
 def test_every_chart_is_drawn_without_a_request_or_a_complaint(visit: Visit) -> None:
@@ -151,35 +170,35 @@ def groups_in(rows: list[Any]) -> list[str]:
     return [text.rpartition(" (n=")[0] for text, _ in rows[0][3:]]
 
 
-def test_the_map_is_contrasts_over_seeds_and_pairs_of_one_seed(visit: Visit, tables: dict[str, pa.Table]) -> None:
+def test_the_map_is_contrasts_over_seeds_and_pairs_of_one_seed(shared: Visit, tables: dict[str, pa.Table]) -> None:
     contrasts = frame_of(tables, "contrasts")
     contrasts = contrasts[contrasts.comparison.notna() & (contrasts.kind != "data") & (contrasts.runtime == "torch")]
     contrasts = contrasts[is_usual(contrasts)]
-    rows = visit.read()["drops"]["rows"]
+    rows = shared.read()["drops"]["rows"]
     groups = groups_in(rows)
     assert sorted(groups) == sorted(GROUP_NAMES)
     check_map(rows, only(contrasts, grouping="ethnicity"), only(contrasts, grouping="overall"), groups)
-    visit.choose(seed="1")
+    shared.choose(seed="1")
     pairs = only(frame_of(tables, "paired_metrics"), runtime="torch", seed=1)
     pairs = pairs[is_usual(pairs)]
-    rows = visit.read()["drops"]["rows"]
+    rows = shared.read()["drops"]["rows"]
     check_map(rows, only(pairs, grouping="ethnicity"), only(pairs, grouping="overall"), groups)
 
 
-def test_every_data_set_and_grouping_equals_the_tables(visit: Visit, tables: dict[str, pa.Table]) -> None:
-    checked = check_page(visit.page, tables)
+def test_every_data_set_and_grouping_equals_the_tables(shared: Visit, tables: dict[str, pa.Table]) -> None:
+    checked = check_page(shared.page, tables)
     assert len(checked) == N_CHARTS + 1  # the table of trials
     assert min(checked.values()) >= 20, checked
 
 
-def test_other_sides_and_runtimes_are_their_rows(visit: Visit, tables: dict[str, pa.Table]) -> None:
+def test_other_sides_and_runtimes_are_their_rows(shared: Visit, tables: dict[str, pa.Table]) -> None:
     contrasts = frame_of(tables, "contrasts")
     contrasts = contrasts[contrasts.kind != "data"]
     for runtime, comparison in (("torch", "control"), ("onnxruntime", "twin"), ("onnxruntime", "reference")):
-        visit.choose(runtime=runtime, comparison=comparison)
+        shared.choose(runtime=runtime, comparison=comparison)
         mine = only(contrasts, runtime=runtime, comparison=comparison)
         mine = mine[mine.method != "fp32"]
-        rows = visit.read()["drops"]["rows"]
+        rows = shared.read()["drops"]["rows"]
         if comparison == "control":
             assert {row[0][0].split(" ")[0] for row in rows[1:]} == {"QAT"}
             assert len(rows) == 1 + 4
@@ -187,12 +206,12 @@ def test_other_sides_and_runtimes_are_their_rows(visit: Visit, tables: dict[str,
         check_map(rows, only(mine, grouping="ethnicity"), only(mine, grouping="overall"), groups_in(rows))
 
 
-def test_accuracy_is_the_mean_of_group_metrics(visit: Visit, tables: dict[str, pa.Table]) -> None:
+def test_accuracy_is_the_mean_of_group_metrics(shared: Visit, tables: dict[str, pa.Table]) -> None:
     metrics = only(frame_of(tables, "group_metrics"), runtime="torch", grouping="ethnicity")
     metrics = metrics[metrics["class"].isna()]
     for metric in ("accuracy", "loss_nats", "ece"):
-        visit.choose(metric=metric)
-        rows = visit.read()["accuracy"]["rows"]
+        shared.choose(metric=metric)
+        rows = shared.read()["accuracy"]["rows"]
         heads = [text for text, _ in rows[0][2:]]
         assert len(rows) == 1 + 6
         means = only(metrics, metric=metric).groupby(["config_id", "group"]).value.mean()
@@ -211,12 +230,12 @@ def named(frame: Any) -> list[tuple[str, Any]]:
     return [(str(row.config_id), row) for row in rows]
 
 
-def test_chance_and_tradeoff_are_disparities_of_contrasts(visit: Visit, tables: dict[str, pa.Table]) -> None:
+def test_chance_and_tradeoff_are_disparities_of_contrasts(shared: Visit, tables: dict[str, pa.Table]) -> None:
     spreads = only(frame_of(tables, "contrast_disparity"), runtime="torch", grouping="ethnicity")
     spreads = spreads[(spreads.kind != "data") & spreads.comparison.notna()]
     spreads = spreads[is_usual(spreads)]
     by_name = {name_of(row): row for row in spreads.itertuples()}
-    found = visit.read()
+    found = shared.read()
     assert len(found["chance"]["rows"]) == 1 + len(by_name)
     for name, *cells, _ in found["chance"]["rows"][1:]:
         row = by_name[name[0]]
@@ -242,12 +261,12 @@ def test_chance_and_tradeoff_are_disparities_of_contrasts(visit: Visit, tables: 
         assert accuracy[1] == pytest.approx(mine.mean(), rel=1e-4)
 
 
-def test_charts_of_one_configuration_are_its_rows(visit: Visit, tables: dict[str, pa.Table]) -> None:
+def test_charts_of_one_configuration_are_its_rows(shared: Visit, tables: dict[str, pa.Table]) -> None:
     contrasts = only(frame_of(tables, "contrasts"), runtime="torch", grouping="ethnicity", method="qat", weight_bits=4)
     contrasts = only(contrasts[contrasts.kind != "data"], act_observer="percentile", comparison="control")
     config_id = str(contrasts.config_id.unique().item())
-    visit.choose(configuration=config_id)
-    found, drops = visit.read(), contrasts.set_index("group")
+    shared.choose(configuration=config_id)
+    found, drops = shared.read(), contrasts.set_index("group")
     for name, _, drop in found["groups"]["rows"][1:]:
         assert drop[1] == pytest.approx(drops.drop_pp[name[0]], rel=1e-4, abs=1e-9)
     for name, *rates in found["flips"]["rows"][1:]:
@@ -261,10 +280,10 @@ def test_charts_of_one_configuration_are_its_rows(visit: Visit, tables: dict[str
     assert mine == pytest.approx(wanted, rel=1e-4, abs=1e-9)
 
 
-def test_runtimes_are_the_twins_and_the_times(visit: Visit, tables: dict[str, pa.Table]) -> None:
+def test_runtimes_are_the_twins_and_the_times(shared: Visit, tables: dict[str, pa.Table]) -> None:
     contrasts = only(frame_of(tables, "contrasts"), runtime="onnxruntime", comparison="twin", grouping="overall")
     by_name = {"FP32" if row.method == "fp32" else name_of(row): row for row in contrasts.itertuples()}
-    rows = visit.read()["runtimes"]["rows"]
+    rows = shared.read()["runtimes"]["rows"]
     assert len(rows) == 1 + len(by_name)
     for name, runtime, drop, _, _, flips, p50, p95, size, _ in rows[1:]:
         row = by_name[name[0]]
@@ -274,10 +293,10 @@ def test_runtimes_are_the_twins_and_the_times(visit: Visit, tables: dict[str, pa
 
 
 @pytest.mark.parametrize("seed", ["all", "1"])
-def test_means_are_of_the_seeds_that_the_filter_leaves(visit: Visit, tables: dict[str, pa.Table], seed: str) -> None:
-    visit.choose(seed=seed)
-    found = visit.read()
-    config_id = visit.page.input_value("#filter-configuration")
+def test_means_are_of_the_seeds_that_the_filter_leaves(shared: Visit, tables: dict[str, pa.Table], seed: str) -> None:
+    shared.choose(seed=seed)
+    found = shared.read()
+    config_id = shared.page.input_value("#filter-configuration")
 
     def average(name: str, keys: list[str], value: str, **equals: str) -> Any:
         rows = only(frame_of(tables, name), grouping="ethnicity", **equals)
@@ -316,7 +335,7 @@ def test_means_are_of_the_seeds_that_the_filter_leaves(visit: Visit, tables: dic
 # Filters
 
 
-def test_every_filter_changes_the_charts_and_the_address_keeps_it(browser: "Browser", visit: Visit, file: Path) -> None:
+def test_every_filter_changes_the_charts_and_the_address_keeps_it(visit: Visit, shared: Visit) -> None:
     usual = visit.read()
     qat = next(one for one in visit.page.locator("#filter-configuration option").all() if "QAT 8" in one.inner_text())
     changes = {
@@ -342,32 +361,39 @@ def test_every_filter_changes_the_charts_and_the_address_keeps_it(browser: "Brow
             is_same = (name, key) == ("grouping", "intersections")  # there is one, and it stood there before
             assert (is_changed or is_same) != is_named, (name, key)
         address = visit.page.evaluate("location.hash").removeprefix("#")
-        again = Visit(browser, file, filters=address)
-        assert again.read() == found, name
-        again.page.close()
+        shared.go_to(address)
+        assert shared.read() == found, name
         visit.choose(**{name: before})
-        visit.choose(grouping="ethnicity")  # the digits have none, so the filter went to another one
+        if name == "dataset":
+            visit.choose(grouping="ethnicity")  # the digits have none, so the filter went to another one
         assert visit.read() == usual, name
 
 
-@pytest.mark.parametrize(("name", "value"), [("method", "QAT"), ("bits", "8"), ("observer", "minmax")])
-def test_lists_narrow_every_chart_of_configurations_and_the_trials(visit: Visit, name: str, value: str) -> None:
-    before = len(visit.page.locator(".trials tbody tr").all())
-    usual = visit.read()
-    visit.page.locator(f"fieldset[name={name}] input[value='{value}']").focus()
-    visit.page.keyboard.press("Space")
-    visit.wait()
-    found = visit.read()
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", "QAT"),
+        pytest.param("bits", "8", marks=pytest.mark.slow),
+        pytest.param("observer", "minmax", marks=pytest.mark.slow),
+    ],
+)
+def test_lists_narrow_every_chart_of_configurations_and_the_trials(shared: Visit, name: str, value: str) -> None:
+    before = len(shared.page.locator(".trials tbody tr").all())
+    usual = shared.read()
+    shared.page.locator(f"fieldset[name={name}] input[value='{value}']").focus()
+    shared.page.keyboard.press("Space")
+    shared.wait()
+    found = shared.read()
     for key in ("drops", "chance", "tradeoff", "seeds"):
         names = {row[0][0] for row in found[key]["rows"][1:]}
         assert names < {row[0][0] for row in usual[key]["rows"][1:]}, key
         assert all(value in one for one in names if not one.startswith("FP32")), key
-    assert 1 < len(visit.page.locator(".trials tbody tr").all()) < before
-    losses = [row for row in visit.page.locator(".losses tbody tr").all() if row.is_visible()]
+    assert 1 < len(shared.page.locator(".trials tbody tr").all()) < before
+    losses = [row for row in shared.page.locator(".losses tbody tr").all() if row.is_visible()]
     assert len(losses) == {"method": 4, "bits": 4, "observer": 9}[name]
-    visit.page.get_by_role("button", name="Reset").click()
-    visit.wait()
-    assert visit.page.locator("fieldset input:checked").count() == 0
+    shared.page.get_by_role("button", name="Reset").click()
+    shared.wait()
+    assert shared.page.locator("fieldset input:checked").count() == 0
 
 
 def test_filters_work_by_keyboard_alone(visit: Visit) -> None:
@@ -432,26 +458,26 @@ def test_what_the_address_asks_for_in_vain_is_told(browser: "Browser", file: Pat
     visit.page.close()
 
 
-def test_a_loss_is_orange_and_first_whatever_the_metric(visit: Visit) -> None:
+def test_a_loss_is_orange_and_first_whatever_the_metric(shared: Visit) -> None:
     for metric in ("accuracy", "loss_nats", "f1"):
-        visit.choose(metric=metric)
-        drawn = visit.page.evaluate("document.getElementById('drops').querySelector('.plot').data[0].z.flat()")
+        shared.choose(metric=metric)
+        drawn = shared.page.evaluate("document.getElementById('drops').querySelector('.plot').data[0].z.flat()")
         assert np.nansum([value or 0 for value in drawn]) > 0, "damage was planted: most change for the worse"
-        found = visit.read()
+        found = shared.read()
         assert "Orange: it is worse" in found["drops"]["note"]
         changes = [row[2][1] for row in found["groups"]["rows"][1:]]
         assert changes == sorted(changes, reverse=True)
     assert found["accuracy"]["title"] == "F1 as the bits fall"
 
 
-def test_lines_start_at_what_they_are_compared_with(visit: Visit) -> None:
+def test_lines_start_at_what_they_are_compared_with(shared: Visit) -> None:
     starts = """() => document.getElementById("slopes").querySelector(".plot").data
         .filter(({ mode }) => mode === "lines+markers").map(({ text, y }) => [text[0], y[0]])"""
-    told = {text.rpartition("<br>")[2].split(":")[0]: y for text, y in visit.page.evaluate(starts)}
+    told = {text.rpartition("<br>")[2].split(":")[0]: y for text, y in shared.page.evaluate(starts)}
     assert told == {"FP32": 0, "FP32-FT": 0}
-    visit.choose(comparison="control")
-    assert {text.rpartition("<br>")[2].split(":")[0] for text, _ in visit.page.evaluate(starts)} == {"FP32-FT"}
-    assert visit.read()["slopes"]["rows"][0][2][0].startswith("QAT 8")
+    shared.choose(comparison="control")
+    assert {text.rpartition("<br>")[2].split(":")[0] for text, _ in shared.page.evaluate(starts)} == {"FP32-FT"}
+    assert shared.read()["slopes"]["rows"][0][2][0].startswith("QAT 8")
 
 
 # Files, printing, phones, eyes
@@ -511,7 +537,14 @@ def test_phone_shows_all_without_scrolling_sideways(browser: "Browser", file: Pa
     visit.page.close()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (380, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "dark"),
+        pytest.param(1280, "light", marks=pytest.mark.slow),
+        pytest.param(380, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_axe_finds_nothing_serious(browser: "Browser", file: Path, width: int, scheme: str) -> None:
     visit = Visit(browser, file, width=width, scheme=scheme, filters=FACES)
     visit.page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
@@ -567,7 +600,10 @@ ODD: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(
+    "name",  # `test_report.py` renders the others always
+    [name if name == "45 groups" else pytest.param(name, marks=pytest.mark.slow) for name in ODD],
+)
 def test_odd_input_is_drawn_or_says_why_not(browser: "Browser", tmp_path: Path, name: str) -> None:
     path = tmp_path / "odd.html"
     path.write_text(render_report(dict(make_tables(bits=(4,), observers=("minmax",), **ODD[name]))), encoding="utf-8")

@@ -121,6 +121,7 @@ def wait_for_ever() -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow  # inline, the next but one always runs
 def test_a_trial_that_hangs_on_ray_is_a_failed_row_that_says_where(simulated: Run) -> None:
     row = assert_all_but_special_are_ok(simulated, simulated.go(run_ray, wait_for_ever, timeout_s=2.0))
     assert (row["status"], row["error"]) == ("failed", "TimedOut: ran longer than retry.timeout_s = 2")
@@ -198,7 +199,8 @@ def start_and_wait(sweep_file: str, store: Store, n_rows: int) -> subprocess.Pop
 
 
 @IN_PROC
-@pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow  # `test_open_doors.py` interrupts a sweep on Ray, and `test_sweep.py` goes on with a killed one
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_sweep_ends_within_seconds_with_its_workers_and_says_how_to_go_on(
     sweep_file: str, tmp_path: Path, tiny_store: Store, signal_number: int
 ) -> None:

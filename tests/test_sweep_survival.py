@@ -115,7 +115,9 @@ def test_predictions_that_are_missing_are_made_again_and_so_are_descriptions_of_
     assert_equal_tables(copy, whole)
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, truncate, empty])
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, pytest.param(truncate, marks=pytest.mark.slow), pytest.param(empty, marks=pytest.mark.slow)]
+)
 def test_a_damaged_stage_is_trained_again_where_a_trial_needs_it(
     whole: Store, copy: Store, sweep_file: str, harm: Callable[[Path], object]
 ) -> None:
@@ -279,9 +281,8 @@ def test_a_full_disk_stops_the_sweep_whole_and_it_goes_on_when_there_is_room(
     assert n_before < 5
     assert n_before >= 1
     ballast.unlink()
-    process = start(*words)
-    said = process.communicate(timeout=240)[0]
-    assert process.returncode == 0, said
+    ended = run(*words)
+    assert ended.exit_code == 0, ended
     assert {trial_id: versions(store)[trial_id] for trial_id in before} == before
     assert_equal_tables(store, whole)
 
