@@ -16,7 +16,7 @@ import sysconfig
 import tempfile
 import tomllib
 from importlib import metadata
-from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = "quantfair"
@@ -32,7 +32,8 @@ def find_checkout() -> Path | None:
 
 def is_checkout(folder: Path) -> bool:
     """Return whether a folder holds the rooms side by side."""
-    return (folder / "orchestrator" / "package" / "__init__.py").is_file()
+    # Not `Path.is_file`, which raises PermissionError for a folder that this user may not enter.
+    return os.path.isfile(folder / "orchestrator" / "package" / "__init__.py")
 
 
 def put_checkout_last() -> None:
@@ -48,7 +49,7 @@ def put_checkout_last() -> None:
 
 
 def put_current_folder_last() -> None:
-    """Make modules in the current folder be found, after all others: an installed command does not look there."""
+    """Let Python find modules in the current folder, after all others: an installed command does not look there."""
     here = Path.cwd()
     others = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
     sys.path[:] = [*others, str(here)]
@@ -63,7 +64,7 @@ def find_command() -> list[str]:
 
 
 def find_version() -> str:
-    """Return the version of this program: a checkout's own, whichever is installed next to it."""
+    """Return the version of this program: a checkout's own, even if another version is installed."""
     root = find_checkout()
     if root is None:
         return metadata.version(PACKAGE)
@@ -92,7 +93,7 @@ def use_checkout() -> None:
 
 def is_installed(root: Path) -> bool:
     """Return whether `import quantfair` finds the checkout at `root` by itself."""
-    found = PathFinder.find_spec(PACKAGE)
+    found = find_spec(PACKAGE)
     if found is None or found.origin is None:
         return False
     return Path(found.origin).resolve() == root / "orchestrator" / "package" / "__init__.py"

@@ -19,9 +19,10 @@ from quantfair.quant.specs.training import TrainSpec
 if TYPE_CHECKING:
     from quantfair.quant.analysis.curvature import Curvature, measure_curvature
     from quantfair.quant.analysis.layer_noise import measure_sqnr, predict_each_layer, without_quantizers
+    from quantfair.quant.deploy.latency import measure_latency
     from quantfair.quant.deploy.onnx_export import ExportError, export_onnx
     from quantfair.quant.deploy.onnx_graph import OnnxFileError
-    from quantfair.quant.deploy.onnxruntime import OnnxRuntime, RuntimeFailureError, Session, measure_latency
+    from quantfair.quant.deploy.onnxruntime import OnnxRuntime, RuntimeFailureError, Session
     from quantfair.quant.deploy.tensorrt.buffers import TensorRTMissingError
     from quantfair.quant.deploy.tensorrt.build import BuildRefusedError
     from quantfair.quant.deploy.tensorrt.check import AheadReport, check_ahead_of_time
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         TensorRTRunner,
         build_engine,
         open_engine,
-        why_tensorrt_is_unavailable,
     )
     from quantfair.quant.layers.modules import Add, Concat
     from quantfair.quant.layers.non_finite import DivergedError, NonFiniteError
@@ -117,7 +117,6 @@ __all__ = [
     "prepare",
     "quantizer_state_to_bytes",
     "weights_to_bytes",
-    "why_tensorrt_is_unavailable",
     "without_quantizers",
 ]
 
@@ -131,6 +130,7 @@ _HOMES = {
         "without_quantizers",
         "predict_each_layer",
     ),
+    "deploy.latency": ("measure_latency",),
     "deploy.onnx_export": (
         "ExportError",
         "export_onnx",
@@ -140,7 +140,6 @@ _HOMES = {
         "OnnxRuntime",
         "RuntimeFailureError",
         "Session",
-        "measure_latency",
     ),
     "deploy.tensorrt.buffers": ("TensorRTMissingError",),
     "deploy.tensorrt.build": ("BuildRefusedError",),
@@ -158,7 +157,6 @@ _HOMES = {
         "TensorRTFailedError",
         "TensorRTRunner",
         "build_engine",
-        "why_tensorrt_is_unavailable",
         "open_engine",
     ),
     "layers.modules": (

@@ -5,6 +5,7 @@ Texts that repeat are categories. The statistics are of the test images.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, overload
 
 import pandas as pd
@@ -24,7 +25,7 @@ SETTINGS_COLUMNS: Final = (
 )
 
 
-def read(store: "str | Store", *, metrics: Sequence[str] = ()) -> "Frames":
+def read(store: "str | Path | Store", *, metrics: Sequence[str] = ()) -> "Frames":
     """Return the tables of a store (a path, a URI or a Store), brought up to date first as by `report`.
 
     `metrics` are your own, each `package.module:function`, as of `report --metric`.
@@ -33,7 +34,7 @@ def read(store: "str | Store", *, metrics: Sequence[str] = ()) -> "Frames":
         StoreError: there is no sweep, or a file is damaged: `python -m orchestrator report STORE` puts it away.
         WriteError: tables are missing or outdated, and cannot be written.
     """
-    opened = Store.open(store) if isinstance(store, str) else store
+    opened = store if isinstance(store, Store) else Store.open(str(store))
     opened.read_manifest()
     try:
         update_report(opened, metrics=metrics)
@@ -180,7 +181,12 @@ Metrics = Callable[..., Any] | dict[str, Callable[..., Any]]
 
 
 def to_fairlearn(
-    store: str | Store | Frames, trial_id: str, *, grouping: str, metrics: Metrics | None = None, runtime: str = "torch"
+    store: str | Path | Store | Frames,
+    trial_id: str,
+    *,
+    grouping: str,
+    metrics: Metrics | None = None,
+    runtime: str = "torch",
 ) -> Any:
     """Return `fairlearn.metrics.MetricFrame` of a trial's test images; y_true and y_pred are class indices.
 

@@ -1,6 +1,7 @@
 """What a sweep's Ray leaves open to others: nothing beyond loopback, nothing without its token, nothing in the home."""
 
 import ipaddress
+import logging
 import os
 import re
 import shlex
@@ -14,6 +15,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -338,6 +341,49 @@ def test_ports_that_the_user_has_opened_to_other_machines_are_said_in_one_line(n
     start_local()
     (warning,) = warn_of_doors()
     assert warning.startswith("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=1 makes Ray listen on 192.0.2.7: other machines")
+
+
+@pytest.mark.parametrize(("mode", "is_open"), [(0o700, False), (0o755, True), (0o710, True)])
+def test_a_temporary_folder_of_the_user_that_others_may_enter_is_said_in_one_line(
+    mode: int, is_open: bool, no_settings: pytest.MonkeyPatch
+) -> None:
+    with TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(mode)
+        no_settings.setenv("RAY_TMPDIR", folder)
+        start_local()
+        told = [f"RAY_TMPDIR={folder} keeps Ray's sockets where other users of this machine reach them: unset it, or "]
+        warnings = [warning.partition("`")[0] for warning in warn_of_doors()]
+        assert warnings == (told if is_open else [])
+
+
+def test_a_ray_that_cannot_be_kept_on_loopback_is_ended(no_settings: pytest.MonkeyPatch) -> None:
+    ended = []
+    no_settings.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.7")
+    no_settings.setattr(ray, "shutdown", lambda: ended.append(True))
+    with pytest.raises(
+        RequestError, match=r"`executor` cannot be used: Ray .* listens on 192\.0\.2\.7, although it was"
+    ):
+        connect(None, job={})
+    assert ended
+    assert settings() == {}
+
+
+def test_a_sweep_leaves_variables_handlers_and_loggers_as_they_were(no_settings: pytest.MonkeyPatch) -> None:
+    no_settings.setattr(ray, "init", lambda **options: SimpleNamespace(dashboard_url=None))
+    no_settings.setenv("TUNE_RESULT_BUFFER_LENGTH", "7")  # the user's own
+    no_settings.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    set_handlers = []
+    no_settings.setattr(signal, "signal", lambda number, handler: set_handlers.append((number, handler)))
+    logging.getLogger("ray.tune").setLevel(logging.WARNING)
+    before = dict(os.environ)
+    connect(None, job={})
+    assert os.environ["TUNE_RESULT_BUFFER_LENGTH"] == "7"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert logging.getLogger("ray.tune").level == logging.CRITICAL
+    stop_local()
+    assert dict(os.environ) == before
+    assert logging.getLogger("ray.tune").level == logging.WARNING
+    assert set_handlers == [(signal.SIGTERM, signal.default_int_handler), (signal.SIGTERM, signal.SIG_IGN)]
 
 
 def test_a_token_of_the_user_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_the_source_distribution_holds_what_a_reader_needs(built: Built) -> None
     with tarfile.open(built.sdist) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "SECURITY.md"} <= names
+    assert {"CONTRIBUTING.md", "quant/README.md", "results/COLUMNS.md", "results/dashboard.png"} <= names
     assert {name for name in names if name.endswith(".pyc")} == set()
 
 
@@ -256,6 +257,27 @@ def test_a_wheel_lives_next_to_packages_with_common_names(executor: str, install
         assert others == {Path(SITE_PACKAGES)}
 
 
+def test_an_editable_installation_is_used_as_it_is(tmp_path: Path) -> None:
+    copy = copy_checkout(tmp_path / "checkout")
+    programs = make_environment(tmp_path / "editable")
+    words = ["--python", programs / "python", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable"]
+    run_program(sys.executable, "-m", "pip", *words, copy, cwd=tmp_path)
+    code = "from orchestrator.checkout import use_checkout; use_checkout(); import quantfair; print(quantfair.__file__)"
+    said = run_program(programs / "python", "-c", code, cwd=copy)
+    assert said == f"{copy / 'orchestrator' / 'package' / '__init__.py'}\n"
+    assert not (copy / ".links").exists()
+
+
+def test_a_folder_on_the_path_that_nobody_may_look_into_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    monkeypatch.setattr(sys, "path", ["/closed/lib", *sys.path])
+    put_checkout_last()
+    assert "/closed/lib" in sys.path
+
+
 def test_a_checkout_goes_before_a_wheel(installed: Path, tmp_path: Path) -> None:
     copy = copy_checkout(tmp_path / "checkout")
     code = "from orchestrator.checkout import use_checkout; use_checkout(); import quantfair; print(quantfair.__file__)"
@@ -366,7 +388,7 @@ def test_a_copy_in_a_folder_of_another_repository_has_a_version_and_no_commit(
     assert find() == "abc+"
 
 
-def test_a_program_has_one_hash_installed_linked_and_shipped(
+def test_a_program_has_one_hash_installed_editable_linked_and_shipped(
     built: Built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with zipfile.ZipFile(built.wheel) as wheel:
@@ -374,14 +396,21 @@ def test_a_program_has_one_hash_installed_linked_and_shipped(
     make_links(ROOT, tmp_path / "links")
     make_links(built.checkout, tmp_path / "shipped")  # the copy of a checkout that Ray ships is used through links
 
-    def hash_in(folder: str) -> str:
-        place = tmp_path / folder / "quantfair" / "orchestrator" / "executors" / "ray_preflight.py"
+    def hash_at(top: Path, rooms: Path) -> str:
+        place = rooms / "orchestrator" / "executors" / "ray_preflight.py"
         assert place.is_file()
+        monkeypatch.setattr(quantfair, "__file__", str(top / "__init__.py"))
         monkeypatch.setattr(ray_preflight, "__file__", str(place))
         return ray_preflight.hash_program()
 
+    def hash_in(folder: str) -> str:
+        package = tmp_path / folder / "quantfair"
+        return hash_at(package, package)
+
     hashes = {folder: hash_in(folder) for folder in ("installed", "links", "shipped")}
     assert set(hashes.values()) == {hashes["links"]}
+    # `pip install --editable` alone finds the package in its folder, and the rooms beside one another.
+    assert hash_at(ROOT / "orchestrator" / "package", ROOT) == hashes["links"]
     stored = built.checkout / "results" / "runs" / "mine" / "predict.py"
     stored.parent.mkdir(parents=True)
     stored.write_text("# a program that was shipped with a model")

@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -78,7 +80,7 @@ def test_plan_status_and_report_are_what_the_commands_print(store: Path) -> None
 
 
 def test_read_opens_what_is_there(store: Path) -> None:
-    assert len(qf.read(str(store)).trials) == 3
+    assert len(qf.read(str(store)).trials) == len(qf.read(store).trials) == 3
 
 
 def test_every_problem_of_a_request_is_raised_at_once(tmp_path: Path) -> None:
@@ -92,6 +94,27 @@ def test_arguments_that_are_none_are_refused_with_what_is_allowed(tmp_path: Path
         qf.sweep(SPEC, store=tmp_path, executor="dask")  # pyright: ignore[reportArgumentType]
     with pytest.raises(qf.RequestError, match="`limit` must be at least 1, got 0"):
         qf.sweep(SPEC, store=tmp_path, executor="inline", limit=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"overrides": "seeds=[0]"}, r"`overrides` must be a list of texts, got one: write \['seeds=\[0\]'\]"),
+        ({"overrides": ["seeds=[0]", "quant"]}, "`quant` is no override: write it as key=value"),
+        ({"flips": [0.02, 5]}, r"`flips` must be shares in \[0, 1\], got 5"),
+    ],
+)
+def test_what_the_command_line_refuses_is_refused_here(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(qf.RequestError, match=message):
+        qf.plan(SPEC, store=tmp_path, **arguments)
+
+
+def test_a_time_out_inline_needs_the_main_thread(tmp_path: Path) -> None:
+    spec = {**SPEC, "retry": {"timeout_s": 60}}
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(qf.sweep, spec, store=tmp_path, executor="inline", quiet=True)
+        with pytest.raises(qf.RequestError, match=r"`retry.timeout_s` needs the main thread with the executor inline"):
+            call.result()
 
 
 def test_a_ray_of_the_users_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

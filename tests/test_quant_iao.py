@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quantfair.quant import Add, ModelSpec, PtqSpec, QatSpec, build_model, calibrate, freeze, prepare
 from quantfair.quant.iao import quantizer as iao_quantizer
 from quantfair.quant.iao.layers import IaoConv2d
-from quantfair.quant.iao.quantizer import IaoQuantizer, IaoTensorSpec, kth_magnitude, observe, round_half_away
+from quantfair.quant.iao.quantizer import IaoQuantizer, IaoQuantizerSpec, kth_magnitude, observe, round_half_away
 from quantfair.quant.layers.modes import bypassed
 from quantfair.quant.layers.modules import quant_layers
 from quantfair.quant.specs import methods
@@ -21,8 +21,8 @@ EPS = 1.1920929e-07
 X = torch.tensor([-1, -0.6, -0.25, 0, 0.1, 0.37, 0.9, 2])
 
 
-def spec_of(role, bits=8, *, symmetric=True, observer="minmax", percentile=0.9999, axis=None) -> IaoTensorSpec:
-    return IaoTensorSpec(role, bits, symmetric, observer, percentile, axis=axis, follows=True)
+def spec_of(role, bits=8, *, symmetric=True, observer="minmax", percentile=0.9999, axis=None) -> IaoQuantizerSpec:
+    return IaoQuantizerSpec(role, bits, symmetric, observer, percentile, axis=axis, follows=True)
 
 
 def quantizer_of(role, bits=8, *, shape=(), **settings) -> IaoQuantizer:

@@ -2,15 +2,17 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from installations import copy_checkout
 from typer.testing import CliRunner
 
+from quantfair.orchestrator.checkout import make_links
 from quantfair.orchestrator.commands import deploy
 from quantfair.orchestrator.commands.app import app
 from quantfair.orchestrator.config import spec as sweep_spec
@@ -91,6 +93,27 @@ def test_what_no_form_has_is_refused_in_the_words_of_the_forms(
 ) -> None:
     told = find_unsupported(PtqSpec.model_validate({"method": "ptq", **settings}), plain)
     assert told is None if reason is None else str(told).startswith(reason)
+
+
+def test_every_form_of_the_bits_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = PLAIN.forms
+    second = first._replace(scheme=("asymmetric",), granularity=("per_channel",), operators=("Conv2d",))
+    monkeypatch.setitem(RUNTIMES, "two", replace(PLAIN, forms=(first, second)))
+    for granularity, scheme, fits in [
+        ("per_tensor", "symmetric", True),
+        ("per_channel", "asymmetric", True),
+        ("per_tensor", "asymmetric", False),
+        ("per_channel", "symmetric", False),
+    ]:
+        spec = PtqSpec.model_validate({"method": "ptq", "granularity": granularity, "scheme": scheme})
+        assert (find_unsupported(spec, "two") is None) == fits
+    layer = LayerReport("conv", "Conv2d", "quantized", None, 9, 8, 8, "asymmetric", "per_channel", "signed -128..127")
+    assert find_unsupported_layers([layer], "two") is None
+    assert "no quantized form of it" in str(find_unsupported_layers([layer._replace(kind="Linear")], "two"))
+    join = LayerReport("add", "Add", "quantized", None, 0, None, 8, "asymmetric", None, "signed -128..127")
+    only_four = first._replace(weight_bits=(4,), scheme=("asymmetric",))
+    monkeypatch.setitem(RUNTIMES, "four", replace(PLAIN, forms=(only_four,)))
+    assert find_unsupported_layers([join], "four") is None  # a join has no weights, so their bits do not count
 
 
 def test_a_layer_that_no_form_has_is_left_float_by_name(plain: str) -> None:
@@ -176,15 +199,13 @@ def add(path: Path, before: str, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package with one more runtime: its file, its row, and its name in the room that imports nothing."""
+    """A folder with a copy of the checkout that has one more runtime: its file, its row, and its name in `results`."""
     folder = tmp_path_factory.mktemp("extended")
-    package = folder / "quantfair"
-    for room in ("orchestrator", "quant", "datasets", "results"):
-        shutil.copytree(ROOT / room, package / room, ignore=shutil.ignore_patterns("__pycache__", "runs"))
-    shutil.copy(package / "orchestrator" / "package" / "__init__.py", package)
-    (package / "quant" / "deploy" / "pretended.py").write_text(PRETENDED)
-    add(package / "quant" / "deploy" / "runtimes.py", '    "tensorrt": Runtime(', ROW.lstrip("\n"))
-    add(package / "results" / "schema.py", '"tensorrt")', '"pretended", ')
+    checkout = copy_checkout(folder / "checkout")
+    (checkout / "quant" / "deploy" / "pretended.py").write_text(PRETENDED)
+    add(checkout / "quant" / "deploy" / "runtimes.py", '    "tensorrt": Runtime(', ROW.lstrip("\n"))
+    add(checkout / "results" / "schema.py", '"tensorrt")', '"pretended", ')
+    make_links(checkout, checkout / ".links")
     (folder / "sweep.toml").write_text(SWEEP)
     return folder
 
@@ -209,7 +230,7 @@ print(json.dumps(done))
 
 
 def test_a_new_runtime_is_measured_compared_and_shipped(extended: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(extended)}
+    environment = {**os.environ, "PYTHONPATH": str(extended / "checkout" / ".links")}
     command = [sys.executable, "-c", PROGRAM]
     run = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -136,7 +136,8 @@ def test_what_tensorrt_cannot_represent_or_run_here_is_a_row_that_says_why(deplo
     assert code == 0
     assert "onnxruntime: 5 ok, 0 failed, 0 unsupported, 0 missing" in said
     assert "tensorrt: 0 ok, 0 failed, 5 unsupported, 0 missing" in said
-    assert f"unsupported: 3 x {quant.why_tensorrt_is_unavailable()}; then `sweep --retry-failed` measures it" in said
+    why = quant.RUNTIMES["tensorrt"].load().why_unavailable()
+    assert f"unsupported: 3 x {why}; then `sweep --retry-failed` measures it" in said
     assert 'unsupported: 1 x act_signed = "auto": TensorRT has no unsigned integers' in said
     assert "unsupported: 1 x weight_bits = 4 and act_bits = 4: TensorRT has INT4 for weights alone" in said
 

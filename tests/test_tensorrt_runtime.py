@@ -132,17 +132,17 @@ def test_an_engine_without_details_says_how_to_build_it() -> None:
 
 
 def test_what_is_missing_is_named_with_its_remedy_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    runtime.why_tensorrt_is_unavailable.cache_clear()
+    runtime.why_unavailable.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
-    missing = runtime.why_tensorrt_is_unavailable()
+    missing = runtime.why_unavailable()
     assert missing is not None
     assert missing.startswith("tensorrt cannot be imported")
-    assert "pip install -e '.[tensorrt]'" in missing
-    assert runtime.why_tensorrt_is_unavailable() is missing
+    assert "pip install 'tensorrt>=10.13,<12'" in missing
+    assert runtime.why_unavailable() is missing
     for ask in (lambda: build_engine(tmp_path / "m.onnx", tmp_path / "m.engine"), lambda: open_engine(tmp_path / "m")):
         with pytest.raises(TensorRTMissingError, match="tensorrt cannot be imported"):
             ask()
-    runtime.why_tensorrt_is_unavailable.cache_clear()
+    runtime.why_unavailable.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -152,11 +152,11 @@ def test_what_is_missing_is_named_with_its_remedy_once(monkeypatch: pytest.Monke
 def test_fake_versions_and_machines_that_cannot_run_are_told_apart(
     monkeypatch: pytest.MonkeyPatch, version: str, pattern: str
 ) -> None:
-    runtime.why_tensorrt_is_unavailable.cache_clear()
+    runtime.why_unavailable.cache_clear()
     monkeypatch.setattr(runtime, "load_trt", lambda _: type("trt", (), {"__version__": version}))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pattern in str(runtime.why_tensorrt_is_unavailable())
-    runtime.why_tensorrt_is_unavailable.cache_clear()
+    assert pattern in str(runtime.why_unavailable())
+    runtime.why_unavailable.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and perhaps pycuda")
@@ -308,8 +308,8 @@ def test_fakes_have_no_attribute_that_the_real_classes_lack() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("buffers", ["torch", "pycuda"])
 def test_an_engine_on_a_gpu_agrees_with_onnxruntime(tmp_path: Path, buffers: Any) -> None:
-    runtime.why_tensorrt_is_unavailable.cache_clear()
-    if (missing := runtime.why_tensorrt_is_unavailable()) is not None:
+    runtime.why_unavailable.cache_clear()
+    if (missing := runtime.why_unavailable()) is not None:
         pytest.skip(missing)
     if buffers == "pycuda":
         pytest.importorskip("pycuda", reason="pycuda is not installed")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantfair.orchestrator.api.status import summarize_runtimes
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.json_schema import make_schema
 from quantfair.orchestrator.config.sweep_file import SweepSource
 from quantfair.orchestrator.planning.forecast import estimate_bytes, find_machine, forecast, measure_trials
@@ -24,12 +25,15 @@ def plan(
     """Return what `sweep` with the same arguments would do, as `plan --json` prints it.
 
     `power` adds the smallest drops that the test images can show, where `flips`, shares of the images in [0, 1], turn
-    right or wrong. Nothing runs, and nothing is written.
+    right or wrong. No trial runs. Data that is not there yet is downloaded and converted, as `sweep` would do it.
 
     Raises:
         RequestError: with every problem of the request.
         StoreError: the store cannot be read, or is another sweep's.
     """
+    strangers = [share for share in flips if not 0 <= share <= 1]
+    if strangers:
+        raise RequestError([ConfigProblem("flips", f"must be shares in [0, 1], got {strangers[0]}.")])
     state = read_state(spec, overrides, store)
     summary = summarize_plan(state)
     if power or flips:

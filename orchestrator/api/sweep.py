@@ -49,6 +49,7 @@ def sweep(
     Raises:
         RequestError: with every problem of the request.
         StoreError: the store cannot be read, or is another sweep's.
+        SweepStoppedError: no worker can start; finished trials are kept.
         WriteError: a result cannot be written; finished trials are kept.
     """
     from quantfair.results import read  # with pandas, which commands do without
@@ -94,7 +95,7 @@ def run_sweep(
 
 
 def format_command(spec: SweepSource, overrides: Sequence[str], store: Store, **on_ray: Any) -> str | None:
-    """Return the command that goes on with a sweep from any folder that has this program.
+    """Return the command that goes on with a sweep from the folder where it was started.
 
     None for a sweep that was given as a dict: no command names it.
     """

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.sweep_file import built_in_sweeps, is_file
 
 SweepWords = Annotated[
@@ -28,14 +27,8 @@ StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The folder 
 
 
 def read_words(words: list[str] | None) -> tuple[str, list[str]]:
-    """Return the sweep that the words of a command name, quickstart by default, and the overrides after it.
-
-    Raises RequestError for words that are neither.
-    """
+    """Return the sweep that the words of a command name, quickstart by default, and the overrides after it."""
     words = list(words or [])
     names_a_sweep = words and ("=" not in words[0] or is_file(words[0]))
     name = words.pop(0) if names_a_sweep else "quickstart"
-    strangers = [word for word in words if "=" not in word]
-    if strangers:
-        raise RequestError([ConfigProblem(word, "is no override: write it as key=value.") for word in strangers])
     return name, words

@@ -14,7 +14,13 @@ from pydantic_core import PydanticCustomError
 
 from quantfair.datasets import SOURCES, DatasetSpec
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError, describe_errors, did_you_mean
-from quantfair.orchestrator.config.sweep_file import SweepSource, apply_overrides, name_source, read_sweep_file
+from quantfair.orchestrator.config.sweep_file import (
+    SweepSource,
+    apply_overrides,
+    check_overrides,
+    name_source,
+    read_sweep_file,
+)
 from quantfair.quant import RUNTIMES, ModelSpec, PtqSpec, QatSpec, TrainSpec
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
@@ -156,7 +162,7 @@ def load_sweep(source: SweepSource, overrides: Iterable[str] = ()) -> SweepSpec:
     Raises:
         RequestError: with every problem that was found, each with the file that it is in where that is another one.
     """
-    overrides = list(overrides)
+    overrides = check_overrides(overrides)
     file = read_sweep_file(source, overrides)
     name = name_source(source)
     try:

@@ -69,6 +69,17 @@ def read_sweep_file(source: SweepSource, overrides: Iterable[str] = ()) -> Sweep
     return file._replace(origins=_replace_origins(file.origins, said))
 
 
+def check_overrides(overrides: Iterable[str]) -> list[str]:
+    """Return the overrides as a list. Raises RequestError if it is one text, or a text has no `=`."""
+    if isinstance(overrides, str):
+        raise RequestError([ConfigProblem("overrides", f"must be a list of texts, got one: write [{overrides!r}].")])
+    overrides = list(overrides)
+    strangers = [word for word in overrides if "=" not in word]
+    if strangers:
+        raise RequestError([ConfigProblem(word, "is no override: write it as key=value.") for word in strangers])
+    return overrides
+
+
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[ConfigProblem]:
     """Set each `path=value` in place; a value is read as TOML, and as plain text where it is none."""
     return [problem for text in overrides if (problem := _override(values, text))]

@@ -1,12 +1,14 @@
 """Runs a plan in this process, one trial after another: for debugging, tests and machines without Ray."""
 
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Retry
 from quantfair.orchestrator.executors.events import RunTrial, run_trial
 from quantfair.orchestrator.executors.progress import Progress
@@ -35,8 +37,12 @@ def run_inline(
     `begin` is called before the first trial.
 
     Raises:
+        RequestError: there is a time-out, which needs the main thread of the process, and this is another one.
         WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
     """
+    if retry.timeout_s and threading.current_thread() is not threading.main_thread():
+        message = "needs the main thread with the executor inline: sweep there or on Ray, or set no time-out."
+        raise RequestError([ConfigProblem("retry.timeout_s", message)])
     progress.say("in this process, one trial at a time")
     begin()
     while bundle := queue.take():

@@ -26,7 +26,7 @@ class Running(NamedTuple):
 
 
 class Progress:
-    """The counts of a sweep: a Watcher that shows nothing. Entered while trials run.
+    """The counts of a sweep: a listener that shows nothing. Entered while trials run.
 
     `before` counts the trials of the plan that are not in the queue, by method and state: ok, failed or blocked.
     """

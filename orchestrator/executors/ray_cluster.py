@@ -22,7 +22,16 @@ from ray.job_config import JobConfig
 from quantfair.orchestrator.checkout import find_checkout, find_command
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
-from quantfair.orchestrator.executors.ray_local import AUTH_MODE, TOKEN, TOKEN_PATH, start_local
+from quantfair.orchestrator.executors.ray_local import (
+    AUTH_MODE,
+    TOKEN,
+    TOKEN_PATH,
+    OpenDoorError,
+    set_variable,
+    start_local,
+    undo,
+    undo_later,
+)
 from quantfair.orchestrator.provenance import CODE_VERSION_VARIABLE, find_code_version
 from quantfair.orchestrator.text import first_line
 
@@ -68,13 +77,27 @@ def connect(address: str | None, *, job: dict[str, str]) -> str | None:
     if ray.is_initialized():
         remedy = "call `ray.shutdown()` first, or sweep with the executor inline"
         raise RequestError([ConfigProblem("executor", f"finds a Ray that this process uses already: {remedy}.")])
-    os.environ.update(ENVIRONMENT)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what is lost with a worker is told in our own words
+    handler = signal.getsignal(signal.SIGTERM)
+    _prepare_process()
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": JobConfig(metadata=job)}
-    context = _start(quiet) if address is None else _join(address, quiet)
+    try:
+        context = _start(quiet) if address is None else _join(address, quiet)
+    except BaseException:
+        undo()
+        raise
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler ends us at once
+        undo_later(signal.signal, signal.SIGTERM, handler)
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+def _prepare_process() -> None:
+    """Set Tune up in this process until the end of the sweep: a user's own variables stay as they are."""
+    for name, value in ENVIRONMENT.items():
+        set_variable(name, value)
+    logger = logging.getLogger("ray.tune")
+    undo_later(logger.setLevel, logger.level)
+    logger.setLevel(logging.CRITICAL)  # what is lost with a worker is told in our own words
 
 
 def _start(quiet: dict[str, Any]) -> Any:
@@ -83,6 +106,9 @@ def _start(quiet: dict[str, Any]) -> Any:
     except AuthenticationError as error:
         message = f"names no token ({error.message}): name a file that holds one, or unset it: a sweep makes its own."
         raise RequestError([ConfigProblem(TOKEN_PATH, message)]) from error
+    except OpenDoorError as error:
+        message = f"cannot be used: {error}. Install ray 2.60, or sweep with the executor inline."
+        raise RequestError([ConfigProblem("executor", message)]) from error
 
 
 def _join(address: str, quiet: dict[str, Any]) -> Any:
@@ -107,9 +133,9 @@ def _join(address: str, quiet: dict[str, Any]) -> Any:
 
 
 def _ship() -> dict[str, Any]:
-    """Return what the workers of all nodes need to run this program: its files, and what it goes by.
+    """Return what the workers of all nodes need to run this program: its files and its variables.
 
-    Nothing of it needs to be installed there, and where it is, what is shipped goes first.
+    No node needs an installation. A shipped program goes before an installed one.
     """
     root = find_checkout()
     if JOB_VARIABLE in os.environ:  # Ray has shipped this job's folder, and has set its variables

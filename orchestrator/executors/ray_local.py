@@ -10,6 +10,7 @@ import ipaddress
 import os
 import secrets
 import shlex
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -37,23 +38,51 @@ LONGEST = 20  # characters of a temporary folder: the paths to Ray's sockets, 87
 _undo = ExitStack()
 
 
+class OpenDoorError(RuntimeError):
+    """Ray listens to other machines although it was told not to."""
+
+
 def start_local(**options: Any) -> Any:
     """Start a Ray that ends with `stop_local`, at the latest with this process; return its context.
 
     Raises:
         AuthenticationError: RAY_AUTH_TOKEN_PATH is the user's own, and there is no token.
+        OpenDoorError: this version of Ray cannot be kept on loopback.
     """
+    is_ours = not os.environ.get(IS_CLUSTER)
     try:
         _close_doors(options)
-        return ray.init(address="local", **options)
+        context = ray.init(address="local", **options)
     except BaseException:
-        _undo.close()  # and no `ray.shutdown`: a Ray that was here before is not ours
+        undo()  # and no `ray.shutdown`: a Ray that was here before is not ours
         raise
+    address = ray.util.get_node_ip_address()
+    if is_ours and not _is_loopback(address):
+        stop_local()
+        raise OpenDoorError(f"Ray {ray.__version__} listens on {address}, although it was told to stay on 127.0.0.1")
+    return context
 
 
 def stop_local() -> None:
-    """End the Ray of this process, or leave the cluster that it joined; forget what `start_local` has set."""
+    """End the Ray of this process, or leave the cluster that it joined, and undo what was done for it."""
     ray.shutdown()
+    undo()
+
+
+def set_variable(name: str, value: str) -> None:
+    """Set a variable of the environment that the user has not set, until `stop_local`."""
+    if not os.environ.get(name):
+        os.environ[name] = value
+        undo_later(os.environ.pop, name, None)
+
+
+def undo_later(change: Callable[..., object], *arguments: object) -> None:
+    """Let `stop_local` call a function that takes a change back."""
+    _undo.callback(change, *arguments)
+
+
+def undo() -> None:
+    """Take back every change that `undo_later` knows, the newest first."""
     _undo.close()
 
 
@@ -64,23 +93,17 @@ def _close_doors(options: dict[str, Any]) -> None:
     place = gettempdir() if len(gettempdir()) <= LONGEST else "/tmp"
     folder = TemporaryDirectory(prefix="quantfair-", dir=place, ignore_cleanup_errors=True)
     _undo.enter_context(folder)
-    _undo.callback(_read_variables)
-    _set_variable(AUTH_MODE, "token")
-    _set_variable(IS_CLUSTER, "0")
+    undo_later(_read_variables)
+    set_variable(AUTH_MODE, "token")
+    set_variable(IS_CLUSTER, "0")
     if not any(os.environ.get(name) for name in (TOKEN, TOKEN_PATH)):
         token = Path(folder.name, "token")
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        _set_variable(TOKEN_PATH, str(token))
+        set_variable(TOKEN_PATH, str(token))
     if not os.environ.get(TEMP_DIR):
         options["_temp_dir"] = str(Path(folder.name, "ray"))  # Ray gives this one mode 0777, in a folder of mode 0700
     _read_variables()
-
-
-def _set_variable(name: str, value: str) -> None:
-    if not os.environ.get(name):
-        os.environ[name] = value
-        _undo.callback(os.environ.pop, name, None)
 
 
 def _read_variables() -> None:
@@ -108,7 +131,21 @@ def warn_of_doors() -> list[str]:
         who = "whoever reaches Ray's ports runs programs as you"
         lines.append(f"{AUTH_MODE}={os.environ.get(AUTH_MODE)} turns Ray's authentication off: {who}.")
     address = ray.util.get_node_ip_address()
-    if not ipaddress.ip_address(address).is_loopback:
+    if not _is_loopback(address):
         setting = f"{IS_CLUSTER}={os.environ.get(IS_CLUSTER)}"
         lines.append(f"{setting} makes Ray listen on {address}: other machines reach its ports.")
+    folder = os.environ.get(TEMP_DIR)
+    if folder and _others_may_enter(Path(folder)):
+        remedy = f"unset it, or `chmod 700 {shlex.quote(folder)}`"
+        lines.append(f"{TEMP_DIR}={folder} keeps Ray's sockets where other users of this machine reach them: {remedy}.")
     return lines
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
+
+
+def _others_may_enter(folder: Path) -> bool:
+    """Return whether every folder on the way, and the folder itself, lets its group or everybody in."""
+    folder = folder.resolve()
+    return all(place.stat().st_mode & 0o011 for place in (folder, *folder.parents))

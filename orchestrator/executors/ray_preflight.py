@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+import quantfair
 from quantfair.datasets import DataError, DatasetSpec, find_dataset_id
 from quantfair.orchestrator.config.errors import ConfigProblem, RequestError
 from quantfair.orchestrator.config.spec import Resources, ResourcesByMethod
@@ -91,7 +92,10 @@ def _check_machines(nodes: list[Node], store: Store) -> tuple[list[Node], list[C
             f"is inside the folder that Ray ships with this job ({store.location}) and ends with it: name {SHARED}."
         )
         return [], [ConfigProblem("--store", message)]
-    here, token, answering, problems = describe_program(), uuid.uuid4().hex, [], []
+    here = describe_program()
+    token = uuid.uuid4().hex
+    answering: list[Node] = []
+    problems: list[ConfigProblem] = []
     store.write_probe(token)
     try:
         arguments = [(store, token, f"{token}.{node.node_id}") for node in nodes]
@@ -166,14 +170,13 @@ def ask(
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
             reason = f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"
-            message = (
-                f"Node {node.name} cannot run this program ({reason}): install what pyproject.toml asks for there."
-            )
+            remedy = "install the driver's packages there, in their versions"
+            message = f"Node {node.name} cannot run this program ({reason}): {remedy}."
             yield node, ConfigProblem("", message)
 
 
 def probe_machine(store: Store, token: str, reply: str) -> tuple[dict[str, str], str | None]:
-    """On a node: describe the program there, and say why the store is another place, or None. Replies through it."""
+    """On a node: return its program, and why its store is another place, or None. Write the reply into the store."""
     try:
         if not store.has_probe(token):
             return describe_program(), "what the driver wrote is not there"
@@ -203,12 +206,16 @@ def describe_program() -> dict[str, str]:
 
 def hash_program() -> str:
     """Return 12 hex digits over the source files of the package: installed, linked or shipped, they are the same."""
-    root = Path(__file__).parents[2]  # the package itself, which may be a folder of links
-    files = [path for room in ROOMS for path in (root / room).rglob("*.py")]
-    files = [path for path in files if not path.relative_to(root).as_posix().startswith(NO_PROGRAM)]
+    assert quantfair.__file__ is not None
+    top = Path(quantfair.__file__).parent  # of the package's own files, which a checkout has in `orchestrator/package`
+    root = Path(__file__).parents[2]  # of the rooms
+    files = {path.name: path for path in top.glob("*.py")}
+    for room in ROOMS:
+        files |= {path.relative_to(root).as_posix(): path for path in (root / room).rglob("*.py")}
     digest = hashlib.sha256()
-    for path in sorted([*root.glob("*.py"), *files]):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\n" + path.read_bytes())
+    for name, path in sorted(files.items()):
+        if not name.startswith(NO_PROGRAM):
+            digest.update(name.encode() + b"\n" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

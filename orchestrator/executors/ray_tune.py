@@ -59,10 +59,11 @@ def run_ray(
     Raises:
         RequestError: something stands in the way of a trial: see `ray_preflight.py`.
         WriteError: a result cannot be written, for instance because the disk is full; what was running is lost.
-        SweepStopped: no worker can start.
+        SweepStoppedError: no worker can start.
     """
     searcher = PlanSearcher(queue, store, [progress], retry=retry, sweep=progress.name)
-    n_failures, n_left = 0, len(queue.unfinished)
+    n_failures = 0
+    n_left = len(queue.unfinished)
     while queue.unfinished:
         dashboard = connect(address, job={"name": f"quantfair {progress.name}", "store": store.location})
         try:
@@ -189,15 +190,17 @@ class PlanSearcher(Searcher):
                     self._tell(event, *about)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Called once for each bundle. `error` means that its worker died: what has no row becomes ready again.
+        """Take in how a bundle ended; Tune calls this once for each.
 
-        Trials run in order, so the first one without a row is the one it died with: crashes are counted for that one.
+        `error` means that its worker died: what has no row becomes ready again. Trials run in order, so the first one
+        without a row is the one it died with: crashes are counted for that one.
         """
         bundle = self.running.pop(trial_id)
         if result is not None and not error:
             self.on_trial_result(trial_id, result)
         silent_s = time.monotonic() - self.heard.pop(trial_id, time.monotonic())
-        error_text, pid = re.sub(r"\x1b\[[0-9;]*m", "", self.errors.pop(trial_id, "")), self.pids.pop(trial_id, 0)
+        error_text = re.sub(r"\x1b\[[0-9;]*m", "", self.errors.pop(trial_id, ""))
+        pid = self.pids.pop(trial_id, 0)
         if self.stop_reason is not None or all(t.trial_id not in self.queue.unfinished for t in bundle.trials):
             return
         if not pid:  # it never said that it begins: Ray has several words for why
@@ -277,12 +280,12 @@ class PlanSearcher(Searcher):
         """Nothing to save: the store knows what is finished."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its searcher to restore it one day: never done here, and watchers hold a terminal."""
+        """Return nothing: Tune pickles its searcher, nobody restores it here, and listeners hold a terminal."""
         return {}
 
 
 def took_less_memory(pid: int, error: str) -> bool:
-    """Whether Ray, short of memory, ended a worker that took more than this one. It ends several to be safe."""
+    """Return whether Ray, short of memory, ended a worker that took more than this one. It ends several to be safe."""
     ended = {int(p): float(gb) for p, gb in re.findall(r"pid=(\d+), actual memory used=([\d.]+)GB", error)}
     return bool(ended) and pid != max(ended, key=lambda one: ended[one])
 

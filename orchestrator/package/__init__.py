@@ -6,7 +6,8 @@
     frames.verdicts
 
 `plan` says what would run, `status` how far a sweep is, `report` rebuilds tables and page, and `read` opens the tables
-of a store as pandas frames. Where a command ends with an exit code, these raise.
+of a store as pandas frames. What stops a command with a message is an exception here;
+a trial that fails is a row.
 """
 
 import importlib
@@ -21,16 +22,29 @@ if TYPE_CHECKING:
     from quantfair.orchestrator.api.status import status
     from quantfair.orchestrator.api.sweep import sweep
     from quantfair.orchestrator.config.errors import RequestError
+    from quantfair.orchestrator.executors.events import SweepStoppedError
     from quantfair.results import StoreError, WriteError, read
 
     __version__: str
 
-__all__ = ["DataError", "RequestError", "StoreError", "WriteError", "plan", "read", "report", "status", "sweep"]
+__all__ = [
+    "DataError",
+    "RequestError",
+    "StoreError",
+    "SweepStoppedError",
+    "WriteError",
+    "plan",
+    "read",
+    "report",
+    "status",
+    "sweep",
+]
 
 _HOMES = {
     "DataError": "datasets",
     "RequestError": "orchestrator.config.errors",
     "StoreError": "results",
+    "SweepStoppedError": "orchestrator.executors.events",
     "WriteError": "results",
     "plan": "orchestrator.api.plan",
     "read": "results",

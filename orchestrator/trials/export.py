@@ -62,8 +62,10 @@ def _find_trial(store: Store, trial_id: str) -> PlannedTrial:
     sweep = parse_sweep(manifest["sweep"])
     try:
         plan = make_plan(sweep, {e.dataset: find_dataset_id(e.dataset) for e in sweep.experiments})
-    except ValueError as error:  # a file of weights
-        raise error if isinstance(error, RequestError) else RequestError([ConfigProblem("", str(error))]) from error
+    except RequestError:
+        raise
+    except ValueError as error:  # the data is not there, or a file of weights does not fit
+        raise RequestError([ConfigProblem("", str(error))]) from error
     found = [trial for trial in plan if trial.trial_id == ids[0]]
     if not found:
         fault = "cannot be built here: its data or weights changed since it ran, or the version of quantfair did."

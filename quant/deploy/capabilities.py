@@ -70,21 +70,23 @@ def _layer_settings(spec: QuantSettings) -> Iterator[tuple[str, dict[str, Any]]]
             yield f'overrides."{pattern}": ', base | override.changes()
 
 
-def _find_form(settings: dict[str, Any], runtime: Runtime) -> Form | None:
-    """Return the form of these bits, which choose it."""
-    for form in runtime.forms:
-        if settings["weight_bits"] in form.weight_bits and settings["act_bits"] in form.act_bits:
-            return form
-    return None
-
-
 def _find_fault(settings: dict[str, Any], runtime: Runtime) -> str | None:
-    """Return what is wrong with settings, or None if they fit a form."""
-    weight_bits = settings["weight_bits"]
-    act_bits = settings["act_bits"]
-    form = _find_form(settings, runtime)
-    if form is None:
-        return f"weight_bits = {weight_bits} and act_bits = {act_bits}: {_explain_bits(settings, runtime)}"
+    """Return what is wrong with settings, or None if they fit a form. A setting that is None fits every form."""
+    forms = [form for form in runtime.forms if _has_bits(form, settings)]
+    if not forms:
+        asked = [f"{name} = {settings[name]}" for name in ("weight_bits", "act_bits") if settings[name] is not None]
+        return f"{' and '.join(asked)}: {_explain_bits(settings, runtime)}"
+    faults = [_find_fault_of_form(settings, form, runtime) for form in forms]
+    return None if None in faults else faults[0]
+
+
+def _has_bits(form: Form, settings: dict[str, Any]) -> bool:
+    has_weight_bits = settings["weight_bits"] is None or settings["weight_bits"] in form.weight_bits
+    return has_weight_bits and settings["act_bits"] in form.act_bits
+
+
+def _find_fault_of_form(settings: dict[str, Any], form: Form, runtime: Runtime) -> str | None:
+    """Return the first setting, besides the bits, that a form does not have."""
     for name in ("scheme", "act_signed", "granularity"):
         allowed = getattr(form, name)
         if settings[name] is not None and settings[name] not in allowed:
@@ -107,21 +109,22 @@ def _explain_bits(settings: dict[str, Any], runtime: Runtime) -> str:
 
 
 def _find_layer_fault(report: "LayerReport", runtime: Runtime) -> str | None:
-    """Return what is wrong with a layer. The inputs of a join, which has no weights, are taken like a layer's."""
-    act_bits = FLOAT_BITS if report.act_bits is None else report.act_bits
+    """Return what is wrong with a layer, or None if one form has its settings and its operator."""
     is_unsigned = (report.act_grid or "").startswith("unsigned")
     settings = {
-        "weight_bits": act_bits if report.weight_bits is None else report.weight_bits,
-        "act_bits": act_bits,
+        "weight_bits": report.weight_bits,  # None for a join, which has no weights, and so for its granularity
+        "act_bits": FLOAT_BITS if report.act_bits is None else report.act_bits,
         "scheme": report.scheme,
         "act_signed": "auto" if is_unsigned else "always",
-        "granularity": report.granularity,  # None for a join, which has no weights
+        "granularity": report.granularity,
     }
     if fault := _find_fault(settings, runtime):
         return fault
-    form = _find_form(settings, runtime)
-    assert form is not None
-    if report.weight_bits is None or report.kind in form.operators:
+    if report.weight_bits is None:
+        return None
+    forms = [form for form in runtime.forms if _has_bits(form, settings)]
+    fitting = [form for form in forms if _find_fault_of_form(settings, form, runtime) is None]
+    if any(report.kind in form.operators for form in fitting):
         return None
     reason = runtime.reasons.get("operators", f"{runtime.title} has no quantized form of it")
     return f'{reason}; leave it float: overrides = {{"{report.layer}" = {{quantize = false}}}}'

@@ -12,12 +12,14 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from quantfair.quant.deploy.runtimes import DeploymentError
+
 LARGEST_MESSAGE_BYTES: Final = 2**31 - 1  # of protobuf
 # What may stand between a DequantizeLinear and the layer that it belongs to, without computing anything.
 PASSED_THROUGH: Final = ("Cast", "Identity", "Reshape", "Transpose", "Unsqueeze")
 
 
-class OnnxFileError(ValueError):
+class OnnxFileError(DeploymentError):
     """A file that is no usable ONNX model; the message names it and the remedy."""
 
 

@@ -8,11 +8,10 @@ exact   The same without the three that do: WeightBiasQuantization, ReluQuantRew
 
 import re
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
@@ -25,20 +24,11 @@ Session = Literal["fast", "exact"]
 SESSIONS: Final[dict[Session, str]] = {"fast": "onnxruntime", "exact": "onnxruntime_exact"}
 CHANGING_NUMBERS: Final = ("WeightBiasQuantization", "ReluQuantRewrite")
 _COMPUTES: Final = re.compile("Conv|Gemm|MatMul")
-_LEAST_RUNS, _MOST_RUNS, _WARM_UP = 10, 200, 3
 _ERRORS_ONLY: Final = 3
 
 
 class RuntimeFailureError(DeploymentError):
     """A runtime refused a file, or what it was given."""
-
-
-class Latency(NamedTuple):
-    """Milliseconds of one call: the median and the 95th percentile of `n` calls."""
-
-    p50_ms: float
-    p95_ms: float
-    n: int
 
 
 class OnnxRuntime:
@@ -47,10 +37,9 @@ class OnnxRuntime:
     `kernels` counts what computes in the optimised graph, such as "QLinearConv 3, FusedConv 1".
 
     Raises:
-        RuntimeFailure: the file is damaged, or uses what this version of ONNX Runtime has not.
+        RuntimeFailureError: the file is damaged, or uses what this version of ONNX Runtime has not.
     """
 
-    name = "onnxruntime"
     version = f"onnxruntime {onnxruntime.__version__}"
 
     def __init__(self, path: str | Path, *, session: Session, n_threads: int):
@@ -62,7 +51,7 @@ class OnnxRuntime:
         self._output = self._session.get_outputs()[0].name
 
     def __call__(self, images_NCHW: np.ndarray) -> np.ndarray:
-        """Return logits_NK. Raises RuntimeFailure for images of another shape than the network takes."""
+        """Return logits_NK. Raises RuntimeFailureError for images of another shape than the network takes."""
         try:
             (logits_NK,) = self._session.run([self._output], {self._input: images_NCHW})
         except Exception as error:  # onnxruntime's own classes have no common base
@@ -96,20 +85,6 @@ def open_predictors(path: Path, *, n_threads: int) -> Iterator[Predictor]:
 def ship(path: Path, about: Mapping[str, str]) -> list[Path]:
     """Write nothing: the ONNX file is what ONNX Runtime loads, and it says itself what it is about."""
     return []
-
-
-def measure_latency(
-    network: Callable[[np.ndarray], object], images_NCHW: np.ndarray, *, seconds: float = 0.3
-) -> Latency:
-    """Time calls with these images: ten at least, then until `seconds` or 200 calls have passed."""
-    for _ in range(_WARM_UP):
-        network(images_NCHW)
-    taken_ms: list[float] = []
-    while len(taken_ms) < _LEAST_RUNS or (sum(taken_ms) < 1e3 * seconds and len(taken_ms) < _MOST_RUNS):
-        started = time.perf_counter()
-        network(images_NCHW)
-        taken_ms.append(1e3 * (time.perf_counter() - started))
-    return Latency(float(np.median(taken_ms)), float(np.percentile(taken_ms, 95)), len(taken_ms))
 
 
 def _open(path: Path, session: Session, n_threads: int, optimised: Path) -> onnxruntime.InferenceSession:

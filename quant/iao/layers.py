@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from quantfair.quant.iao.quantizer import IaoPairQuantizer, IaoQuantizer, IaoTensorSpec
+from quantfair.quant.iao.quantizer import IaoPairQuantizer, IaoQuantizer, IaoQuantizerSpec
 from quantfair.quant.layers.bn_fold import attach_batchnorm
 from quantfair.quant.layers.modes import device_of
 from quantfair.quant.layers.modules import (
@@ -167,17 +167,18 @@ def install_iao(model: nn.Module, spec: PtqSpec | QatSpec, called: Iterable[nn.M
     device = device_of(model)
     names = {module: name or "(model)" for name, module in model.named_modules()}
     channel_axes = {names[module]: _channel_axis(module) for module in called if isinstance(module, QuantLayer)}
-    asked = settings_by_layer(spec, channel_axes, kind=IaoTensorSpec)
-    of_input = input_spec(spec, IaoTensorSpec)
+    asked = settings_by_layer(spec, channel_axes, kind=IaoQuantizerSpec)
+    of_input = input_spec(spec, IaoQuantizerSpec)
     assert of_input is not None, "the preset has no float activations"
     for module in called:
         if isinstance(module, LEFT_FLOAT):
             kind = type(module).__name__.removeprefix("Quant")
             module.float_reason = f"preset iao leaves {kind} in float"  # pyright: ignore
         elif isinstance(module, QuantLayer):
-            of_weight = asked[names[module]].weight
-            module.weight_quantizer = _weight_quantizer(module, names[module], of_weight).to(device)
-            module.act_quantizer = IaoQuantizer(of_input, layer=names[module]).to(device)
+            settings = asked[names[module]]
+            assert settings.activation is not None, "the preset has no float activations"
+            module.weight_quantizer = _weight_quantizer(module, names[module], settings.weight).to(device)
+            module.act_quantizer = IaoQuantizer(settings.activation, layer=names[module]).to(device)
         elif type(module) in ONE_INPUT:
             module.__class__ = ONE_INPUT[type(module)]
             module.act_quantizer = IaoQuantizer(of_input, layer=names[module]).to(device)

@@ -29,7 +29,7 @@ from quantfair.quant.specs.methods import IAO_HAS, QuantSettings
 SMALLEST_SCALE: Final = torch.finfo(torch.float32).eps
 
 
-class IaoTensorSpec(QuantizerSpec):
+class IaoQuantizerSpec(QuantizerSpec):
     """What one quantizer is asked for, on the original's grids: activations are always signed."""
 
     @classmethod

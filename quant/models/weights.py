@@ -42,7 +42,7 @@ def _fetch_from_torchvision(spec: ModelSpec) -> State:
         known = ", ".join(weights.__members__)
         raise ValueError(f"`model.weights`: {spec.name} has the weights {known}, and no '{name}'")
     try:
-        return dict(weights[name].get_state_dict(progress=False, check_hash=True))
+        return dict(weights[name].get_state_dict(progress=False, check_hash=True, weights_only=True))
     except OSError as error:
         raise ValueError(
             f"`model.weights`: '{spec.weights}' cannot be fetched ({error}); "

@@ -118,7 +118,7 @@ class FakeQuantize(nn.Module):
     `enabled = False` lets everything pass, for a while, in any mode. The arithmetic is float32, also under autocast.
     All else is in the state dict, `mode` included. The scale is nan until it is calibrated.
 
-        >>> quantizer = FakeQuantize(TensorSpec.of_activation(settings), layer="conv1")
+        >>> quantizer = FakeQuantize(QuantizerSpec.of_activation(settings), layer="conv1")
         >>> quantizer.set_range(x.amin(), x.amax())
         >>> quantizer(x)
     """

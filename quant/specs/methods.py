@@ -37,7 +37,8 @@ Scheme = Literal["symmetric", "asymmetric"]
 Granularity = Literal["per_channel", "per_tensor"]
 WeightObserver = Literal["minmax", "ema", "percentile", "mse"]
 ActObserver = Literal["minmax", "ema", "percentile", "mse", "kl"]
-# What else is to be known of an observer here; `quant/quantizer/observers.py` has their code, and holds all of this.
+# What settings must know of an observer. Its row in `quant/quantizer/observers.py` has the code; importing that file
+# fails where a row does not fit the names above or the first three lists. It cannot check the last two.
 FOLLOWING_ACTIVATIONS: Final = ("minmax", "ema")  # observers whose ranges can follow training; the others are refused
 FOLLOWING_WEIGHTS: Final = ("minmax", "ema", "percentile")
 WITHOUT_MEMORY: Final = ("minmax", "percentile")  # whose range of a weight in training is that of this step

@@ -64,7 +64,7 @@ def _draw(address: str, key: str, suffix: str, options: dict[str, Any]) -> str:
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError as error:
-        raise FigureError("Figures need the package playwright: pip install -e '.[figures]'.") from error
+        raise FigureError("Figures need the package playwright: pip install playwright.") from error
     try:
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from quantfair.quant.deploy.runtimes import DeploymentError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-_REMEDY = "install it with the CUDA toolkit at hand: pip install -e '.[pycuda]', or take torch's buffers"
+_REMEDY = "install it with the CUDA toolkit at hand: pip install pycuda, or take torch's buffers"
 
 
-class TensorRTMissingError(RuntimeError):
+class TensorRTMissingError(DeploymentError):
     """A package or a GPU that is not here; the message names it and the remedy."""
 
 

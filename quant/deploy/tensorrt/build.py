@@ -39,7 +39,7 @@ def build_plan(trt: Trt, onnx_path: Path, *, max_batch: int = MAX_BATCH, timing_
     """Build for batches of 1 to `max_batch`, fastest at `max_batch`; a model with a fixed batch is built for that one.
 
     `timing_cache` is a file that speeds the next build up: read if it is there, written afterwards; one cache for each
-    kind of GPU and version, as TensorRT drops the content of any other. Raises BuildRefused with the captured log.
+    kind of GPU and version, as TensorRT drops the content of any other. Raises BuildRefusedError with the captured log.
     """
     with captured_log(trt) as log:
         builder = trt.Builder(log)

@@ -33,7 +33,11 @@ class AheadReport(NamedTuple):
 
 
 def check_ahead_of_time(onnx_path: str | Path) -> AheadReport:
-    """Check one ONNX file in a process of its own. Raises TensorRTMissing where tensorrt_rtx cannot be imported."""
+    """Check one ONNX file in a process of its own.
+
+    Raises:
+        TensorRTMissingError: tensorrt_rtx cannot be imported.
+    """
     command = [sys.executable, "-m", "quantfair.quant.deploy.tensorrt.check", str(Path(onnx_path).absolute())]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
@@ -51,7 +55,11 @@ def check_ahead_of_time(onnx_path: str | Path) -> AheadReport:
 
 
 def check_here(onnx_path: Path) -> AheadReport:
-    """Check one file in this process, which must not have built with tensorrt_rtx before. Raises TensorRTMissing."""
+    """Check one file in this process, which must not have built with tensorrt_rtx before.
+
+    Raises:
+        TensorRTMissingError: tensorrt_rtx cannot be imported.
+    """
     trt = load_trt("tensorrt_rtx")
     refused = AheadReport(str(onnx_path), None, (), (), str(trt.__version__))
     try:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from quantfair.quant.deploy.runtimes import DeploymentError
 from quantfair.quant.deploy.tensorrt.inspection import LayerPrecision
 
 
@@ -30,7 +31,7 @@ def write_aside(path: Path, data: bytes) -> None:
 AGAIN: Final = "build it again on this machine"
 
 
-class EngineMismatchError(ValueError):
+class EngineMismatchError(DeploymentError):
     """An engine of another machine or model, or a damaged one; the message says which, and the remedy."""
 
 
@@ -74,7 +75,11 @@ def write_engine(path: Path, plan: bytes, facts: EngineFacts) -> None:
 
 
 def read_engine(path: Path, machine: Machine, onnx_path: Path | None = None) -> tuple[bytes, EngineFacts]:
-    """Return the plan and its facts. Raises EngineMismatch unless they are whole, of `machine` and of `onnx_path`."""
+    """Return the plan and its facts.
+
+    Raises:
+        EngineMismatchError: they are damaged, or not of `machine` and `onnx_path`.
+    """
     for file in (path, facts_path(path)):
         if not file.is_file():
             raise EngineMismatchError(f"{file} is missing: an engine is two files; {AGAIN}")

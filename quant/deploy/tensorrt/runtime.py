@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REMEDIES: Final = {
-    "tensorrt": "install it on the GPU worker: pip install -e '.[tensorrt]'",
-    "tensorrt_rtx": "install it (Linux or Windows, x86-64; it needs no GPU): pip install -e '.[trt-check]'",
+    "tensorrt": "install it on the GPU worker: pip install 'tensorrt>=10.13,<12'",
+    "tensorrt_rtx": "install it (Linux or Windows, x86-64; it needs no GPU): pip install tensorrt-rtx",
 }
 
 
@@ -45,7 +45,7 @@ class TensorRTFailedError(DeploymentError):
 
 
 def load_trt(package: Literal["tensorrt", "tensorrt_rtx"]) -> Trt:
-    """Import TensorRT, or TensorRT for RTX, which builds without a GPU. Raises TensorRTMissing."""
+    """Import TensorRT, or TensorRT for RTX, which builds without a GPU. Raises TensorRTMissingError."""
     try:
         if package == "tensorrt":
             import tensorrt as trt  # pyright: ignore[reportMissingImports]
@@ -57,7 +57,7 @@ def load_trt(package: Literal["tensorrt", "tensorrt_rtx"]) -> Trt:
 
 
 @cache
-def why_tensorrt_is_unavailable() -> str | None:
+def why_unavailable() -> str | None:
     """Return why TensorRT cannot run here, with the remedy; None if it can. Decided once for each process."""
     import torch
 
@@ -71,11 +71,6 @@ def why_tensorrt_is_unavailable() -> str | None:
     if not torch.cuda.is_available():
         return "TensorRT needs an NVIDIA GPU, and torch sees none; give the trial one: [resources.ptq] gpu = 1"
     return None
-
-
-def why_unavailable() -> str | None:
-    """Return why TensorRT cannot run here, as the table of runtimes asks."""
-    return why_tensorrt_is_unavailable()
 
 
 def open_predictors(path: Path, *, n_threads: int) -> Iterator[Predictor]:
@@ -116,12 +111,17 @@ def build_engine(
 ) -> EngineFacts:
     """Build a model for the GPU of this process, and write the engine with its facts beside it.
 
-    Writes nothing unless every layer is computed as the graph asks. Raises TensorRTMissing, OnnxFileError for a bad
-    file, and BuildRefused where the rules, the parser, the builder or the precision of a layer speak against it.
+    Writes nothing unless every layer is computed as the graph asks.
+
+    Raises:
+        TensorRTMissingError: TensorRT cannot run here.
+        OnnxFileError: the file is bad.
+        BuildRefusedError: the rules, the parser, the builder or the precision of a layer speak against it.
     """
-    if (missing := why_tensorrt_is_unavailable()) is not None:
+    if (missing := why_unavailable()) is not None:
         raise TensorRTMissingError(missing)
-    trt, model = load_trt("tensorrt"), read_onnx(onnx_path)
+    trt = load_trt("tensorrt")
+    model = read_onnx(onnx_path)
     if violations := lint_for_tensorrt(model):
         raise BuildRefusedError(f"the rules refuse it: {'; '.join(violations)}")
     build = build_plan(trt, onnx_path, max_batch=max_batch, timing_cache=timing_cache)
@@ -142,7 +142,7 @@ def build_engine(
 
 
 def describe_machine(trt: Trt) -> Machine:
-    """What an engine built here is bound to."""
+    """Return what an engine that is built here is bound to."""
     import torch
 
     major, minor = torch.cuda.get_device_capability()
@@ -150,7 +150,11 @@ def describe_machine(trt: Trt) -> Machine:
 
 
 def load_plan(trt: Trt, plan: bytes) -> Any:
-    """Return the engine (ICudaEngine) in a plan. Raises TensorRTFailed: without a GPU, TensorRT only gives None."""
+    """Return the engine (ICudaEngine) in a plan.
+
+    Raises:
+        TensorRTFailedError: TensorRT only gave None, as it does without a GPU.
+    """
     with captured_log(trt) as log:
         engine = _runtime(trt).deserialize_cuda_engine(plan)
         if engine is None:
@@ -160,21 +164,22 @@ def load_plan(trt: Trt, plan: bytes) -> Any:
 
 @cache
 def _runtime(trt: Trt) -> Any:
-    """The runtime of this process, which must live as long as its engines."""
+    """Return the runtime of this process, which must live as long as its engines."""
     with captured_log(trt) as log:
         return trt.Runtime(log)
 
 
 def inspect_engine(trt: Trt, engine: Any, input_name: str, shape: tuple[int, ...]) -> str:
     """Return what the inspector tells, as JSON. With open shapes it tells no types before a context has a shape."""
-    context, inspector = engine.create_execution_context(), engine.create_engine_inspector()
+    context = engine.create_execution_context()
+    inspector = engine.create_engine_inspector()
     context.set_input_shape(input_name, shape)
     inspector.execution_context = context
     return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
 
 
 class TensorRTRunner:
-    """Runs an engine: images_NCHW in, every output by its name out, from host to host."""
+    """An engine that runs: images_NCHW in, every output by its name out, from host to host."""
 
     def __init__(self, trt: Trt, engine: Any, facts: EngineFacts, buffers: Buffers):
         self.facts = facts
@@ -185,7 +190,7 @@ class TensorRTRunner:
         self._context = engine.create_execution_context()
 
     def __call__(self, images_NCHW: "np.ndarray | Tensor") -> dict[str, np.ndarray]:
-        """Run a batch. Raises ValueError for a shape outside the profile, TensorRTFailed if TensorRT says no."""
+        """Run a batch. Raises ValueError for a shape outside the profile, TensorRTFailedError if TensorRT says no."""
         shape = tuple(images_NCHW.shape)
         self._check(shape)
         context, buffers, name = self._context, self._buffers, self.facts.input_name
@@ -221,8 +226,14 @@ def _require(is_done: bool, what: str, log: Any) -> None:
 def open_engine(
     engine_path: Path, *, onnx_path: Path | None = None, buffers: Literal["torch", "pycuda"] = "torch"
 ) -> TensorRTRunner:
-    """Load an engine that was built for this GPU. Raises TensorRTMissing, EngineMismatch and TensorRTFailed."""
-    if (missing := why_tensorrt_is_unavailable()) is not None:
+    """Load an engine that was built for this GPU.
+
+    Raises:
+        TensorRTMissingError: TensorRT cannot run here.
+        EngineMismatchError: the engine is damaged, or of another GPU, version or ONNX file.
+        TensorRTFailedError: TensorRT cannot load it.
+    """
+    if (missing := why_unavailable()) is not None:
         raise TensorRTMissingError(missing)
     trt = load_trt("tensorrt")
     plan, facts = read_engine(engine_path, describe_machine(trt), onnx_path)
