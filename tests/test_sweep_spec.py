@@ -5,6 +5,7 @@ import math
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
@@ -13,7 +14,8 @@ from quantfair.datasets import DatasetSpec
 from quantfair.orchestrator.config.errors import RequestError
 from quantfair.orchestrator.config.spec import Retry, load_sweep, parse_sweep
 from quantfair.orchestrator.config.sweep_file import BUILT_IN_FOLDER, built_in_sweeps
-from quantfair.quant import ModelSpec, PtqSpec, QatSpec, TrainSpec
+from quantfair.quant import RUNTIMES, ModelSpec, PtqSpec, QatSpec, TrainSpec
+from quantfair.quant.specs.methods import ActObserver
 
 RECIPE = {"epochs": 7, "lr": 0.1}
 QUICKSTART = tomllib.loads((BUILT_IN_FOLDER / "quickstart.toml").read_text())
@@ -116,7 +118,7 @@ def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
         ({"quant__0__weight_bits": 8}, "`quant.0.bits` sets weight_bits and act_bits; remove it or weight_bits."),
         (
             {"quant__0__act_observer": "minmx"},
-            "`quant.0.act_observer` must be one of minmax, ema, percentile, mse, kl, got 'minmx'. "
+            f"`quant.0.act_observer` must be one of {', '.join(get_args(ActObserver))}, got 'minmx'. "
             "Did you mean 'minmax'?",
         ),
         (
@@ -210,7 +212,7 @@ def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
         ({"experiments__0__dataset__group_by": "label"}, "must be a list of texts, got 'label' (a text)."),
         (
             {"runtimes": ["torch", "tensort"]},
-            "`runtimes.1` must be one of torch, onnxruntime, tensorrt, got 'tensort'.",
+            f"`runtimes.1` must be one of {', '.join(['torch', *RUNTIMES])}, got 'tensort'.",
         ),
         ({"runtimes": ["tensorrt"]}, "`runtimes` must hold 'torch', which every other runtime is compared with"),
         ({"resources": {"qat": {"cpus": 1}}}, "`resources.qat.cpus` is not a known key. Did you mean 'cpu'?"),

@@ -3,6 +3,7 @@
 import pytest
 
 from quantfair.quant import (
+    RUNTIMES,
     Fp32FtSpec,
     Fp32Spec,
     LayerReport,
@@ -81,7 +82,7 @@ def test_onnxruntime_has_not_the_rounding_of_preset_iao() -> None:
 
 
 def test_an_unknown_runtime_is_an_error() -> None:
-    with pytest.raises(ValueError, match="`runtime` must be one of torch, onnxruntime, tensorrt, got 'openvino'"):
+    with pytest.raises(ValueError, match=f"`runtime` must be one of {', '.join(['torch', *RUNTIMES])}, got 'openvino'"):
         find_unsupported(ptq(), "openvino")
 
 
