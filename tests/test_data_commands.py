@@ -7,6 +7,7 @@ import pytest
 from data_files import write_csv
 from typer.testing import CliRunner, Result
 
+from quantfair.datasets import SOURCES
 from quantfair.orchestrator.commands.app import app
 
 
@@ -68,7 +69,7 @@ def test_prepare_converts_and_names_the_id(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["check", "utkfaces"], "`name` must be one of digits, mnist,"),
+        (["check", "utkfaces"], f"`name` must be one of {', '.join(SOURCES)},"),
         (["check", "utkfaces"], "Did you mean 'utkface'?"),
         (["check", "utkface", "task=sex"], "`task` must be one of ['gender', 'ethnicity', 'age'], got 'sex'"),
         (["check", "digits", "train_sice=5"], "Did you mean 'train_size'?"),

@@ -10,11 +10,11 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from quantfair.datasets import DatasetSpec
+from quantfair.datasets import SOURCES, DatasetSpec
 from quantfair.orchestrator.config.errors import RequestError
 from quantfair.orchestrator.config.spec import Retry, load_sweep, parse_sweep
 from quantfair.orchestrator.config.sweep_file import BUILT_IN_FOLDER, built_in_sweeps
-from quantfair.quant import RUNTIMES, ModelSpec, PtqSpec, QatSpec, TrainSpec
+from quantfair.quant import MODELS, RUNTIMES, ModelSpec, PtqSpec, QatSpec, TrainSpec
 from quantfair.quant.specs.methods import ActObserver
 
 RECIPE = {"epochs": 7, "lr": 0.1}
@@ -136,12 +136,12 @@ def test_qat_from_scratch_follows_each_value_of_an_axis_of_train() -> None:
         ({"quant": {"method": "ptq"}}, "`quant` must be a list of tables, written [[quant]]."),
         (
             {"experiments__0__dataset__name": "mnits"},
-            "`experiments.0.dataset.name` must be one of digits, mnist, fashion_mnist, cifar10, utkface, "
-            "image_folder, synthetic, package.module:factory, got 'mnits'. Did you mean 'mnist'?",
+            f"`experiments.0.dataset.name` must be one of {', '.join(SOURCES)}, package.module:factory, got 'mnits'. "
+            "Did you mean 'mnist'?",
         ),
         (
             {"experiments__0__model__name": "smal_cnn"},
-            "`experiments.0.model.name` must be one of small_cnn, nin, nin_gc, resnet18, trident, torchvision:NAME, "
+            f"`experiments.0.model.name` must be one of {', '.join(MODELS)}, torchvision:NAME, "
             "package.module:factory, got 'smal_cnn'. Did you mean 'small_cnn'?",
         ),
         (
