@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import torch
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 from time_limits import no_process_outlives_its_test, pytest_collection_modifyitems  # noqa: F401
 
 from quantfair.quant import TensorRTMissingError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 torch.set_num_threads(1)
+threadpool_limits(1)  # of BLAS too: the last digits of a sum in float32 depend on how many threads share it
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for processes that tests start
 settings.register_profile("quantfair", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("quantfair")
 
