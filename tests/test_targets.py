@@ -102,6 +102,14 @@ def test_what_calibration_and_overrides_made_of_a_layer_is_judged_too() -> None:
     assert find_unsupported_layers([report(weight=4)], "torch") is None
 
 
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [(4, "act_bits = 4: TensorRT has INT4 for weights alone"), (16, "no integers of more than 8 bits")],
+)
+def test_a_join_of_other_bits_than_a_runtime_has_says_so(act: int, reason: str) -> None:
+    assert reason in str(find_unsupported_layers([report("Add", weight=None, act=act)], "tensorrt"))
+
+
 def test_a_quantized_transposed_convolution_is_left_float_by_name() -> None:
     told = find_unsupported_layers([report("ConvTranspose2d")], "tensorrt")
     assert told is not None

@@ -87,7 +87,8 @@ def connect(address: str | None, *, job: dict[str, str]) -> str | None:
         raise
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler ends us at once
-        undo_later(signal.signal, signal.SIGTERM, handler)
+        if handler is not None:  # None: it is not of Python, and Python cannot set it again
+            undo_later(signal.signal, signal.SIGTERM, handler)
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 

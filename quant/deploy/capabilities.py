@@ -99,7 +99,9 @@ def _find_fault_of_form(settings: dict[str, Any], form: Form, runtime: Runtime) 
 def _explain_bits(settings: dict[str, Any], runtime: Runtime) -> str:
     """Return the runtime's own words about bits in no form of it, or those that its forms have."""
     if runtime.explain_bits is not None:
-        return runtime.explain_bits(settings["weight_bits"], settings["act_bits"])
+        act_bits = settings["act_bits"]
+        weight_bits = act_bits if settings["weight_bits"] is None else settings["weight_bits"]
+        return runtime.explain_bits(weight_bits, act_bits)
     known = []
     for form in runtime.forms:
         weight_bits = " or ".join(map(str, form.weight_bits))
