@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SWEEP ?= quickstart
+EXTRAS ?= dev
 CONSTRAINTS ?= --constraint constraints.txt
 
 .PHONY: sweep test test-all check bench install install-dev clean
@@ -29,14 +30,19 @@ bench: install-dev  ## Every benchmark; each prints one JSON document last.
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# One call of pip for everything: each call looks through all the packages again.
+define install_package
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable .
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable '$(1)'
 	$(BIN)/python orchestrator/checkout.py
-	touch $@
+	touch $(VENV)/installed
+endef
 
-$(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(call install_package,.)
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	$(call install_package,.[$(EXTRAS)])
 	touch $@
 
 clean:
