@@ -54,11 +54,15 @@ def test_filters_of_the_address_choose_what_is_drawn(store: str, tmp_path: Path)
         pytest.param(
             ("runtimes",),
             'nothing to draw: this sweep measured torch alone; runtimes = ["torch", "onnxruntime"]',
-            marks=pytest.mark.slow,  # each draws a page, as the last one does
+            marks=pytest.mark.slow,  # it draws a page, and so does the last one; `test_report_browser.py` has the same
         ),
         (("drops", "--output", "drops.pdf"), "`--output` must end in .svg or .png, got drops.pdf"),
         (("drops", "--output", "no/such/drops.svg"), "`--output` is in a folder that does not exist: /"),
-        (("drops", "--filters", "bits=99&nonsense=1"), "--filters: the dashboard does not know bits=99, nonsense=1."),
+        pytest.param(
+            ("drops", "--filters", "bits=99&nonsense=1"),
+            "--filters: the dashboard does not know bits=99, nonsense=1.",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_cannot_be_drawn_says_why(store: str, words: tuple[str, ...], said: str) -> None:

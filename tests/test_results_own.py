@@ -16,10 +16,15 @@ from quantfair.results import Store, StoreError, build_tables, update_report
 from quantfair.results.user_data.metrics import TAKEN
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A sweep for all tests that add nothing to it."""
+    return plant(tmp_path_factory.mktemp("own"))
+
+
+def plant(folder: Path) -> Sweep:
     """A reference, and a trial that is wrong on thirty more images, all of them of grey hair."""
-    planted = Sweep(tmp_path)
+    planted = Sweep(folder)
     planted.add("ref", planted.logits, method="fp32")
     planted.add("q", damage(planted, right_ones(planted, hair=1)[:30]), method="ptq", reference="ref")
     planted.tables()
@@ -81,7 +86,8 @@ def test_right_answers_as_a_metric_agree_with_the_drops(sweep: Sweep) -> None:
         assert 100 * own["value"] == pytest.approx(drop["value"], abs=1e-9)
 
 
-def test_a_planted_difference_is_uneven_and_none_is_not(sweep: Sweep) -> None:
+def test_a_planted_difference_is_uneven_and_none_is_not(tmp_path: Path) -> None:
+    sweep = plant(tmp_path)
     sweep.add("same", sweep.logits, method="ptq", reference="ref")
     sweep.tables()
     rows = build(sweep, "is_right")["disparity"].query("metric == 'is_right'").set_index(["trial_id", "grouping"])
@@ -116,7 +122,8 @@ def test_a_metric_sees_the_test_images_of_one_trial(sweep: Sweep) -> None:
         assert seen[name].tolist() == stored[name].tolist()
 
 
-def test_comparisons_without_a_result_and_of_two_devices_say_so(sweep: Sweep) -> None:
+def test_comparisons_without_a_result_and_of_two_devices_say_so(tmp_path: Path) -> None:
+    sweep = plant(tmp_path)
     row = sweep.plan_trial("ft", "fp32_ft", reference="ref")
     sweep.store.write_trial({**row, "status": "failed", "error": "no"})
     sweep.add("qat", sweep.logits, method="qat", reference="ref", control="ft")

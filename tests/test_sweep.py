@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from processes import start_process, wait_until
+from processes import find_workers, lives, start_process, wait_until
 from sklearn.metrics import balanced_accuracy_score
 from typer.testing import CliRunner
 
@@ -370,9 +370,12 @@ def test_a_sweep_killed_on_ray_goes_on_and_ends_like_an_undisturbed_inline_one(
     first = start(*words)
     wait_until(lambda: len(store.trial_ids()) >= 2 or first.poll() is not None, "two rows")
     assert first.poll() is None, first.communicate()[0]
+    workers = find_workers(first.pid)
+    assert workers or not Path("/proc").is_dir()
     os.kill(first.pid, signal.SIGKILL)
     before = times_of_rows(store)
     first.communicate()
+    wait_until(lambda: not any(map(lives, workers)), "workers are gone", seconds=30)  # Ray's own take a minute
     assert 2 <= len(before) < N_TRIALS
     second = start(*words)
     said = second.communicate(timeout=240)[0]
@@ -385,6 +388,7 @@ def test_a_sweep_killed_on_ray_goes_on_and_ends_like_an_undisturbed_inline_one(
     assert_equal_tables(store, undisturbed)
 
 
+@pytest.mark.slow  # `test_cluster.py` has every shape of it
 def test_more_than_any_node_has_is_refused_before_waiting_for_ever(sweep_file: str, tmp_path: Path) -> None:
     process = start("sweep", sweep_file, "resources.qat.gpu=64", "--store", str(tmp_path))
     said = process.communicate(timeout=120)[0]
