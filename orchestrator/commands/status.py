@@ -100,8 +100,8 @@ def format_comparison(comparison: "Comparison") -> list[str]:
             f"largest: {largest['configuration']}, {largest['group']}{where} {largest['in_words']} against the other."
         ]
     return [
-        f"compared: {summary['n_compared']} configurations of both stores, {summary['n_alone']} of one left out; "
-        f"the 95 % interval of what all images lose or gain leaves out 0 in {summary['n_changed']}.",
+        f"compared: {summary['n_compared']} configurations that both stores have; {summary['n_alone']} are in one alone",
+        f"changed: in {summary['n_changed']} of them all images lose or gain (the 95 % interval excludes 0)",
         *told,
         *(f"comparison: {place}" for place in comparison.files),
     ]

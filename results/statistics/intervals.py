@@ -75,7 +75,7 @@ def excess_gap(n_rw: ArrayLike, n_wr: ArrayLike, n: ArrayLike) -> ExcessGap:
 
     The last axis holds *all* groups of one grouping, as the overall drop is taken over them; leading axes are trials.
     d_g - d_overall = (1 - n_g / N) (d_g - d_rest), and the rest shares no image with the group: the interval and p are
-    those of a difference of two independent drops. p < .05 exactly where the interval leaves out 0. All are nan for
+    those of a difference of two independent drops. p < .05 exactly where the interval excludes 0. All are nan for
     an empty group and for a group without a rest.
     Sources: EAG: Hashemizadeh et al., Balancing Act, ICLR 2024, section 3; interval: MOVER, Zou and Donner, Statistics
     in Medicine 27 (2008) 1693, section 2, on Tango's limits of the two drops; p: the z at which a limit meets 0.

@@ -58,7 +58,7 @@ const drawDrops = (view, { colors, width }) => {
   const isAccuracy = view.metricKey === "accuracy";
   const colours = view.metric.isLoss ? "Orange: it is worse; purple: it is better" : "Orange: more; purple: less";
   const marks = isAccuracy
-    ? ` ▲ more, ▽ less is lost than of all images, and ${view.seedNumber === null ? "the 95 % interval of that excess leaves out 0 (uncorrected)" : "p < .05 after correction"}.`
+    ? ` ▲ more, ▽ less is lost than of all images, and ${view.seedNumber === null ? "the 95 % interval of that excess excludes 0 (uncorrected)" : "p < .05 after correction"}.`
     : "";
   return {
     ...drawn,

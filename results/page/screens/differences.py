@@ -69,7 +69,7 @@ def _render_counts(rows: Sequence[Row]) -> str:
     changed = [row for row in whole if row["drop_ci_low_pp"] > 0 or row["drop_ci_high_pp"] < 0]
     return (
         f"<p>{count(len(whole), 'configuration')} of both; in {len(changed)} of them the interval of what all images "
-        "lose or gain leaves out 0.</p>"
+        "lose or gain excludes 0.</p>"
     )
 
 
