@@ -89,6 +89,7 @@ def test_a_program_that_is_no_browser_is_named(monkeypatch: pytest.MonkeyPatch) 
         draw_figure("<p>", "drops", "svg", width_mm=85)
 
 
+@pytest.mark.slow
 def test_a_figure_is_of_the_store_as_it_is_with_the_metrics_it_was_built_with(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", seeds=(0,), bits=(8,), observers=("minmax",), datasets=("faces",))
     update_report(store, metrics=["user_metrics:is_right"])

@@ -94,9 +94,14 @@ def test_calibrating_again_starts_afresh():
     assert model.training == trained_model().training
 
 
-@pytest.mark.parametrize("weight_observer", ["minmax", "ema"])
+OTHERS = [("ema", "ema"), ("percentile", "minmax")]
+
+
+@pytest.mark.parametrize(
+    ("act_observer", "weight_observer"),
+    [("ema", "minmax"), ("percentile", "ema"), *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
+)
 @pytest.mark.parametrize("bn_fold", ["none", "fold", "fold_calibrated"])
-@pytest.mark.parametrize("act_observer", ["ema", "percentile"])
 def test_qat_trains_without_calibration_and_evaluates_alike_when_frozen(bn_fold, act_observer, weight_observer):
     spec = changed(QAT, bn_fold=bn_fold, act_observer=act_observer, weight_observer=weight_observer)
     model = prepared(spec)

@@ -602,10 +602,8 @@ ODD: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",  # `test_report.py` renders the others always
-    [name if name == "45 groups" else pytest.param(name, marks=pytest.mark.slow) for name in ODD],
-)
+@pytest.mark.slow  # `test_report.py` renders them always
+@pytest.mark.parametrize("name", ODD)
 def test_odd_input_is_drawn_or_says_why_not(browser: "Browser", tmp_path: Path, name: str) -> None:
     path = tmp_path / "odd.html"
     path.write_text(render_report(dict(make_tables(bits=(4,), observers=("minmax",), **ODD[name]))), encoding="utf-8")

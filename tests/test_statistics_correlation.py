@@ -19,7 +19,7 @@ def draw(n: int, *, ties: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return x_CG, x_CG + 2 * rng.normal(size=(10, n))
 
 
-@pytest.mark.parametrize("n", [5, 6, 7])
+@pytest.mark.parametrize("n", [5, 6, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("ties", [False, True])
 def test_few_groups_have_the_exact_p_of_all_permutations(n: int, ties: bool) -> None:
     x_CG, y_CG = draw(n, ties=ties, seed=n)

@@ -314,7 +314,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     patch.undo()
 
 
-@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["inline", "ray"])
 def test_on_an_object_store_a_killed_sweep_goes_on_and_ends_like_one_on_a_disk(
     whole: Store, s3: str, sweep_file: str, executor: str
 ) -> None:
@@ -342,7 +343,6 @@ def test_on_an_object_store_a_killed_sweep_goes_on_and_ends_like_one_on_a_disk(
     assert run(*words[:-2], "--store", store.location).exit_code == 0
 
 
-@pytest.mark.slow
 def test_on_an_object_store_damage_is_put_away(whole: Store, s3: str) -> None:
     store = Store.open(s3 % "damaged")
     store.write_manifest(whole.read_manifest())

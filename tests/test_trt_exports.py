@@ -21,25 +21,31 @@ from quantfair.quant import (
 
 SIGNED: dict[str, Any] = {"act_signed": "always"}
 INT4: dict[str, Any] = {"weight_bits": 4, "act_bits": 32}
-TABLE: list[tuple[dict[str, Any], bool]] = [
+ALWAYS_CHECKED: list[tuple[dict[str, Any], bool]] = [
     (SIGNED, True),
+    (INT4, True),
+    ({}, False),
+    ({**SIGNED, "weight_bits": 4, "act_bits": 4}, False),
+    ({**SIGNED, "overrides": {"classifier": {"weight_bits": 4}}}, False),
+]
+CHECKED: list[tuple[dict[str, Any], bool]] = [
     ({**SIGNED, "granularity": "per_tensor"}, True),
     ({**SIGNED, "bn_fold": "none"}, True),
     ({**SIGNED, "overrides": {"classifier": {"quantize": False}}}, True),
-    (INT4, True),
     ({**INT4, "granularity": "per_tensor"}, True),
-    ({}, False),
     ({"scheme": "asymmetric"}, False),
     ({**INT4, "scheme": "asymmetric"}, False),
     ({**SIGNED, "weight_bits": 16, "act_bits": 16}, False),
     ({**SIGNED, "weight_bits": 4}, False),
-    ({**SIGNED, "weight_bits": 4, "act_bits": 4}, False),
     ({"act_bits": 32}, False),
-    ({**SIGNED, "overrides": {"classifier": {"weight_bits": 4}}}, False),
 ]
 
 
-@pytest.mark.parametrize(("settings", "is_supported"), TABLE, ids=str)
+@pytest.mark.parametrize(
+    ("settings", "is_supported"),
+    [*ALWAYS_CHECKED, *(pytest.param(*row, marks=pytest.mark.slow) for row in CHECKED)],
+    ids=str,
+)
 def test_table_and_rules_agree_on_an_export(settings: dict[str, Any], is_supported: bool) -> None:
     spec = PtqSpec(method="ptq", **settings)
     exported = export_digits(spec)

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from processes import LIMIT_S, start_process
+from processes import LIMIT_S, find_family, start_process
 from ray.cluster_utils import Cluster
 
 from quantfair.results import Store
@@ -51,11 +51,15 @@ def started(*command: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
+        family = find_family(process.pid)
         process.terminate()
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+        for pid in family:  # nodes of an autoscaler leave their log monitors behind
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def own_folder() -> str:
