@@ -3,13 +3,17 @@
 The full matrix, of architectures at their original widths, is slow; some of it always runs, on narrow ones.
 """
 
+import warnings
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from deployed_models import NARROW, frozen, last_step
+from torch import nn
 
 from quantfair.quant import PtqSpec, QatSpec, export_onnx, predict
 from quantfair.quant.deploy.onnxruntime import OnnxRuntime
@@ -40,11 +44,29 @@ def check_parity(name: str, bits: str, scheme: str, method: str, *, width: int |
     batches = images_NCHW.split(256)
     expected_NK = predict(model, batches).numpy()
     found_NK = np.concatenate([runtime(batch.numpy()) for batch in batches])
-    agreement = float((found_NK.argmax(1) == expected_NK.argmax(1)).mean())
-    difference, step = float(np.abs(found_NK - expected_NK).max()), last_step(model)
-    print(f"{name} {bits} {scheme} {method}: agreement {agreement:.4f}, difference {difference:.2g}, step {step:.2g}")
-    assert agreement >= (0.995 if "4" in bits else 0.999)
+    n_different = count_different(found_NK, expected_NK)
+    difference = float(np.abs(found_NK - expected_NK).max())
+    step = last_step(model)
+    print(f"{name} {bits} {scheme} {method}: {n_different} answers differ, by {difference:.2g}, step {step:.2g}")
+    n_few = (0.005 if "4" in bits else 0.001) * len(expected_NK)
+    if n_different > n_few:
+        # A sum that ends between two steps of a grid is rounded by its last bit. How many answers hang on that depends
+        # on the model, and so on the CPU that trained it: torch with other convolutions changes as many.
+        n_by_chance = count_different(predict_without_onednn(model, batches), expected_NK)
+        print(f"torch with other convolutions: {n_by_chance} answers differ")
+        assert n_different <= 2 * n_by_chance
     assert difference <= step + 1e-5 * np.abs(expected_NK).max()  # and float32's own
+
+
+def count_different(logits_NK: np.ndarray, others_NK: np.ndarray) -> int:
+    return int((logits_NK.argmax(1) != others_NK.argmax(1)).sum())
+
+
+def predict_without_onednn(model: nn.Module, batches: Sequence[torch.Tensor]) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a GPU that is not there
+        with torch.backends.mkldnn.flags(enabled=False):
+            return predict(model, batches).numpy()
 
 
 @pytest.mark.parametrize(("name", "bits", "scheme", "method"), ALWAYS)
