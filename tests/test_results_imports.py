@@ -124,6 +124,25 @@ def test_the_same_predictions_are_the_same_trial_in_any_order_and_format(pets: P
     assert row["control_trial_id"] == "tuned"
 
 
+def test_numbers_may_be_written_as_pandas_writes_them_once_a_column_was_float(pets: Pets) -> None:
+    frame = pets.frame()
+    first = bring(pets, frame)
+    assert bring(pets, frame.astype({"predicted": float, "sample_id": float})) == first
+    assert bring(pets, to_parquet(frame.astype({"predicted": float}))) == first
+    assert bring(pets, to_parquet(frame.set_index("sample_id"))) == first
+
+
+def test_columns_that_mean_nothing_are_named(pets: Pets, tmp_path: Path) -> None:
+    file = tmp_path / "weighted.csv"
+    file.write_bytes(to_csv(pets.frame(logits=True).assign(sample_weight=2.0, path="x")))
+    words = ["import", pets.store.location, str(file), "--name", "theirs", "--reference", "float"]
+    said = CliRunner().invoke(app, words).stdout
+    assert "not used: the columns sample_weight, path; every image counts once" in said
+    added = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert added["columns_not_used"] == ["sample_weight", "path"]
+    assert bring(pets, pets.frame(logits=True)) == added["trial_id"]
+
+
 def test_seeds_of_one_name_are_one_configuration(pets: Pets) -> None:
     frame = pets.frame()
     ids = [bring(pets, frame, seed=seed) for seed in (0, 1)] + [bring(pets, frame, seed=0, name="others")]
@@ -179,6 +198,9 @@ def change(frame: pd.DataFrame, column: str, row: int, value: Any) -> pd.DataFra
         (lambda f: change(f, "sample_id", 0, 999), "names 1 images that are no images of data set d, the first 999"),
         (lambda f: change(f, "sample_id", 0, "x"), "sample_id must be a whole number, got 'x': take those of"),
         (lambda f: change(f, "sample_id", 0, "1.5"), "sample_id must be a whole number, got '1.5'"),
+        (lambda f: change(f, "sample_id", 0, "inf"), "sample_id must be a whole number, got 'inf'"),
+        (lambda f: change(f, "sample_id", 0, ""), "sample_id must be a whole number, got ''"),
+        (lambda f: change(f, "predicted", 0, "1.5"), "got '1.5'"),
         (lambda f: change(f, "predicted", 0, "cow"), r"one of the names \['cat', .* indices 0 to 2 for all, got 'cow'"),
         (lambda f: change(f, "predicted", 0, 3), "got '3'"),
         (lambda f: change(f, "predicted", 0, ""), "got ''"),

@@ -408,8 +408,8 @@ def test_new_groupings_are_joined_from_a_csv_without_a_new_run(sweep: Sweep) -> 
 @pytest.mark.parametrize(
     ("csv", "message"),
     [
-        ("image,size\n1,x\n", r"my.csv must be a CSV with whole numbers in a column sample_id"),
-        ("sample_id,size\nx,y\n", r"my.csv must be a CSV with whole numbers in a column sample_id"),
+        ("image,size\n1,x\n", r"my.csv has no column sample_id: it has \['image', 'size'\]"),
+        ("sample_id,size\nx,y\n", r"my.csv: sample_id must be a whole number, got 'x': take those of samples.parquet"),
         ("sample_id,size\n1,x\n1,y\n", r"my.csv names image 1 twice; give each sample_id one row"),
         ("sample_id\n1\n", r"my.csv has no column beside sample_id"),
     ],

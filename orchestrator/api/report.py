@@ -1,5 +1,6 @@
 """Tables and dashboard of a store; predictions from elsewhere; charts for papers."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,14 @@ def list_failed(built: BuiltReport) -> list[dict[str, Any]]:
     return find_failed(built.derived.trials)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedPredictions:
+    """The trial that was made of a file, and the columns of the file that mean nothing here."""
+
+    trial_id: str
+    columns_not_used: list[str]
+
+
 def add_predictions(
     store: str | Path,
     file: Path,
@@ -99,8 +108,8 @@ def add_predictions(
     reference: str,
     control: str | None = None,
     seed: int | None = None,
-) -> str:
-    """Make predictions of another tool's model a finished trial of the store, and return its trial_id.
+) -> AddedPredictions:
+    """Make predictions of another tool's model a finished trial of the store.
 
     `file` is a CSV or Parquet file of exactly the test images, and of all val images or none. `reference` and `control`
     are ids of finished trials to compare with. `seed` is that of the reference by default.
@@ -113,8 +122,9 @@ def add_predictions(
 
     if not file.is_file():
         raise RequestError([ConfigProblem("FILE", f"names no file: {file}.")])
-    return import_predictions(
-        Store.open(str(store)),
+    opened = Store.open(str(store))
+    trial_id = import_predictions(
+        opened,
         file.read_bytes(),
         source=str(file),
         name=name,
@@ -122,6 +132,10 @@ def add_predictions(
         control=control,
         seed=seed,
     )
+    row = opened.read_trial(trial_id)
+    assert row is not None
+    about = json.loads(row["config"])["imported"]
+    return AddedPredictions(trial_id=trial_id, columns_not_used=about.get("columns_not_used", []))
 
 
 def draw_chart(store: str | Path, chart: str, place: Path, *, filters: str = "", width_mm: float = 85) -> int:

@@ -1,6 +1,7 @@
 """The commands `report`, `figure` and `import`: tables and page, charts for papers, predictions from elsewhere."""
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -92,8 +93,10 @@ def import_(
 ) -> None:
     """Take in predictions from elsewhere, of exactly the test images (and of all val images, or none)."""
     with exit_codes():
-        trial_id = add_predictions(store, file, name=name, reference=reference, control=control, seed=seed)
+        added = add_predictions(store, file, name=name, reference=reference, control=control, seed=seed)
         if as_json:
-            print(json.dumps({"trial_id": trial_id}))
-        else:
-            print(f"trial {trial_id}: `report` shows it")
+            print(json.dumps(asdict(added)))
+            return
+        print(f"trial {added.trial_id}: `report` shows it")
+        if added.columns_not_used:
+            print(f"not used: the columns {', '.join(added.columns_not_used)}; every image counts once")

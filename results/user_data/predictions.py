@@ -62,7 +62,7 @@ def import_predictions(
         "reference_trial_id": reference,
         "control_trial_id": control,
         "control_reason": NO_CONTROL if control is None else None,
-        "config": _make_config(parent, name, source),
+        "config": _make_config(parent, name, source, given.not_used),
     }
     _refuse_another(store, row, name)
     table = _make_table(store, given, trial_id, reference)
@@ -144,11 +144,12 @@ def _score(given: Given, table: pa.Table) -> dict[str, Any]:
     return score_answers(given.predicted_N[test_N], given.labels_N[test_N], loss_nats_N=loss_nats_N)
 
 
-def _make_config(parent: dict[str, Any], name: str, source: str) -> str:
+def _make_config(parent: dict[str, Any], name: str, source: str, not_used: tuple[str, ...]) -> str:
     """Return the settings that are known: those of the reference's data, network and training, and the name."""
     known = json.loads(parent["config"] or "{}")
     shared = {part: known[part] for part in ("dataset", "model", "train") if part in known}
-    return json.dumps({**shared, IMPORTED: {"name": name, "file": PurePath(source).name}}, sort_keys=True)
+    about = {"name": name, "file": PurePath(source).name, **({"columns_not_used": not_used} if not_used else {})}
+    return json.dumps({**shared, IMPORTED: about}, sort_keys=True)
 
 
 def _short_hash(parts: dict[str, Any]) -> str:

@@ -6,27 +6,28 @@ Legend: N images, in the order of their sample_id, K classes.
 """
 
 import hashlib
-import io
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from quantfair.results.store.files import StoreError
-
-PARQUET = b"PAR1"  # how such a file begins
+from quantfair.results.user_data.user_table import PARQUET, parse_sample_ids, parse_whole, read_user_table
 
 
 class Given(NamedTuple):
-    """What a file says of each image, and what the data set does. `logits_NK` is None where the file has none."""
+    """What a file says of each image, and what the data set does.
+
+    `logits_NK` is None where the file has none. `not_used` names the columns of the file that mean nothing here.
+    """
 
     sample_ids_N: np.ndarray
     splits_N: np.ndarray
     labels_N: np.ndarray
     predicted_N: np.ndarray
     logits_NK: np.ndarray | None
+    not_used: tuple[str, ...]
 
     @property
     def digest(self) -> str:
@@ -45,25 +46,18 @@ def read_given(data: bytes, samples: pa.Table, class_names: list[str], *, source
     logits_NK = _read_logits(table, len(class_names), source)
     if logits_NK is not None:
         _check_largest(logits_NK, predicted_N, table["sample_id"], class_names, source)
-    return Given(table["sample_id"].to_numpy(), splits_N, labels_N, predicted_N, logits_NK)
+    not_used = tuple(str(name) for name in table if not _is_used(str(name)))
+    return Given(table["sample_id"].to_numpy(), splits_N, labels_N, predicted_N, logits_NK, not_used)
+
+
+def _is_used(column: str) -> bool:
+    return column in ("sample_id", "predicted", "logits") or column.startswith("logit_")
 
 
 def _parse(data: bytes, source: str) -> Any:
     """Read the columns, of a CSV as texts, and its sample_id as whole numbers that stand once."""
-    try:
-        if data.startswith(PARQUET):
-            table: Any = pq.read_table(io.BytesIO(data)).to_pandas()
-        else:
-            table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-    except (ValueError, pa.ArrowException, OSError) as error:
-        raise StoreError(f"{source} is neither CSV nor Parquet ({error}).") from error
-    if missing := [name for name in ("sample_id", "predicted") if name not in table]:
-        raise StoreError(f"{source} has no column {' and no column '.join(missing)}: it has {list(table.columns)}.")
-    ids: Any = pd.to_numeric(table["sample_id"], errors="coerce")
-    if not (ids == ids.round()).all():
-        value = table["sample_id"][(ids != ids.round()).idxmax()]
-        raise StoreError(f"{source}: sample_id must be a whole number, got {value!r}: take those of samples.parquet.")
-    table["sample_id"] = ids.astype("int64")
+    table = read_user_table(data, source=source, required=["sample_id", "predicted"])
+    table["sample_id"] = parse_sample_ids(table["sample_id"], source=source)
     if (twice := table["sample_id"].duplicated()).any():
         image = table["sample_id"][twice.idxmax()]
         raise StoreError(f"{source} names image {image} twice; give each sample_id one row.")
@@ -100,8 +94,8 @@ def _read_classes(values: Any, class_names: list[str], source: str, *, is_csv: b
     is_number = pd.api.types.is_numeric_dtype(values)
     texts = [f"{value:g}" if is_number else str(value).strip() for value in values]
     by_name = {} if is_number else {name: index for index, name in enumerate(class_names)}
-    by_index = {str(index): index for index in range(len(class_names))} if is_csv or is_number else {}
-    readings = [[index_of.get(text) for text in texts] for index_of in (by_name, by_index)]
+    by_index: dict[int | None, int] = {index: index for index in range(len(class_names))} if is_csv or is_number else {}
+    readings = [[by_name.get(text) for text in texts], [by_index.get(parse_whole(text)) for text in texts]]
     complete = [reading for reading in readings if None not in reading]
     if not complete:
         named, indexed = readings
