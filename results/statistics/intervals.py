@@ -70,6 +70,15 @@ def drop_interval(n_rw: ArrayLike, n_wr: ArrayLike, n: ArrayLike, *, confidence:
     return Interval(-_find_upper_limit(wr, rw, n, z), _find_upper_limit(rw, wr, n, z))
 
 
+def upper_drop_limit(n_rw: ArrayLike, n_wr: ArrayLike, n: ArrayLike, *, level: ArrayLike) -> Floats:
+    """Return the largest paired drop that a one-sided score test at `level` does not reject; n = 0 gives nan.
+
+    `level` is a number or one for each drop, such as 0.05 for a limit at 95 %. Source: as `drop_interval`.
+    """
+    rw, wr, n = _as_paired_counts(n_rw, n_wr, n)
+    return _find_upper_limit(rw, wr, n, -special.ndtri(np.asarray(level, dtype=np.float64)))
+
+
 def excess_gap(n_rw: ArrayLike, n_wr: ArrayLike, n: ArrayLike) -> ExcessGap:
     """Return each group's drop minus the overall drop, with its 95 % interval and two-sided p.
 
@@ -173,9 +182,10 @@ def _bisect(is_too_far: Callable[[Floats], np.ndarray], near: Floats, far: Float
     return far
 
 
-def _find_upper_limit(rw: Floats, wr: Floats, n: Floats, z: float) -> Floats:
+def _find_upper_limit(rw: Floats, wr: Floats, n: Floats, z: ArrayLike) -> Floats:
     drop = _drop(rw, wr, n)
-    return _bisect(lambda d: _score(rw, wr, n, d) < -z, drop, np.where(np.isnan(n), np.nan, 1.0))
+    lowest = -np.asarray(z)
+    return _bisect(lambda d: _score(rw, wr, n, d) < lowest, drop, np.where(np.isnan(n), np.nan, 1.0))
 
 
 _Counts: TypeAlias = tuple[Floats, Floats, Floats]
