@@ -3,7 +3,7 @@
 `python tests/benchmarks/validate_words.py [DRAWS]` runs the cells of `tests/support/grid.csv` and 50 more that are
 drawn from a printed seed (5,000 draws each unless said), two at a time. A cell that is above 6.5 %, or above 1.3 times
 the nominal level of an error, is run again with four times as many draws. It prints JSON: for each kind of error the
-worst cells, and every cell that is still above after that. It takes about TODO minutes.
+worst cells, and every cell that is still above after that.
 """
 
 import json
