@@ -21,14 +21,14 @@ from quantfair.quant import (
 
 SIGNED: dict[str, Any] = {"act_signed": "always"}
 INT4: dict[str, Any] = {"weight_bits": 4, "act_bits": 32}
-ALWAYS_CHECKED: list[tuple[dict[str, Any], bool]] = [
+TABLE: list[tuple[dict[str, Any], bool]] = [
     (SIGNED, True),
     (INT4, True),
     ({}, False),
     ({**SIGNED, "weight_bits": 4, "act_bits": 4}, False),
     ({**SIGNED, "overrides": {"classifier": {"weight_bits": 4}}}, False),
 ]
-CHECKED: list[tuple[dict[str, Any], bool]] = [
+MORE_OF_TABLE: list[tuple[dict[str, Any], bool]] = [
     ({**SIGNED, "granularity": "per_tensor"}, True),
     ({**SIGNED, "bn_fold": "none"}, True),
     ({**SIGNED, "overrides": {"classifier": {"quantize": False}}}, True),
@@ -43,7 +43,7 @@ CHECKED: list[tuple[dict[str, Any], bool]] = [
 
 @pytest.mark.parametrize(
     ("settings", "is_supported"),
-    [*ALWAYS_CHECKED, *(pytest.param(*row, marks=pytest.mark.slow) for row in CHECKED)],
+    [*TABLE, *(pytest.param(*row, marks=pytest.mark.slow) for row in MORE_OF_TABLE)],
     ids=str,
 )
 def test_table_and_rules_agree_on_an_export(settings: dict[str, Any], is_supported: bool) -> None:

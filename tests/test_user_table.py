@@ -51,6 +51,12 @@ def test_numbers_are_in_the_order_of_numbers(store: Store) -> None:
     assert sort_names(["1.5", "-2", "1e1"]) == ["-2", "1.5", "1e1"]
 
 
+@pytest.mark.parametrize("odd", ["nan", "inf"])
+def test_a_name_that_is_no_finite_number_makes_all_of_them_texts(odd: str) -> None:
+    for names in (["10", odd, "9"], [odd, "9", "10"], ["9", "10", odd]):
+        assert sort_names(names) == ["10", "9", odd]
+
+
 # --- whole numbers ---
 
 
@@ -66,7 +72,7 @@ def test_what_is_no_whole_number_is_not_made_one(value: object) -> None:
     assert parse_whole(value) is None
 
 
-@pytest.mark.parametrize("value", ["0.4", "inf", "", "1e9", "x"])
+@pytest.mark.parametrize("value", ["0.4", "inf", "", "1e9", "x", "9" * 30])
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_sample_id_that_is_none_is_refused_by_name(value: str, kind: str) -> None:
     frame: Any = pd.DataFrame({"sample_id": ["0", value, "2"], "own": ["a", "b", "c"]})
@@ -83,7 +89,24 @@ def test_a_groups_file_with_half_an_id_is_refused_and_not_kept(store: Store) -> 
     assert store.read_groups_csv() == before
 
 
+def test_a_parquet_file_of_groups_is_refused(store: Store) -> None:
+    data = to_parquet(pd.DataFrame({"sample_id": [0, 1], "age": [10, 20]}))
+    with pytest.raises(StoreError, match=r"own\.parquet must be a CSV, and it is a Parquet file: write it with to_csv"):
+        import_groups(store, data, source="own.parquet")
+
+
 # --- columns ---
+
+
+def test_columns_whose_names_differ_in_spaces_alone_are_refused() -> None:
+    with pytest.raises(StoreError, match=r"own has the columns own twice, spaces aside; rename one of each"):
+        read_user_table(b"sample_id,own,own \n1,a,b\n", source="own", required=["sample_id"])
+
+
+def test_a_file_without_rows_keeps_its_columns() -> None:
+    table = read_user_table(b"sample_id,own\n", source="own", required=["sample_id"])
+    assert table.columns.tolist() == ["sample_id", "own"]
+    assert parse_sample_ids(table["sample_id"], source="own").tolist() == []
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:

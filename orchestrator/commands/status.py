@@ -100,7 +100,8 @@ def format_comparison(comparison: "Comparison") -> list[str]:
             f"largest: {largest['configuration']}, {largest['group']}{where} {largest['in_words']} against the other."
         ]
     return [
-        f"compared: {summary['n_compared']} configurations that both stores have; {summary['n_alone']} are in one",
+        f"compared: {summary['n_compared']} configurations that both stores have; "
+        f"{summary['n_alone']} are in one of them only",
         f"changed: in {summary['n_changed']} of them all images lose or gain (the 95 % interval excludes 0)",
         *told,
         *(f"comparison: {place}" for place in comparison.files),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from quantfair.results.store.files import StoreError
 from quantfair.results.store.store import Store
-from quantfair.results.user_data.user_table import parse_sample_ids, read_user_table, sort_names
+from quantfair.results.user_data.user_table import PARQUET, parse_sample_ids, read_user_table, sort_names
 
 UNKNOWN = "unknown"  # the group of images whose cell is empty
 
@@ -53,15 +53,17 @@ def _join(table: Any, dataset_id: str, described: Described, source: str) -> Des
     for name in by_sample.columns:
         if name in attributes or name in samples.column_names or name == "overall" or "*" in name:
             raise StoreError(f"{source}: a column may not be called `{name}`; that name is taken. Rename it.")
-        values = by_sample[name].reindex(ids).fillna("").replace("", UNKNOWN).tolist()
+        values = by_sample[name].reindex(ids, fill_value="").replace("", UNKNOWN).tolist()
         samples = samples.append_column(name, pa.array(values, pa.string()))
-        known = sort_names(list(set(values) - {UNKNOWN}))
+        known = sort_names(set(values) - {UNKNOWN})
         attributes = {**attributes, name: [*known, *({UNKNOWN} & set(values))]}
     return samples, attributes
 
 
 def _parse(data: bytes, source: str) -> Any:
     """Read the CSV as texts, and its sample_id as numbers that stand once."""
+    if data.startswith(PARQUET):
+        raise StoreError(f"{source} must be a CSV, and it is a Parquet file: write it with to_csv(index=False).")
     table = read_user_table(data, source=source, required=["sample_id"])
     table["sample_id"] = parse_sample_ids(table["sample_id"], source=source)
     keys = [name for name in ("dataset_id", "sample_id") if name in table]

@@ -94,8 +94,11 @@ def _read_classes(values: Any, class_names: list[str], source: str, *, is_csv: b
     is_number = pd.api.types.is_numeric_dtype(values)
     texts = [f"{value:g}" if is_number else str(value).strip() for value in values]
     by_name = {} if is_number else {name: index for index, name in enumerate(class_names)}
-    by_index: dict[int | None, int] = {index: index for index in range(len(class_names))} if is_csv or is_number else {}
-    readings = [[by_name.get(text) for text in texts], [by_index.get(parse_whole(text)) for text in texts]]
+    indices = range(len(class_names) if is_csv or is_number else 0)
+    readings = [
+        [by_name.get(text) for text in texts],
+        [index if index in indices else None for index in map(parse_whole, texts)],
+    ]
     complete = [reading for reading in readings if None not in reading]
     if not complete:
         named, indexed = readings

@@ -6,7 +6,7 @@ Here only an empty cell is missing, and every number that is none is refused by 
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from quantfair.results.store.files import StoreError
 PARQUET = b"PAR1"  # how such a file begins
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?")  # pandas writes 3.0 for 3 once a column has had a missing value
 _LARGEST_EXACT = 2**53
+_LARGEST_ID = 2**63 - 1
 
 
 def read_user_table(data: bytes, *, source: str, required: Sequence[str]) -> Any:
@@ -34,10 +35,13 @@ def read_user_table(data: bytes, *, source: str, required: Sequence[str]) -> Any
             table = table.reset_index(level=named).reset_index(drop=True)
         else:
             table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-            table = table.apply(lambda column: column.str.strip())
+            table = pd.DataFrame({name: table[name].str.strip() for name in table})
             table.columns = [str(name).strip() for name in table.columns]
     except (ValueError, pa.ArrowException, OSError) as error:
         raise StoreError(f"{source} is neither CSV nor Parquet ({error}).") from error
+    names = [str(name) for name in table.columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise StoreError(f"{source} has the columns {', '.join(twice)} twice, spaces aside; rename one of each.")
     if missing := [name for name in required if name not in table]:
         raise StoreError(f"{source} has no column {' and no column '.join(missing)}: it has {list(table.columns)}.")
     return table
@@ -45,12 +49,13 @@ def read_user_table(data: bytes, *, source: str, required: Sequence[str]) -> Any
 
 def parse_sample_ids(values: Any, *, source: str) -> Any:
     """Return sample ids as whole numbers. Raises StoreError naming the first that is none."""
-    for value in values:
-        if parse_whole(value) is None:
+    ids = [parse_whole(value) for value in values]
+    for value, sample_id in zip(values, ids, strict=True):
+        if sample_id is None or abs(sample_id) > _LARGEST_ID:
             raise StoreError(
                 f"{source}: sample_id must be a whole number, got {value!r}: take those of samples.parquet."
             )
-    return pd.Series([parse_whole(value) for value in values], index=values.index, dtype="int64")
+    return pd.Series(ids, index=values.index, dtype="int64")
 
 
 def parse_whole(value: Any) -> int | None:
@@ -66,9 +71,13 @@ def parse_whole(value: Any) -> int | None:
     return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else None
 
 
-def sort_names(names: Sequence[str]) -> list[str]:
-    """Return names in their order: as numbers where all are numbers (5, 10, 100), else as texts."""
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Return names in their order: as numbers where all are finite numbers (5, 10, 100), else as texts."""
+    by_text = sorted(names)
     try:
-        return sorted(names, key=lambda name: (float(name), name))
+        numbers = [float(name) for name in by_text]
     except ValueError:
-        return sorted(names)
+        return by_text
+    if not np.isfinite(numbers).all():  # "nan" stands in no order with numbers
+        return by_text
+    return sorted(by_text, key=float)

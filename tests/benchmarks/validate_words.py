@@ -1,9 +1,9 @@
-"""How often words, limits and the test against zero are wrong, over all cells of the grid: the figures of the README.
+"""How often words, limits and the test against zero are wrong, over all cells of the grid.
 
 `python tests/benchmarks/validate_words.py [DRAWS]` runs the cells of `tests/support/grid.csv` and 50 more that are
-drawn from a printed seed (5,000 draws each unless said), two at a time. A cell that is above 6.5 %, or above 1.3 times
-the nominal level of an error, is run again with four times as many draws. It prints JSON: for each kind of error the
-worst cells, and every cell that is still above after that.
+drawn from a printed seed (5,000 draws each unless said), two at a time. A cell with an error above 1.3 times its
+nominal level (6.5 % of 5 %) is run again with four times as many draws. It prints JSON: for each kind of error the
+worst cells, and every cell that is still above 1.2 times the level after that.
 """
 
 import json
