@@ -24,10 +24,13 @@ if TYPE_CHECKING:
         TABLES,
     )
     from quantfair.results.statistics.power import (
+        images_for_no,
         minimum_detectable_disparity,
         minimum_detectable_drop,
         minimum_detectable_excess,
         null_disparity,
+        seeds_for_no,
+        smallest_group_for_no,
     )
     from quantfair.results.statistics.scores import score_answers
     from quantfair.results.store.files import DamagedError, StoreError, WriteError
@@ -62,6 +65,7 @@ __all__ = [
     "describe_mixed_pairs",
     "draw_figure",
     "find_damage",
+    "images_for_no",
     "import_groups",
     "import_predictions",
     "list_trials",
@@ -74,6 +78,8 @@ __all__ = [
     "read",
     "scan_store",
     "score_answers",
+    "seeds_for_no",
+    "smallest_group_for_no",
     "to_fairlearn",
     "update_report",
     "update_report_as_before",
@@ -107,6 +113,7 @@ _HOMES = {
     "describe_mixed_pairs": "tables.devices",
     "draw_figure": "page.paper_figures",
     "find_damage": "store.recovery",
+    "images_for_no": "statistics.power",
     "import_groups": "user_data.groups",
     "import_predictions": "user_data.predictions",
     "list_trials": "store.trial_list",
@@ -119,6 +126,8 @@ _HOMES = {
     "quarantine": "store.recovery",
     "scan_store": "store.recovery",
     "score_answers": "statistics.scores",
+    "seeds_for_no": "statistics.power",
+    "smallest_group_for_no": "statistics.power",
     "to_fairlearn": "frames",
     "write_exports": "exports.files",
     "write_report": "page.report",

@@ -25,6 +25,7 @@ from quantfair.results.schema import (
     TABLES,
     TRIALS,
 )
+from quantfair.results.statistics.decisions import LIMIT
 from quantfair.results.store.recovery import is_of_samples, scan_store
 from quantfair.results.store.rows import TableBuilder, join, rows_to_table
 from quantfair.results.store.store import Store
@@ -37,11 +38,12 @@ from quantfair.results.tables.families import find_unfinished
 from quantfair.results.tables.groupings import TestSet, make_test_set
 from quantfair.results.tables.groups import add_group_metrics, explain_missing_logits
 from quantfair.results.tables.mechanism import build_correlations, build_mechanism
-from quantfair.results.tables.pairs import add_pairs, compare_trials
+from quantfair.results.tables.pairs import PairTables, add_pairs, compare_trials
 from quantfair.results.tables.reliability import Reliability
 from quantfair.results.tables.sensitivity import add_sensitivity
 from quantfair.results.tables.shifts import add_shifts
 from quantfair.results.tables.user_metrics import OwnValues
+from quantfair.results.tables.verdicts import Rules
 from quantfair.results.user_data.groups import add_custom_groups
 from quantfair.results.user_data.metrics import load_metrics
 
@@ -62,25 +64,26 @@ def build_statistics(
     *,
     plan: Trials,
     runtimes: Statuses,
+    limit: float = LIMIT,
 ) -> dict[str, pa.Table]:
     """Return every table that is made of predictions. `ok` are the rows of finished trials, in the plan's order."""
     tables = {name: TableBuilder(TABLES[name]) for name in (*_OF_TRIALS, *CONTRAST_TABLES, "choices")}
     flags = {(pair.trial_id, pair.comparison): pair.reason for pair in find_mixed_pairs(ok)}
-    measured_by_id = {}
+    rules, measured_by_id = Rules(limit, [*plan, *ok]), {}
     for dataset_id, test_set in test_sets.items():
         trials, own = [row for row in ok if row["dataset_id"] == dataset_id], own_values[dataset_id]
         measured = DatasetAnswers(test_set, trials, _read(store, trials, "torch", test_set, own=own, tables=tables))
-        _add_comparisons(measured, "torch", own, plan=plan, flags=flags, tables=tables)
+        _add_comparisons(measured, "torch", own, plan=plan, flags=flags, tables=tables, rules=rules)
         add_choices(measured, tables["choices"])
         deployed = []
         for runtime in DEPLOYED:
             there = [row for row in trials if runtimes.get((row["trial_id"], runtime)) == "ok"]
             if there:
                 found = _read_deployed(store, measured, runtime, there, runtimes=runtimes, own=own, tables=tables)
-                _add_comparisons(found, runtime, own, plan=plan, flags={}, tables=tables)
+                _add_comparisons(found, runtime, own, plan=plan, flags={}, tables=tables, rules=rules)
                 deployed.append(found)
         measured_by_id[dataset_id] = measured._replace(deployed=deployed)
-    add_contrasts(measured_by_id, plan, tables)
+    add_contrasts(measured_by_id, plan, tables, rules=rules)
     return {name: rows.table() for name, rows in tables.items()}
 
 
@@ -126,23 +129,26 @@ def _add_comparisons(
     plan: Trials,
     flags: Mapping[tuple[str, str], str],
     tables: Mapping[str, TableBuilder],
+    rules: Rules,
 ) -> None:
-    """Add what is said of trials beside others. `flags`: why to take one with care, by trial and comparison."""
+    """Add what is said of trials compared with others. `flags`: why to take one with care, by trial and comparison."""
     pairs, test_set = compare_trials(measured, flags), measured.test_set
     without = measured.without if isinstance(measured, Deployed) else frozenset[str]()
     unfinished = find_unfinished(measured, plan, runtime, without=without)
-    paired, families = tables["paired_metrics"], tables["families"]
-    add_pairs(pairs, test_set, paired=paired, families=families, unfinished=unfinished)
+    places = PairTables(tables["paired_metrics"], tables["families"], tables["verdicts"])
+    config_ids = {row["trial_id"]: row["config_id"] for row in measured.trials}
+    add_pairs(pairs, test_set, places, unfinished=unfinished, rules=rules, config_ids=config_ids)
     add_disparity(measured, pairs, tables["disparity"])
     add_shifts(measured, flags, tables["shifts"])
     own.add_pairs(measured, flags, own=tables["own_metrics"], disparity=tables["disparity"])
 
 
-def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.Table]:
+def build_tables(store: Store, *, metrics: Sequence[str] = (), limit_pp: float | None = None) -> dict[str, pa.Table]:
     """Rebuild all tables of a store, complete or not, write them, and return them by name.
 
     Trials of a data set whose images are not described count as missing, since only `sweep` can describe them.
-    `metrics` are a user's own, each `package.module:function`.
+    `metrics` are a user's own, each `package.module:function`. `limit_pp` is the limit of a loss that verdicts are
+    about, in percentage points; without it that of the sweep file.
 
     Raises:
         StoreError: there is no sweep in the store, or one of `metrics` cannot be had or does not what it must.
@@ -150,6 +156,8 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
     """
     own_metrics = load_metrics(metrics)
     manifest, found = store.read_manifest(), scan_store(store)
+    of_sweep = float((manifest.get("sweep") or {}).get("limit_pp", 100 * LIMIT))
+    limit = (of_sweep if limit_pp is None else limit_pp) / 100
     for error in found.damaged:
         if not is_of_samples(error):
             raise error
@@ -177,7 +185,9 @@ def build_tables(store: Store, *, metrics: Sequence[str] = ()) -> dict[str, pa.T
         "provenance": _provenance(
             manifest, trials, n_strangers=len(store.trial_ids() - {r["trial_id"] for r in trials})
         ),
-        **build_statistics(store, ok, test_sets, own_values, plan=manifest["plan"], runtimes=found.runtimes),
+        **build_statistics(
+            store, ok, test_sets, own_values, plan=manifest["plan"], runtimes=found.runtimes, limit=limit
+        ),
     }
     tables["mechanism"] = build_mechanism(store, ok, tables["group_metrics"])
     tables["correlations"] = build_correlations(tables["trials"], tables["paired_metrics"], tables["mechanism"])

@@ -25,10 +25,11 @@ SETTINGS_COLUMNS: Final = (
 )
 
 
-def read(store: "str | Path | Store", *, metrics: Sequence[str] = ()) -> "Frames":
+def read(store: "str | Path | Store", *, metrics: Sequence[str] = (), limit_pp: float | None = None) -> "Frames":
     """Return the tables of a store (a path, a URI or a Store), brought up to date first as by `report`.
 
-    `metrics` are your own, each `package.module:function`, as of `report --metric`.
+    `metrics` are your own, each `package.module:function`, as of `report --metric`; `limit_pp` is the limit of a loss,
+    as of `report --limit`.
 
     Raises:
         StoreError: there is no sweep, or a file is damaged: `python -m orchestrator report STORE` puts it away.
@@ -37,7 +38,7 @@ def read(store: "str | Path | Store", *, metrics: Sequence[str] = ()) -> "Frames
     opened = store if isinstance(store, Store) else Store.open(str(store))
     opened.read_manifest()
     try:
-        update_report(opened, metrics=metrics)
+        update_report(opened, metrics=metrics, limit_pp=limit_pp)
     except DamagedError as error:
         raise StoreError(f"{error} Or leave its trial out: {_format_report(opened)}") from error
     return Frames(opened)
@@ -82,7 +83,7 @@ class Frames:
     contrasts = _Table("By pair of configurations and group: drops over the seeds in pp, with intervals.")
     contrast_disparity = _Table("By pair of configurations and grouping: how unevenly drops are spread, with p.")
     spreads = _Table("By configuration and group: the standard deviation of a drop over seeds, in pp.")
-    verdicts = _Table("By configuration, comparison and grouping: a word, its rule and the smallest visible effect.")
+    verdicts = _Table("By file or recipe, comparison and grouping: a word, its answer and its sentence.")
     choices = _Table("The configuration that is best on val, and what it does on test.")
     correlations = _Table("Over the groups: what the reference says of them and what they lose.")
     own_metrics = _Table("By comparison and group: a metric of yours, `metrics`, on both sides and their difference.")

@@ -43,7 +43,7 @@ def make_predictions(
         "margin": top_two[:, 1] - top_two[:, 0],
         "entropy_nats": -(p_NK * log_p_NK).sum(1),
         "kl_nats": pa.nulls(len(labels_N)) if reference_logits_NK is None else _kl(reference_logits_NK, log_p_NK),
-        "logits": pa.array(list(logits_NK.astype(np.float16))) if keep_logits else pa.nulls(len(labels_N)),
+        "logits": pa.array(list(logits_NK.astype(np.float32))) if keep_logits else pa.nulls(len(labels_N)),
     }
     arrays = [pa.array(columns[field.name]).cast(field.type, safe=False) for field in PREDICTIONS]
     return pa.Table.from_arrays(arrays, schema=PREDICTIONS)

@@ -26,37 +26,41 @@ class Derived(NamedTuple):
     dashboard: str
 
 
-def update_report(store: Store, *, always: bool = False, metrics: Sequence[str] = ()) -> Derived:
+def update_report(
+    store: Store, *, always: bool = False, metrics: Sequence[str] = (), limit_pp: float | None = None
+) -> Derived:
     """Bring tables and dashboard up to date. `always` builds them even if nothing has changed.
 
-    `metrics` are a user's own, each `package.module:function`; without them no table has them any more.
+    `metrics` are a user's own, each `package.module:function`; without them no table has them any more. `limit_pp` is
+    the limit of a loss that verdicts are about, in percentage points; without it that of the sweep file.
 
     Raises:
         DamagedError: a file that they are built from is damaged; `recovery.py` puts it away.
         StoreError: there is no sweep in the store, or one of `metrics` cannot be had or does not what it must.
         WriteError: they cannot be written.
     """
-    if not always and (kept := _read_kept(store, _describe_source(store, metrics))):
+    if not always and (kept := _read_kept(store, _describe_source(store, metrics, limit_pp))):
         return kept  # without the lock: a store that one may only read has up-to-date tables too
     with store.locked_tables():
-        return _derive(store, always=always, metrics=metrics)
+        return _derive(store, always=always, metrics=metrics, limit_pp=limit_pp)
 
 
 def update_report_as_before(store: Store) -> Derived:
-    """Bring tables and dashboard up to date, with the user's metrics that they were built with last."""
-    return update_report(store, metrics=(store.read_built() or {}).get("metrics", ()))
+    """Bring tables and dashboard up to date, with the user's metrics and the limit that they were built with last."""
+    built = store.read_built() or {}
+    return update_report(store, metrics=built.get("metrics", ()), limit_pp=built.get("limit_pp"))
 
 
-def _derive(store: Store, *, always: bool, metrics: Sequence[str]) -> Derived:
-    source = _describe_source(store, metrics)
+def _derive(store: Store, *, always: bool, metrics: Sequence[str], limit_pp: float | None) -> Derived:
+    source = _describe_source(store, metrics, limit_pp)
     if not always and (kept := _read_kept(store, source)):
         return kept
     from quantfair.results.build import build_tables
     from quantfair.results.page.report import write_report
 
-    tables = build_tables(store, metrics=metrics)
+    tables = build_tables(store, metrics=metrics, limit_pp=limit_pp)
     dashboard = write_report(store, tables)
-    store.write_built({"source": source, "built": store.list_derived(), "metrics": list(metrics)})
+    store.write_built({"source": source, "built": store.list_derived(), "metrics": list(metrics), "limit_pp": limit_pp})
     return _derived(tables["trials"], tables["provenance"], dashboard)
 
 
@@ -75,9 +79,9 @@ def _derived(trials: Any, provenance: Any, dashboard: str) -> Derived:
     return Derived(trials.drop_columns(["traceback"]).to_pylist(), facts, dashboard)
 
 
-def _describe_source(store: Store, metrics: Sequence[str]) -> str:
+def _describe_source(store: Store, metrics: Sequence[str], limit_pp: float | None) -> str:
     """Return sha256 over all that decides the tables and the page."""
-    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, store.location, *metrics]).encode())
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, store.location, limit_pp, *metrics]).encode())
     for path in sorted(path for path in FOLDER.rglob("*") if path.suffix in (".py", ".js", ".css", ".html")):
         digest.update(path.read_bytes())
     for data in store.read_sources():

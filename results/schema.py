@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 _STR, _F64, _F32 = pa.string(), pa.float64(), pa.float32()
 _I8, _I16, _I32 = pa.int8(), pa.int16(), pa.int32()
@@ -105,7 +105,7 @@ SAMPLES = _schema(  # plus one string column for each group attribute
 # `predicted_refit` is the class after an offset for each class, fitted on the val images, was added to the logits.
 PREDICTIONS = _schema(
     trial_id=_STR, runtime=_STR, sample_id=_I32, split=_STR, predicted=_I16, predicted_refit=_I16,
-    loss_nats=_F32, confidence=_F32, margin=_F32, entropy_nats=_F32, kl_nats=_F32, logits=pa.list_(pa.float16()),
+    loss_nats=_F32, confidence=_F32, margin=_F32, entropy_nats=_F32, kl_nats=_F32, logits=pa.list_(_F32),
 )  # fmt: skip
 # One row for each session and batch size that was timed; one row with neither where the runtime has no result. `n_flip`
 # counts test images whose answer is not that of torch, `max_difference` is of logits; `kernels` counts the operators of
@@ -144,19 +144,24 @@ SHIFTS = _schema(  # of the share of images predicted as a class
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, group=_STR, **{"class": _STR}, other_trial_id=_STR,
     n=_I32, other_share=_F64, share=_F64, shift_pp=_F64, ci_low_pp=_F64, ci_high_pp=_F64, reason=_STR,
 )  # fmt: skip
-# `refit` columns are of `predicted_refit` on both sides: what is left of a drop when offsets take the prior shift away.
+# `lower_pp` and `upper_pp` are the limits that words rest on, null for a group that takes no part; `excess_pp` is the
+# drop of a group less that of all other images. `refit` columns are of `predicted_refit` on both sides: what is left of
+# a drop when offsets take the prior shift away.
 PAIRED_METRICS = _schema(
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, group=_STR, other_trial_id=_STR,
     n=_I32, n_rr=_I32, n_rw=_I32, n_wr=_I32, n_ww=_I32, n_flip=_I32,
-    drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, eag_pp=_F64, eag_ci_low_pp=_F64, eag_ci_high_pp=_F64,
-    eag_p=_F64, eag_q=_F64, eag_p_holm=_F64, family_id=_STR, family_size=_I32, mde_pp=_F64, mcnemar_p=_F64,
+    drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, lower_pp=_F64, upper_pp=_F64,
+    excess_pp=_F64, excess_lower_pp=_F64, eag_pp=_F64, eag_ci_low_pp=_F64, eag_ci_high_pp=_F64,
+    eag_p=_F64, eag_q=_F64, eag_p_holm=_F64, family_id=_STR, family_size=_I32, mcnemar_p=_F64,
     excess_loss_nats=_F64, excess_loss_ci_low_nats=_F64, excess_loss_ci_high_nats=_F64, kl_nats=_F64,
     refit_n_rw=_I32, refit_n_wr=_I32, refit_drop_pp=_F64, refit_drop_ci_low_pp=_F64, refit_drop_ci_high_pp=_F64,
     prior_shift_pp=_F64, reason=_STR,
 )  # fmt: skip
+# `null_mean`, `null_q95` and `null_p` are of the same draws: what the value would be if all groups were alike.
 DISPARITY = _schema(
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, metric=_STR, value=_F64, corrected=_F64,
-    worst_group=_STR, best_group=_STR, n_groups=_I32, null_mean=_F64, null_q95=_F64, perm_p=_F64, reason=_STR,
+    worst_group=_STR, best_group=_STR, n_groups=_I32, null_mean=_F64, null_q95=_F64, null_p=_F64, null_method=_STR,
+    reason=_STR,
 )  # fmt: skip
 OWN_METRICS = _schema(  # paired differences of a user's own metrics, the trial's less the other side's
     trial_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, group=_STR, metric=_STR, other_trial_id=_STR,
@@ -168,32 +173,35 @@ FAMILIES = _schema(
     n_tests=_I32, n_left_out=_I32, provisional=pa.bool_(),
 )  # fmt: skip
 # A contrast is between two configurations, over the seeds that both have. `comparison` is null where the other one is
-# neither the reference nor the control. Rates are fractions of the images, means over the seeds. `mde_pp` is the
-# smallest drop that the interval of one seed would tell from 0; `churn_rate` is the flip rate of the float models on
-# the other side from seed to seed.
+# neither the reference nor the control. Rates are fractions of the images, means over the seeds. `lower_pp`, `upper_pp`
+# and `excess_lower_pp` are limits of seeds and images. `churn_rate` is the flip rate of the float models on the other
+# side from seed to seed.
 CONTRASTS = _schema(
     contrast_id=_STR, kind=_STR, runtime=_STR, dataset_id=_STR, comparison=_STR, config_id=_STR, other_config_id=_STR,
     level=_STR, other_level=_STR, grouping=_STR, group=_STR, n=_I32, n_seeds=_I32, seeds=pa.list_(_I32),
     seed_drops_pp=pa.list_(_F64), drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, ci_method=_STR,
-    drop_t_low_pp=_F64, drop_t_high_pp=_F64, eag_pp=_F64, eag_ci_low_pp=_F64, eag_ci_high_pp=_F64, mde_pp=_F64,
+    lower_pp=_F64, upper_pp=_F64, excess_pp=_F64, excess_lower_pp=_F64,
+    eag_pp=_F64, eag_ci_low_pp=_F64, eag_ci_high_pp=_F64,
     flip_rate=_F64, bad_flip_rate=_F64, good_flip_rate=_F64, churn_rate=_F64,
     cie_share=_F64, taxicab=_F64, reason=_STR,
 )  # fmt: skip
 CONTRAST_DISPARITY = _schema(  # how unevenly the drops of a contrast are spread over the groups
     contrast_id=_STR, kind=_STR, runtime=_STR, dataset_id=_STR, comparison=_STR, config_id=_STR, other_config_id=_STR,
-    grouping=_STR, n_seeds=_I32, n_groups=_I32, drop_disparity_pp=_F64, corrected_sd_pp=_F64,
-    null_mean_pp=_F64, null_q95_pp=_F64, perm_p=_F64, perm_q=_F64, family_id=_STR, family_size=_I32,
-    worst_group=_STR, best_group=_STR, reason=_STR,
+    grouping=_STR, n_seeds=_I32, n_groups=_I32, drop_disparity_pp=_F64,
+    null_mean_pp=_F64, null_q95_pp=_F64, null_p=_F64, worst_group=_STR, best_group=_STR, reason=_STR,
 )  # fmt: skip
 SPREADS = _schema(  # the standard deviation of a drop over seeds of one kind: training or calibration
     kind=_STR, runtime=_STR, config_id=_STR, comparison=_STR, grouping=_STR, group=_STR, n_values=_I32,
     mean_drop_pp=_F64, sd_pp=_F64, sd_ci_low_pp=_F64, sd_ci_high_pp=_F64, reason=_STR,
 )  # fmt: skip
+# A row is of one file (`trial_id`) or of a recipe (a configuration over seeds; no `trial_id`). `group` is whom the word
+# is about, with its limits; `at_most_pp` the largest `upper_pp` of all cells. `clearest_lower_pp` is the largest lower
+# limit that is corrected for all `n_cells_of_plan`, where it is above 0. `n_models` of `n_seeds` models differ.
 VERDICTS = _schema(
-    config_id=_STR, runtime=_STR, comparison=_STR, grouping=_STR, word=_STR, rule=_STR, n_seeds=_I32,
-    drop_pp=_F64, drop_ci_low_pp=_F64, drop_ci_high_pp=_F64, drop_disparity_pp=_F64, null_q95_pp=_F64, perm_p=_F64,
-    mde_pp=_F64, harmless_margin_pp=_F64, worst_group=_STR, out_of_play=pa.list_(_STR), provisional=pa.bool_(),
-    reason=_STR,
+    config_id=_STR, trial_id=_STR, scope=_STR, runtime=_STR, comparison=_STR, grouping=_STR,
+    word=_STR, answer=_STR, told=_STR, group=_STR, limit_pp=_F64, lower_pp=_F64, upper_pp=_F64, excess_lower_pp=_F64,
+    at_most_pp=_F64, clearest_group=_STR, clearest_lower_pp=_F64, n_cells_of_plan=_I32, n_seeds=_I32, n_models=_I32,
+    contains_answer=pa.bool_(), out_of_play=pa.list_(_STR), provisional=pa.bool_(), reason=_STR,
 )  # fmt: skip
 # Of the configurations that answer one question, the best on val, and what it does on test. `training` is what the
 # sweep file says of network and training, as JSON.

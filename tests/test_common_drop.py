@@ -5,7 +5,7 @@ import pytest
 from grid import Cell, draw, make_cell
 from scipy import stats
 
-from quantfair.results.statistics.common_drop import N_DRAWS, CommonDropTest, assess_common_drop
+from quantfair.results.statistics.common_drop import N_DRAWS, SpreadTest, assess_common_drop
 
 SIZES = np.array([2016, 905, 687, 795, 338])
 LOST = np.array([30, 14, 12, 9, 20])
@@ -13,7 +13,7 @@ WON = np.array([25, 12, 10, 11, 3])
 FIELDS = ("p", "spread", "null_mean", "null_q95")
 
 
-def assess(cell: Cell, n_draws: int, seed: int = 3) -> CommonDropTest:
+def assess(cell: Cell, n_draws: int, seed: int = 3) -> SpreadTest:
     drawn = draw(cell, n_draws, np.random.default_rng(seed))
     return assess_common_drop(drawn.lost, drawn.won, cell.sizes_G)
 

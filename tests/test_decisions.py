@@ -4,18 +4,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from grid import LIMIT, Cell, draw, make_cell
-from grid_errors import NOMINAL, counts_of, measure_words
+from grid import Cell, draw, make_cell
+from grid_errors import NOMINAL, limits_of, measure_words
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantfair.results.statistics.decisions import ANSWERS, CANNOT_TELL, NO, NOBODY, WORDS, YES, decide
-from quantfair.results.statistics.limits import Limits, PairedCounts, measure_limits
+from quantfair.results.statistics.decisions import ANSWERS, CANNOT_TELL, LIMIT, NO, NOBODY, WORDS, YES, decide
+from quantfair.results.statistics.limits import Limits, measure_limits
 
 ALL = 2  # the cell of all images, after two groups
+UNUSED = dict.fromkeys(("clearest_C", "image_variance_C", "seed_variance_C"), np.zeros(1))  # by rules of words
 
 
-def limits_of(lower: list[float], upper: list[float], excess_lower: list[float]) -> Limits:
+def state_limits(lower: list[float], upper: list[float], excess_lower: list[float]) -> Limits:
     """Limits of two groups and all images, in percentage points."""
     lower_C, upper_C, excess_G = (np.array(part) / 100 for part in (lower, upper, excess_lower))
     return Limits(
@@ -24,6 +25,8 @@ def limits_of(lower: list[float], upper: list[float], excess_lower: list[float])
         upper_C=upper_C,
         excess_G=excess_G,
         excess_lower_G=excess_G,
+        gain_upper_C=upper_C,
+        **UNUSED,
     )
 
 
@@ -60,17 +63,17 @@ UNEVEN = ([-0.5, 1.7, 0.2], [0.8, 4.2, 1.3], [-3.0, 1.2])
 def test_the_first_rule_that_holds_gives_the_word(
     limits: tuple[list[float], ...], settings: dict[str, object], word: str, answer: str | None, cell: int
 ) -> None:
-    found = decide(limits_of(*limits), **settings)  # type: ignore[arg-type]
+    found = decide(state_limits(*limits), **settings)  # type: ignore[arg-type]
     assert (found.word.item(), found.answer.item(), found.cell.item()) == (word, answer, cell)
 
 
 def test_at_most_is_the_largest_upper_limit() -> None:
-    assert decide(limits_of(*OPEN)).at_most == pytest.approx(0.014)
+    assert decide(state_limits(*OPEN)).at_most == pytest.approx(0.014)
 
 
 def test_many_models_at_once_have_the_words_that_each_has_alone() -> None:
     cases = [HARMLESS, OPEN, LOSES, UNEVEN]
-    stacked = limits_of(*(np.array([case[part] for case in cases]).tolist() for part in range(3)))
+    stacked = state_limits(*(np.array([case[part] for case in cases]).tolist() for part in range(3)))
     found = decide(stacked, is_changed=[True, True, True, False])
     assert found.word.tolist() == ["harmless", "not resolved", "loses", "unchanged"]
 
@@ -78,7 +81,7 @@ def test_many_models_at_once_have_the_words_that_each_has_alone() -> None:
 @pytest.mark.parametrize("limit", [0, 1, -0.01, 5])
 def test_a_limit_that_is_no_share_is_refused(limit: float) -> None:
     with pytest.raises(ValueError, match=r"`limit` must be between 0 and 1, got .*1 percentage point is 0\.01"):
-        decide(limits_of(*OPEN), limit=limit)
+        decide(state_limits(*OPEN), limit=limit)
 
 
 def test_every_word_has_an_answer() -> None:
@@ -97,13 +100,23 @@ def draw_regions(rng: np.random.Generator, n: int) -> tuple[Limits, Limits]:
     tighter_upper_C = upper_C - rng.random((n, 5)) * (upper_C - lower_C) * 0.9
     tighter_lower_C = lower_C + rng.random((n, 5)) * (tighter_upper_C - lower_C)
     tighter_excess_G = excess_G + rng.random((n, 4)) * 0.01
-    loose = Limits(drop_C=lower_C, lower_C=lower_C, upper_C=upper_C, excess_G=excess_G, excess_lower_G=excess_G)
+    loose = Limits(
+        drop_C=lower_C,
+        lower_C=lower_C,
+        upper_C=upper_C,
+        gain_upper_C=upper_C,
+        excess_G=excess_G,
+        excess_lower_G=excess_G,
+        **UNUSED,
+    )
     tight = Limits(
         drop_C=lower_C,
         lower_C=tighter_lower_C,
         upper_C=tighter_upper_C,
+        gain_upper_C=tighter_upper_C,
         excess_G=excess_G,
         excess_lower_G=tighter_excess_G,
+        **UNUSED,
     )
     return loose, tight
 
@@ -120,7 +133,7 @@ def test_tighter_limits_never_turn_an_answer_or_weaken_a_word() -> None:
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 3000)), min_size=2, max_size=5))
 def test_all_images_never_contradict_the_groups(rows: list[tuple[int, int, int]]) -> None:
     lost, won, kept = np.array(rows).T
-    limits = measure_limits(PairedCounts.of(lost, won, lost + won + kept))
+    limits = measure_limits(lost, won, lost + won + kept)
     found = decide(limits)
     if found.answer == NO:
         assert (limits.upper_C <= LIMIT).all()
@@ -138,7 +151,7 @@ def test_more_images_never_turn_a_no_into_a_yes(truth: str) -> None:
     for more in (1, 1, 2, 4):  # 1, 2, 4 and 8 times the images
         drawn = draw(cell._replace(sizes_G=cell.sizes_G * more), 1000, rng)
         lost, won, times = lost + drawn.lost, won + drawn.won, times + more
-        answers.append(decide(measure_limits(PairedCounts.of(lost, won, cell.sizes_G * times))).answer)
+        answers.append(decide(measure_limits(lost, won, cell.sizes_G * times)).answer)
     for before, after in pairwise(answers):
         assert not ((before == NO) & (after == YES)).any()
         assert not ((before == YES) & (after == NO)).any()
@@ -167,8 +180,8 @@ def test_a_word_is_seldom_wrong(cell: Cell) -> None:
 
 def test_a_planted_loss_is_named_and_nothing_lost_is_a_no_where_there_are_images_enough() -> None:
     hurt, kept = make_cell("ten of 1000", "1", "smallest loses 5 pp"), make_cell("five of 2000", "0.5", "nothing")
-    named = decide(measure_limits(counts_of(hurt, draw(hurt, 500, np.random.default_rng(1)))))
+    named = decide(limits_of(hurt, draw(hurt, 500, np.random.default_rng(1))))
     assert (named.word == "uneven").mean() > 0.95
     assert (named.cell[named.word == "uneven"] == 0).all()
-    passed = decide(measure_limits(counts_of(kept, draw(kept, 500, np.random.default_rng(1)))))
+    passed = decide(limits_of(kept, draw(kept, 500, np.random.default_rng(1))))
     assert (passed.answer == NO).mean() > 0.95

@@ -71,7 +71,7 @@ def test_room_is_that_of_finished_trials_and_else_guessed_from_images_and_classe
     per_image = [
         (guess_bytes(t, large[t.dataset_id]) - guess_bytes(t, small[t.dataset_id])) / 1000 for t in (ptq, plan[0])
     ]
-    assert per_image == [25, 25 + 2 * 10]  # logits of the float model are kept
+    assert per_image == [25, 25 + 4 * 10]  # logits of the float model are kept
 
 
 @pytest.mark.parametrize(

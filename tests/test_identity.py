@@ -198,7 +198,7 @@ def test_every_field_of_every_spec_was_asked() -> None:
     assert set(OF_PTQ) | set(RECIPE_FIELDS) | elsewhere >= set(PtqSpec.model_fields)
     assert set(OF_QAT) | {"percentile"} | elsewhere >= set(QatSpec.model_fields)
     assert set(Fp32FtSpec.model_fields) - {"method"} == set(RECIPE_FIELDS)
-    head = {"name", "seeds", "runtimes", "analysis", "resources", "retry"}
+    head = {"name", "seeds", "runtimes", "analysis", "limit_pp", "resources", "retry"}
     assert set(SweepHead.model_fields) == head  # only seeds is in the ids
 
 

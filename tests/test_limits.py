@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from grid import Cell, draw, make_cell
-from grid_errors import counts_of
+from grid_errors import limits_of
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from quantfair.results.statistics.intervals import drop_interval, upper_drop_limit
-from quantfair.results.statistics.limits import Limits, PairedCounts, SeedSpread, measure_limits
+from quantfair.results.statistics.limits import Limits, SeedSpread, measure_limits
 
 SIZES = np.array([2016, 905, 687, 795, 338])
 LOST = np.array([30, 14, 12, 9, 20])
@@ -27,7 +27,7 @@ def test_an_upper_limit_is_the_end_of_a_two_sided_interval_of_twice_the_level(le
 
 
 def test_limits_are_those_of_the_formulas() -> None:
-    found = measure_limits(PairedCounts.of(LOST, WON, SIZES))
+    found = measure_limits(LOST, WON, SIZES)
     lost, won, n = (np.append(part, part.sum()) for part in (LOST, WON, SIZES))
     assert found.drop_C == pytest.approx((lost - won) / n)
     assert found.upper_C == pytest.approx(drop_interval(lost, won, n, confidence=0.90).high, abs=1e-12)
@@ -44,7 +44,7 @@ def test_limits_are_those_of_the_formulas() -> None:
 
 def test_a_group_that_takes_no_part_is_no_cell_and_no_correction_but_stays_among_all_images() -> None:
     takes_part = np.array([True, True, True, True, False])
-    whole, fewer = (measure_limits(PairedCounts.of(LOST, WON, SIZES), takes_part=part) for part in (None, takes_part))
+    whole, fewer = (measure_limits(LOST, WON, SIZES, takes_part=part) for part in (None, takes_part))
     assert np.isnan(fewer.lower_C[4])
     assert np.isnan(fewer.upper_C[4])
     assert np.isnan(fewer.excess_lower_G[4])
@@ -56,9 +56,9 @@ def test_a_group_that_takes_no_part_is_no_cell_and_no_correction_but_stays_among
 
 
 def test_a_group_without_images_has_no_limits_and_changes_no_other() -> None:
-    plain = measure_limits(PairedCounts.of(LOST, WON, SIZES))
+    plain = measure_limits(LOST, WON, SIZES)
     lost, won, n = (np.append(part, 0) for part in (LOST, WON, SIZES))
-    empty = measure_limits(PairedCounts.of(lost, won, n))
+    empty = measure_limits(lost, won, n)
     for name in ("drop_C", "lower_C", "upper_C"):
         here, there = getattr(plain, name), getattr(empty, name)
         assert np.isnan(there[5])
@@ -71,11 +71,11 @@ def test_a_group_without_images_has_no_limits_and_changes_no_other() -> None:
 def test_limits_enclose_drops_and_many_models_at_once_are_each_alone(rows: list[tuple[int, int, int]]) -> None:
     lost, won, kept = np.array(rows).T
     n = lost + won + kept
-    found = measure_limits(PairedCounts.of(lost, won, n))
+    found = measure_limits(lost, won, n)
     assert (found.lower_C <= found.drop_C + 1e-12).all()
     assert (found.drop_C <= found.upper_C).all()
     assert (found.excess_lower_G <= found.excess_G).all()
-    twice = measure_limits(PairedCounts.of([lost, won], [won, lost], n))
+    twice = measure_limits([lost, won], [won, lost], n)
     for name in ("drop_C", "lower_C", "upper_C", "excess_G", "excess_lower_G"):
         assert getattr(twice, name)[0] == pytest.approx(getattr(found, name), abs=1e-12)
 
@@ -86,7 +86,7 @@ def test_limits_enclose_drops_and_many_models_at_once_are_each_alone(rows: list[
 def test_seeds_that_are_one_model_are_hardly_wider_than_that_model() -> None:
     drops_SG = np.stack([(LOST - WON) / SIZES] * 3)
     seeds = SeedSpread(drops_SG=drops_SG, squares_G=(LOST + WON).astype(float))
-    one, three = (measure_limits(PairedCounts.of(LOST, WON, SIZES, given)) for given in (None, seeds))
+    one, three = (measure_limits(LOST, WON, SIZES, seeds=spread) for spread in (None, seeds))
     assert (three.upper_C >= one.upper_C).all()
     assert three.upper_C == pytest.approx(one.upper_C, abs=0.001)
     assert three.excess_lower_G == pytest.approx(one.excess_lower_G, abs=0.006)
@@ -99,7 +99,7 @@ def test_seeds_that_differ_have_the_t_limits_of_their_mean() -> None:
     drops_SG = rng.normal(0.02, 0.01, (5, 2))
     lost = drops_SG.mean(axis=0) * n
     seeds = SeedSpread(drops_SG=drops_SG, squares_G=lost)
-    found = measure_limits(PairedCounts.of(lost, np.zeros(2), n, seeds))
+    found = measure_limits(lost, np.zeros(2), n, seeds=seeds)
     of_groups = stats.ttest_1samp(drops_SG, 0, axis=0)
     assert found.upper_C[:2] == pytest.approx(of_groups.confidence_interval(0.90).high, rel=1e-3)
     assert found.lower_C[:2] == pytest.approx(of_groups.confidence_interval(1 - 2 * 0.025 / 3).low, rel=1e-2)
@@ -124,7 +124,7 @@ CELLS = [
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_upper_limits_miss_in_5_percent_and_all_lower_ones_together_in_half_of_that(cell: Cell) -> None:
-    found = measure_limits(counts_of(cell, draw(cell, 2000, np.random.default_rng(7))))
+    found = limits_of(cell, draw(cell, 2000, np.random.default_rng(7)))
     true_C = np.append(cell.drops_G, cell.overall)
     assert (found.upper_C < true_C - 1e-12).mean(axis=0).max() <= 0.07
     assert (found.lower_C > true_C + 1e-12).any(axis=1).mean() <= 0.04
@@ -133,5 +133,5 @@ def test_upper_limits_miss_in_5_percent_and_all_lower_ones_together_in_half_of_t
 
 def test_a_loss_is_found() -> None:
     cell = make_cell("UTKFace", "1", "smallest loses 5 pp")
-    found: Limits = measure_limits(counts_of(cell, draw(cell, 500, np.random.default_rng(8))))
+    found: Limits = limits_of(cell, draw(cell, 500, np.random.default_rng(8)))
     assert (found.lower_C[:, 4] > 0.01).mean() > 0.9

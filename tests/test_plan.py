@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,18 @@ def test_every_quantized_trial_names_its_reference_and_every_qat_trial_its_contr
         else:
             assert trial.control_trial_id is None
             assert trial.control_reason
+
+
+def test_own_weights_are_one_model_whatever_the_seeds(tmp_path: Path) -> None:
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"weights")
+    plan = plan_of(f"experiments.0.model={{name='small_cnn', weights='{weights}'}}")
+    assert Counter(trial.method for trial in plan) == {"fp32": 1, "fp32_ft": 3, "ptq": 10, "qat": 18}
+    assert {trial.seed for trial in plan if trial.method in ("fp32", "ptq")} == {0}
+    assert {trial.reference_trial_id for trial in plan if trial.method != "fp32"} == {plan[0].trial_id}
+    controls = {trial.trial_id: trial for trial in plan if trial.method == "fp32_ft"}
+    qat = [trial for trial in plan if trial.method == "qat"]
+    assert all(controls[str(trial.control_trial_id)].seed == trial.seed for trial in qat)
 
 
 def test_there_is_one_control_for_each_distinct_recipe() -> None:

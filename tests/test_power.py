@@ -6,7 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
-from quantfair.results import minimum_detectable_drop, minimum_detectable_excess
+from quantfair.results import (
+    images_for_no,
+    minimum_detectable_drop,
+    minimum_detectable_excess,
+    smallest_group_for_no,
+)
 
 
 def run(*words: str) -> str:
@@ -34,6 +39,17 @@ def test_each_group_has_what_it_can_show_at_the_flips_given() -> None:
         disparity = at["disparity"]
         assert 0 < disparity["easiest_group_pp"] <= disparity["hardest_group_pp"]
         assert 0 < disparity["by_chance_pp"] < disparity["by_chance_q95_pp"]
+
+
+def test_what_rules_out_a_loss_is_said_of_images_seeds_and_groups_that_are_too_small() -> None:
+    (power,) = json.loads(run("--power", "--flips", "0.01", "--json", "limit_pp=2.0"))["power"]
+    assert (power["limit_pp"], power["smallest_for_no"]) == (2, smallest_group_for_no(0.02))
+    (at,) = power["at_flips"]
+    assert at["images_for_no"] == images_for_no(10, 0.01, limit=0.02)
+    assert at["seeds_for_no"] == {"0.5": None, "1": None}
+    text = run("--power")
+    assert "under 268 images, where only a gain rules out a loss of 1 pp: 0, 1, 2 and 7 more" in text
+    assert "images of each group to rule out 1 pp          983" in text
 
 
 def test_the_text_fits_a_terminal_and_names_groups_that_are_never_ranked() -> None:

@@ -46,8 +46,9 @@ def test_numbers_beside_a_word_are_of_the_groups_that_it_is_on(monkeypatch: pyte
     tables = build_tables(make_store(tmp_path / "store", **FACES))
     verdicts = tables["verdicts"].to_pandas().query("grouping == 'ethnicity'")
     assert all(GROUP_NAMES[4] in names for names in verdicts.out_of_play)
-    spreads = tables["contrast_disparity"].to_pandas().query("grouping == 'ethnicity'")
-    assert spreads.drop_disparity_pp.max() > 5 * verdicts.drop_disparity_pp.max()
+    assert GROUP_NAMES[4] not in set(verdicts.group)
+    limits = tables["contrasts"].to_pandas().query("grouping == 'ethnicity' and kind != 'data'")
+    assert limits[limits.group == GROUP_NAMES[4]].upper_pp.isna().all()
     page = Page(render_report(tables))
     assert check_screen(page, tables) > 100
     cells = [row[1].words for row in rows_of(page.by_id("losers").find("table", "matrix")[0])]
@@ -59,10 +60,9 @@ def test_groups_too_small_to_rank_are_not_said_to_lose_nothing() -> None:
     tables = dict(make_tables(**{**FACES, "sizes": (48, 47, 46, 45, 44, 43)}))
     page = Page(render_report(tables))
     cells = [row[1].words for row in rows_of(page.by_id("losers").find("table", "matrix")[0])]
-    assert all(text.endswith(("no group of 50 test images is in play", "for every group")) for text in cells)
-    assert any(text.startswith("▼ degraded no group") for text in cells)
+    assert all(text.startswith("– no verdict no group of 50 test images is in play") for text in cells)
     lead = page.by_id("reach").find("p", "lead")[0].words
-    assert lead == "By ethnicity no detectable drop is known: no group of 50 test images is in play."
+    assert lead == "By ethnicity no loss is ruled out: no group of 50 test images is in play."
 
 
 def test_bits_stand_in_falling_order_and_the_lead_is_of_the_fewest() -> None:
@@ -75,21 +75,25 @@ def test_bits_stand_in_falling_order_and_the_lead_is_of_the_fewest() -> None:
     assert page.by_id("causes").find("p", "lead")[0].words.startswith("At 4 bits, of all images: PTQ against FP32 ")
 
 
-def test_a_group_that_gains_less_than_all_is_said_to_do_worse() -> None:
+def test_the_headline_is_of_no_grouping_that_contains_the_answer() -> None:
     tables = dict(make_tables(**FACES))
-    rows = tables["contrasts"].to_pylist()
-
-    def moved(row: dict[str, Any], column: str) -> float | None:
-        is_it = row["group"] == GROUP_NAMES[0] and row["method" if "method" in row else "kind"] == "qat_vs_control"
-        values = {"drop_pp": -2.0, "eag_pp": 6.0, "eag_ci_low_pp": 4.0, "eag_ci_high_pp": 8.0}
-        quiet = {"eag_ci_low_pp": -1.0}
-        return values[column] if is_it else quiet.get(column, row[column]) if row[column] is not None else None
-
-    columns = {c: [moved(row, c) for row in rows] for c in ("drop_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp")}
-    page = Page(render_report(change(tables, "contrasts", **columns)))
+    rows = tables["verdicts"].to_pylist()
+    clear = {"clearest_lower_pp": 3.3, "clearest_group": "male"}
+    by_answer = [row["contains_answer"] and row["scope"] == "recipe" for row in rows]
+    assert any(by_answer)
+    columns = {
+        name: [
+            value if is_it else None if row["contains_answer"] is False else row[name]
+            for is_it, row in zip(by_answer, rows, strict=True)
+        ]
+        for name, value in clear.items()
+    }
+    page = Page(render_report(change(tables, "verdicts", **columns)))
     said = page.by_id("losers").find("p", "lead")[0].words
-    assert said.startswith(f"Clearest: {GROUP_NAMES[0]} at QAT")
-    assert "6.0 pp [4.0, 8.0] worse than all images: it gains 2.0 pp." in said
+    assert said.startswith("No loss is certain among the ")
+    heads = titles_of(page.by_id("losers").find("table", "matrix")[0])
+    marked = [head.endswith("(contains the answer: class-wise recall)") for head in heads]
+    assert marked == [False, False, True, True], heads
 
 
 def test_networks_of_one_data_set_are_told_apart() -> None:
@@ -127,8 +131,19 @@ def test_mixtures_by_other_attributes_have_names_of_their_own() -> None:
 def test_one_seed_is_not_said_to_have_an_interval_over_seeds() -> None:
     page = Page(render_report(make_tables(**{**FACES, "seeds": (0,)})))
     said = page.by_id("methods-text").words
-    assert "the wider of a bootstrap over images and Tango's score interval" in said
-    assert "crossed" not in said
+    assert "was judged by one-sided limits of the drop" in said
+    assert "Over seeds" not in said
+    cells = [row[1].words for row in rows_of(page.by_id("losers").find("table", "matrix")[0])]
+    assert all("this file: " in text for text in cells)
+    assert not any("this recipe: " in text for text in cells)
+
+
+def test_of_three_seeds_the_recipe_has_the_word_and_its_files_are_counted() -> None:
+    page = Page(render_report(make_tables(**{**FACES, "seeds": (0, 1, 2)})))
+    assert "Over seeds, limits are" in page.by_id("methods-text").words
+    cells = [row[1].words for row in rows_of(page.by_id("losers").find("table", "matrix")[0])]
+    assert all("this recipe: " in text for text in cells)
+    assert all("its 3 files, one by one: " in text for text in cells)
 
 
 def test_a_runtime_that_failed_for_one_seed_still_shows_what_others_measured() -> None:

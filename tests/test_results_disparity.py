@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score
 
 SIZES, RATES = np.array([2016, 905, 687, 795, 338]), np.array([0.01, 0.02, 0.02, 0.02, 0.08])
 NAMES = ["white", "black", "asian", "indian", "others"]
-FLOORED = ["acc_gap_maxmin_pp", "drop_disparity_pp", "phi_loss_nats"]
+FLOORED = ["acc_gap_maxmin_pp", "drop_disparity_pp"]
 
 
 class Faces:
@@ -119,7 +119,7 @@ def test_null_data_of_unequal_groups_raise_the_false_alarms_promised() -> None:
     faces.answers = [faces.flip(RATES) for _ in range(400)]
     found = faces.tables()["disparity"].query("grouping == 'ethnicity'")
     drops = found[found["metric"] == "drop_disparity_pp"]
-    assert 0.03 <= (drops["perm_p"] < 0.05).mean() <= 0.07
+    assert 0.03 <= (drops["null_p"] < 0.05).mean() <= 0.07
     assert (drops["value"] > drops["null_q95"]).mean() <= 0.07
     assert drops["null_mean"].mean() == pytest.approx(drops["value"].mean(), rel=0.1)
     assert drops["corrected"].mean() < drops["value"].mean() / 2
@@ -130,12 +130,13 @@ def test_planted_damage_of_one_group_is_found_and_named() -> None:
     faces.answers = [faces.flip(np.array([0, 0, 0, 0, 0.2])), faces.flip(np.full(5, 0.01))]
     found = faces.tables()["disparity"]
     hit, even = by_metric(found, "t0"), by_metric(found, "t1")
-    for metric in ("drop_disparity_pp", "phi_loss_nats"):
-        assert hit[metric]["worst_group"] == "others"
-        assert hit[metric]["perm_p"] < 0.01
-        assert hit[metric]["value"] > hit[metric]["null_q95"] > 0
-        assert 0 < hit[metric]["corrected"] < hit[metric]["value"]
-    assert even["drop_disparity_pp"]["perm_p"] > 0.05
+    assert {hit[metric]["worst_group"] for metric in ("drop_disparity_pp", "phi_loss_nats")} == {"others"}
+    drops = hit["drop_disparity_pp"]
+    assert drops["null_p"] < 0.01
+    assert drops["null_method"] == "counts drawn under one common drop"
+    assert drops["value"] > drops["null_q95"] > 0
+    assert 0 < drops["corrected"] < drops["value"]
+    assert even["drop_disparity_pp"]["null_p"] > 0.05
     assert hit["drop_std_pp"]["corrected"] == pytest.approx(hit["drop_std_pp"]["value"], rel=0.1)
     assert hit["acc_worst"]["worst_group"] == "others"
 
@@ -143,11 +144,13 @@ def test_planted_damage_of_one_group_is_found_and_named() -> None:
 def test_a_metric_without_a_floor_says_why() -> None:
     found = Faces(seed=13).tables()["disparity"].query("grouping == 'ethnicity'")
     floored = found["metric"].isin(FLOORED) | found["metric"].str.match("(dp|eo)_")
-    columns = ["null_mean", "null_q95", "perm_p", "corrected"]
+    columns = ["null_mean", "null_q95", "null_p", "null_method", "corrected"]
     assert found[floored][columns].notna().all(axis=None)
     assert found[floored]["reason"].isna().all()
-    assert found[~floored]["perm_p"].isna().all()
-    assert found[~floored]["reason"].str.startswith("no noise floor: ").all()
+    assert found[~floored][["null_mean", "null_q95", "null_p", "null_method"]].isna().all(axis=None)
+    of_losses = found["metric"] == "phi_loss_nats"
+    assert found[~floored & ~of_losses]["reason"].str.startswith("no noise floor: ").all()
+    assert found[of_losses]["reason"].str.startswith("no p and no floor: ").all()
 
 
 def test_parity_and_odds_are_not_defined_where_the_group_is_the_class() -> None:
@@ -168,5 +171,5 @@ def test_one_ranked_group_has_no_disparity() -> None:
     found = Faces(seed=16, sizes=np.array([300, 49, 20, 10, 5])).tables()["disparity"].query("grouping == 'ethnicity'")
     assert len(found) == 9 + 2 * (9 + 5)
     assert (found["reason"] == "fewer than two groups with 50 test images").all()
-    assert found[["value", "corrected", "worst_group", "perm_p"]].isna().all(axis=None)
+    assert found[["value", "corrected", "worst_group", "best_group", "null_p", "null_method"]].isna().all(axis=None)
     assert (found["n_groups"] == 1).all()

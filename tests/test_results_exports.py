@@ -1,4 +1,4 @@
-"""Tables for papers: the planted drops stand in them, the worst ranked group is marked, and every format is sound."""
+"""Tables for papers: the planted drops stand in them, the named group is marked, and every format is sound."""
 
 import io
 import json
@@ -17,14 +17,14 @@ from synthetic_tables import GROUP_SIZES, make_tables, rows_from_tables, tables_
 from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
-from quantfair.results import MIN_RANKED
-from quantfair.results.exports.caption import choose_digits, format_caption, format_number, format_p
+from quantfair.results.exports.caption import choose_digits, format_caption, format_number
 from quantfair.results.exports.files import FORMATS, to_long
 from quantfair.results.exports.latex import escape_latex, format_latex
 from quantfair.results.exports.markdown import escape_markdown, format_markdown
 from quantfair.results.exports.paper_table import Drop, PaperTable, make_paper_tables
 
 SPECIAL = r"a_b & 50% #1 $x {y} ~z ^w \v [u] <t> |s| *r* `q` @p !o"
+TOLD = "It loses at least 2 points & more."
 NAMES = ("Plain", SPECIAL, "~^\\", "C", "[D]", "Few")
 
 
@@ -45,12 +45,15 @@ def make_planted(*, names: tuple[str, ...] = NAMES, bits: tuple[int, ...] = (8, 
                 for group in groups:
                     drop = 30.0 if group == "Few" else float(rng.normal(3, 4))
                     ci = {"drop_ci_low_pp": drop - 1.5, "drop_ci_high_pp": drop + 2}
-                    row = {**key, "grouping": grouping, "group": group, "drop_pp": drop, **ci, "seeds": [0, 1]}
-                    rows["contrasts"].append({**row, "ci_method": "two-way bootstrap", "n_seeds": 2})
+                    limits = {} if group == "Few" else {"lower_pp": drop - 1.25, "upper_pp": drop + 1.75}
+                    row = {**key, "grouping": grouping, "group": group, "drop_pp": drop, **ci, **limits}
+                    rows["contrasts"].append({**row, "seeds": [0, 1, 2], "n_seeds": 3})
             place = {**key, "grouping": "ethnicity"}
-            values = {"drop_disparity_pp": 7.25, "null_q95_pp": 2.5, "perm_p": 0.0004}
-            rows["contrast_disparity"].append({**place, **values})
-            rows["verdicts"].append({**place, "word": "uneven", "rule": "perm p < .05 & disparity above null_q95_pp."})
+            rows["contrast_disparity"].append({**place, "drop_disparity_pp": 7.25})
+            verdict = {"word": "uneven", "answer": "yes", "told": TOLD, "group": names[-2], "at_most_pp": 9.5}
+            rows["verdicts"].append({**place, **verdict, "scope": "recipe", "limit_pp": 1.0})
+            file = {"trial_id": "a", "scope": "file", "word": "small", "answer": "no", "told": "another sentence"}
+            rows["verdicts"].append({**place, **file, "limit_pp": 1.0})
     return tables_from_rows(rows)
 
 
@@ -82,25 +85,27 @@ def test_every_planted_drop_stands_in_its_cell(planted: dict[str, Any]) -> None:
         (drop,) = mine.loc[mine["group"] == cell["group"], "drop_pp"]
         (overall,) = mine.loc[mine["grouping"] == "overall", "drop_pp"]
         assert (cell["drop_pp"], cell["overall_drop_pp"]) == (drop, overall)
-        assert (cell["drop_ci_low_pp"], cell["n_seeds"], cell["verdict"]) == (drop - 1.5, 2, "uneven")
-        assert (cell["drop_disparity_pp"], cell["null_q95_pp"], cell["perm_p"]) == (7.25, 2.5, 0.0004)
+        low = drop - {"Few": 1.5}.get(str(cell["group"]), 1.25)
+        assert (cell["drop_low_pp"], cell["n_seeds"]) == (low, 3)
+        verdict = [cell[f"verdict_{name}"] for name in ("scope", "word", "answer", "told", "group")]
+        assert verdict == ["recipe", "uneven", "yes", TOLD, NAMES[-2]]
+        assert (cell["drop_disparity_pp"], cell["verdict_at_most_pp"], cell["verdict_limit_pp"]) == (7.25, 9.5, 1.0)
     assert frame["n"].tolist() == 5 * list(GROUP_SIZES)
 
 
-def test_the_worst_group_is_the_ranked_one_with_the_largest_drop(planted: dict[str, Any]) -> None:
+def test_the_group_that_the_verdict_names_is_marked(planted: dict[str, Any]) -> None:
     frame: Any = to_long(find(planted)).dropna(subset=["drop_pp"])
     for _, row in frame.groupby("config_id"):
-        ranked: Any = row[row["n"] >= MIN_RANKED]
-        assert row.loc[row["is_worst"], "group"].tolist() == [ranked.loc[ranked["drop_pp"].idxmax(), "group"]]
-        assert row["drop_pp"].max() == 30.0  # of the group Few, which is too small
+        assert row.loc[row["is_named"], "group"].tolist() == [NAMES[-2]]
 
 
-def test_no_group_is_the_worst_where_none_loses(planted: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{"answer": "cannot tell"}, {"group": "all images"}, {"group": None}])
+def test_no_group_is_marked_where_the_verdict_accuses_none(planted: dict[str, Any], changes: dict[str, Any]) -> None:
     rows = rows_from_tables(planted)
-    for row in rows["contrasts"]:
-        row["drop_pp"] = 0.0
+    for row in rows["verdicts"]:
+        row |= changes
     table = find(tables_from_rows(rows))
-    assert set(to_long(table)["is_worst"]) == {False}
+    assert set(to_long(table)["is_named"]) == {False}
     assert "**" not in format_markdown(table)
     assert "textbf" not in format_latex(table)
 
@@ -144,17 +149,17 @@ def test_the_caption_says_what_a_reader_must_know(planted: dict[str, Any]) -> No
         "faces by ethnicity",
         "task gender, small_cnn, runtime torch",
         "against the reference",
-        "seeds (0, 1)",
+        "seeds (0, 1, 2)",
     ):
         assert part in said
     for part in (
-        "two-way bootstrap",
+        "the upper one at 95 % for each group",
         f"{sum(GROUP_SIZES)} test images",
-        f"at least {MIN_RANKED} images",
-        "ranked: Few.",
+        "whether any loses more than 1 point on such images",
+        "Too small to be judged, with an interval of 95 %: Few.",
     ):
         assert part in said
-    assert "Uneven: perm p < .05 & disparity above null_q95_pp." in said
+    assert "Uneven: One group loses more than 1 point, and more than 1 point beyond all others." in said
     assert "against the control (fine-tuned without quantizers)" in format_caption(find(planted, comparison="control"))
 
 
@@ -164,7 +169,6 @@ def test_numbers_have_as_many_digits_as_their_intervals_are_worth(planted: dict[
     narrow = table.rows[0]._replace(overall=Drop(0.01, -0.1, 0.2))
     assert choose_digits(table._replace(rows=(narrow,))) == 2
     assert [format_number(value, 1) for value in (-0.04, -0.06, 12.34, None)] == ["0.0", "-0.1", "12.3", "–"]
-    assert [format_p(p) for p in (0.0004, 0.0421, 1.0, None)] == ["<0.001", "0.042", "1.000", "–"]
 
 
 def read_rendered(text: str) -> list[list[str]]:
@@ -189,7 +193,7 @@ def test_markdown_renders_as_a_table_whose_cells_say_what_was_meant(planted: dic
     assert rows[2][3] == f"{drop.drop_pp:.1f} [{drop.low_pp:.1f}, {drop.high_pp:.1f}]"
     assert rows[2][0] == "PTQ 8"
     bold = [line.count("**") for line in text.splitlines() if line.startswith("| ")]
-    assert bold == [0, 0, 2, 2, 2, 2, 0]  # the head, the rule, and a worst group in every row with drops
+    assert bold == [0, 0, 2, 2, 2, 2, 0]  # the head, the rule, and a named group in every row with drops
 
 
 def test_markdown_and_latex_escape_what_they_would_read(planted: dict[str, Any]) -> None:
@@ -217,7 +221,7 @@ def test_latex_is_balanced_and_every_tabular_has_full_rows_that_fit_a_page(n_gro
         assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(columns) - 1}
         assert len(columns) <= 9
         shown += lines[0].removesuffix(r" \\").split(" & ")[1:]
-    assert shown == ["Seeds", "All images", *map(escape_latex, names), "Disparity", "Floor", "p", "Verdict"]
+    assert shown == ["Seeds", "All images", *map(escape_latex, names), "Disparity", "At most", "Answer", "Verdict"]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from html_page import Page
 from imported_sweep import N_TEST, N_VAL, NAMES, Pets, to_csv, to_parquet
+from scipy.special import softmax
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from typer.testing import CliRunner
 
@@ -52,7 +54,7 @@ def test_imported_predictions_get_the_numbers_of_the_same_model_run_here(pets: P
         columns = [c for c in ours if c not in ("kl_nats", "reason")]
         pd.testing.assert_frame_equal(theirs[columns], ours[columns], rtol=1e-6)
     kl = (rows_of(tables["paired_metrics"], t)["kl_nats"].to_numpy() for t in (trial_id, "small"))
-    np.testing.assert_allclose(*kl, rtol=1e-2)  # from logits that were kept in float16
+    np.testing.assert_allclose(*kl, rtol=1e-5)  # from logits that were kept in float32
 
 
 def test_the_row_of_an_imported_trial_has_the_scores_that_sklearn_gives(pets: Pets) -> None:
@@ -88,6 +90,47 @@ def test_without_logits_what_they_tell_is_null_with_a_reason(pets: Pets) -> None
             assert not any(value != value for value in column.to_pylist() if value is not None)
     other = rows_of(tables["paired_metrics"], "small")
     assert not other["reason"].astype(str).str.contains("logits").any()
+
+
+def test_where_a_value_is_null_nothing_is_derived_from_it_and_a_reason_is_there(pets: Pets) -> None:
+    bring(pets, pets.frame(logits=False))
+    tables = {name: table.to_pandas() for name, table in build_tables(pets.store).items()}
+    derived = {
+        "disparity": (
+            "value",
+            ["corrected", "null_mean", "null_q95", "null_p", "null_method", "worst_group", "best_group"],
+        ),
+        "contrast_disparity": (
+            "drop_disparity_pp",
+            ["null_mean_pp", "null_q95_pp", "null_p", "worst_group", "best_group"],
+        ),
+        "paired_metrics": ("drop_pp", ["lower_pp", "upper_pp", "excess_pp", "eag_pp", "eag_p", "eag_q", "mcnemar_p"]),
+        "contrasts": ("drop_pp", ["lower_pp", "upper_pp", "excess_pp", "excess_lower_pp", "eag_pp"]),
+        "verdicts": ("told", ["answer", "group", "lower_pp", "upper_pp", "at_most_pp", "clearest_lower_pp"]),
+        "correlations": ("rho", ["p"]),
+    }
+    for name, (value, columns) in derived.items():
+        empty = tables[name][tables[name][value].isna()]
+        assert empty[columns].isna().all(axis=None), name
+        assert empty["reason"].notna().all(), name
+    losses = tables["disparity"].query("metric == 'phi_loss_nats'")
+    assert losses["value"].isna().any()
+    pairs = tables["paired_metrics"]
+    assert pairs[pairs["eag_p"].isna()]["eag_q"].isna().all()
+
+
+def test_the_calibration_error_can_be_recomputed_from_the_logits_that_are_kept(pets: Pets) -> None:
+    stored = pets.store.read_predictions("float", "torch")
+    assert stored.schema.field("logits").type == pa.list_(pa.float32())
+    test = stored.to_pandas().query("split == 'test'")
+    logits = np.stack(test["logits"].to_list()).astype(np.float64)
+    confidence = softmax(logits, axis=1).max(axis=1)
+    right = logits.argmax(axis=1) == pets.labels[test["sample_id"]]
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    expected = sum(abs((right - confidence)[bins == k].sum()) for k in range(15)) / len(test)
+    metrics = build_tables(pets.store)["group_metrics"].to_pandas()
+    ece = metrics.query("trial_id == 'float' and metric == 'ece' and grouping == 'overall'")["value"]
+    assert ece.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_own_metric_of_logits_is_null_with_a_reason_where_there_are_none(pets: Pets) -> None:

@@ -2,15 +2,21 @@
 
 import numpy as np
 import pytest
+from grid import draw as draw_cell
+from grid import make_cell
+from grid_errors import limits_of
 
-from quantfair.results.statistics.intervals import drop_interval, excess_gap
-from quantfair.results.statistics.permutation import measure_evenness
+from quantfair.results.statistics.common_drop import assess_common_drop
+from quantfair.results.statistics.intervals import drop_interval, excess_gap, upper_drop_limit
+from quantfair.results.statistics.limits import measure_limits
 from quantfair.results.statistics.power import (
+    images_for_no,
     minimum_detectable_disparity,
     minimum_detectable_drop,
     minimum_detectable_excess,
     null_disparity,
-    observed_minimum_detectable_excess,
+    seeds_for_no,
+    smallest_group_for_no,
 )
 
 SIZES = np.array([2016, 905, 687, 795, 338])
@@ -58,13 +64,11 @@ def test_an_excess_gap_of_that_size_is_found_in_about_four_of_five_draws(group: 
 def test_a_disparity_of_that_size_is_found_in_about_four_of_five_draws(
     sizes: np.ndarray, flips: float, group: int
 ) -> None:
-    rng, codes = np.random.default_rng(2), np.repeat(np.arange(len(sizes)), sizes)
-    drops = np.zeros(len(sizes))
+    rng, drops = np.random.default_rng(2), np.zeros(len(sizes))
     drops[group] = minimum_detectable_disparity(sizes, flips, group=group)
-    chance, flips_G = rng.random((len(codes), 400)), np.maximum(flips, drops)
-    lost, won = (((flips_G + sign * drops) / 2)[codes][:, None] for sign in (1, -1))
-    values = np.where(chance < lost, 1, np.where(chance < lost + won, -1, 0))
-    assert 0.74 <= (measure_evenness(values, codes, len(sizes)).p < 0.05).mean() <= 0.87
+    parts = [draw(n, flips, drop, rng, 400) for n, drop in zip(sizes, drops, strict=True)]
+    lost, won = (np.stack([part[:, way] for part in parts], axis=1) for way in (0, 1))
+    assert 0.74 <= (assess_common_drop(lost, won, sizes).p < 0.05).mean() <= 0.87
 
 
 def test_a_disparity_can_be_seen_where_nothing_else_flips_and_needs_more_where_groups_are_small() -> None:
@@ -81,23 +85,45 @@ def test_more_images_and_fewer_flips_show_smaller_drops() -> None:
     assert (np.diff(by_flips) < 0).all()
 
 
-def test_what_no_group_can_show_is_no_number() -> None:
-    found = observed_minimum_detectable_excess([[0, 3, 5]], [[0, 100, 200]])
-    assert np.isnan(found[0, 0])
-    assert (found[0, 1:] > 0).all()
-    assert np.isnan(observed_minimum_detectable_excess([[3]], [[100]])).all()
-
-
-def test_where_nothing_flipped_not_everything_is_detectable() -> None:
-    found = 100 * observed_minimum_detectable_excess([[0, 0]], [[100, 1000]])[0]
-    assert found[0] > 3
-    assert found[1] > 0.1
-
-
-def test_the_floor_of_a_disparity_is_that_of_the_permutation_test() -> None:
-    codes = np.repeat(np.arange(5), SIZES)
-    values = np.where(np.random.default_rng(3).random((len(codes), 200)) < 0.02, 1, 0)
-    values *= np.random.default_rng(4).choice([-1, 1], values.shape)
-    found, (mean, q95) = measure_evenness(values, codes, 5), null_disparity(SIZES, [0.02] * 5)
+def test_the_floor_of_a_disparity_is_that_of_the_test() -> None:
+    parts = [draw(n, 0.02, 0, np.random.default_rng(3 + place), 200) for place, n in enumerate(SIZES)]
+    lost, won = (np.stack([part[:, way] for part in parts], axis=1) for way in (0, 1))
+    found, (mean, q95) = assess_common_drop(lost, won, SIZES), null_disparity(SIZES, [0.02] * 5)
     assert mean == pytest.approx(found.null_mean.mean(), rel=0.1)
     assert q95 == pytest.approx(found.null_q95.mean(), rel=0.1)
+
+
+def test_a_group_of_that_size_is_the_smallest_that_rules_out_the_limit_where_nothing_flips() -> None:
+    for limit in (0.005, 0.01, 0.03):
+        n = smallest_group_for_no(limit)
+        upper = upper_drop_limit([0, 0], [0, 0], [n - 1, n], level=0.05)
+        assert upper[1] <= limit < upper[0]
+    assert smallest_group_for_no(0.01) == 268
+
+
+@pytest.mark.parametrize(("n_groups", "flips"), [(5, 0.002), (5, 0.02), (10, 0.01)])
+def test_so_many_images_rule_out_a_loss_in_about_four_of_five_draws(n_groups: int, flips: float) -> None:
+    needed = images_for_no(n_groups, flips, limit=0.01)
+    shares = []
+    for n in (int(0.85 * needed), needed):
+        lost, won = (np.random.default_rng(seed).binomial(n, flips / 2, (2000, n_groups)) for seed in (5, 6))
+        shares.append((measure_limits(lost, won, np.full(n_groups, n)).upper_C <= 0.01).all(axis=1).mean())
+    assert shares[0] < 0.8
+    assert 0.77 <= shares[1] <= 0.91, "a step where few images flip: one image more lets one more flip pass"
+
+
+def test_so_many_seeds_rule_out_a_loss_and_fewer_do_not_in_four_of_five() -> None:
+    cell = make_cell("five of 2000", "1", "nothing", n_seeds=3, spread_pp=0.5)
+    cell = cell._replace(sizes_G=cell.sizes_G * 5, flips_G=np.full(5, 0.02))
+    n_seeds = seeds_for_no(cell.sizes_G, 0.02, 0.005, limit=0.01)
+    assert n_seeds is not None
+    shares = []
+    for seeds in (n_seeds - 2, n_seeds):
+        drawn = draw_cell(cell._replace(n_seeds=seeds), 200, np.random.default_rng(7))
+        shares.append((limits_of(cell._replace(n_seeds=seeds), drawn).upper_C[:, :-1] <= 0.01).all(axis=1).mean())
+    assert shares[0] < 0.78
+    assert 0.68 <= shares[1] <= 0.95
+
+
+def test_no_number_of_seeds_makes_up_for_images() -> None:
+    assert seeds_for_no(SIZES, 0.02, 0.005, limit=0.01) is None

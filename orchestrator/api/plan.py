@@ -24,8 +24,8 @@ def plan(
 ) -> dict[str, Any]:
     """Return what `sweep` with the same arguments would do, as `plan --json` prints it.
 
-    `power` adds the smallest drops that the test images can show, where `flips`, shares of the images in [0, 1], turn
-    right or wrong. No trial runs. Data that is not there yet is downloaded and converted, as `sweep` would do it.
+    `power` adds what the test images can show, where `flips`, shares of the images in [0, 1], turn right or wrong. No
+    trial runs. Data that is not there yet is downloaded and converted, as `sweep` would do it.
 
     Raises:
         RequestError: with every problem of the request.
@@ -40,7 +40,7 @@ def plan(
         from quantfair.orchestrator.planning.power import FLIPS, describe_power
 
         specs = dict.fromkeys(experiment.dataset for experiment in state.sweep.experiments)
-        summary["power"] = describe_power(specs, flips or FLIPS)
+        summary["power"] = describe_power(specs, flips or FLIPS, limit_pp=state.sweep.head.limit_pp)
     trials = [{"trial_id": trial.trial_id, "label": trial.label, "needs": list(trial.needs)} for trial in state.plan]
     return {**summary, "trials": trials}
 

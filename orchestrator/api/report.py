@@ -28,21 +28,29 @@ class BuiltReport:
     comparison: "Comparison | None" = None
 
 
-def report(store: str | Path, *, groups: str | Path | None = None, metrics: Sequence[str] = ()) -> "Frames":
+def report(
+    store: str | Path,
+    *,
+    groups: str | Path | None = None,
+    metrics: Sequence[str] = (),
+    limit_pp: float | None = None,
+) -> "Frames":
     """Rebuild the tables and report.html of a store, of a partial one too, and return the tables as frames.
 
     `groups` is a CSV of sample_id and columns: new groupings, which this and later reports use. `metrics` are your own,
-    each `package.module:function`, for this report alone. What is damaged is named, put away and left out.
+    each `package.module:function`. `limit_pp` is the limit of a loss that verdicts are about, in percentage points;
+    without it that of the sweep file, which is 1. Both are for this report alone. What is damaged is named, put away
+    and left out.
 
     Raises:
-        RequestError: `groups` names no file.
+        RequestError: `groups` names no file, or `limit_pp` is not between 0 and 100.
         StoreError: there is no sweep in the store, or a grouping or metric is not what it must be.
         WriteError: the tables cannot be written.
     """
     from quantfair.results import read
 
-    built = build_report(store, groups=groups, metrics=metrics)
-    return read(built.store, metrics=metrics)
+    built = build_report(store, groups=groups, metrics=metrics, limit_pp=limit_pp)
+    return read(built.store, metrics=metrics, limit_pp=limit_pp)
 
 
 def build_report(
@@ -50,6 +58,7 @@ def build_report(
     *,
     groups: str | Path | None = None,
     metrics: Sequence[str] = (),
+    limit_pp: float | None = None,
     formats: Sequence[str] = (),
     output: str | None = None,
     diff: str | None = None,
@@ -59,12 +68,16 @@ def build_report(
 
     if output is not None and not formats:
         raise RequestError([ConfigProblem("--output", "is where tables for papers go: add `--format latex`, say.")])
+    if limit_pp is not None and not 0 < limit_pp < 100:
+        raise RequestError(
+            [ConfigProblem("--limit", f"must be between 0 and 100 percentage points, got {limit_pp:g}.")]
+        )
     opened = Store.open(str(store))
     if groups is not None:
         if not Path(groups).is_file():
             raise RequestError([ConfigProblem("--groups", f"names no file: {groups}.")])
         import_groups(opened, Path(groups).read_bytes(), source=str(groups))
-    derived = build_report_without_damaged(opened, metrics=metrics)
+    derived = build_report_without_damaged(opened, metrics=metrics, limit_pp=limit_pp)
     exports = write_exports(opened, formats, output) if formats else None
     comparison = compare_stores(opened, Store.open(diff)) if diff is not None else None
     return BuiltReport(store=opened, derived=derived, exports=exports, comparison=comparison)

@@ -92,7 +92,31 @@ def format_power(power: Iterable[dict[str, Any]]) -> list[str]:
                 f"  {name:40}" + "".join(f"{at['disparity'][key]:>10.1f}{'':8}" for at in columns)
                 for name, key in rows.items()
             ]
+        lines += _format_needed(of_grouping)
     return [line.rstrip() for line in lines]
+
+
+def _format_needed(of_grouping: dict[str, Any]) -> list[str]:
+    """Return what it takes to rule out losses above the limit, and which groups are too small for it."""
+    columns, limit = of_grouping["at_flips"], f"{of_grouping['limit_pp']:g}"
+    if columns[0]["images_for_no"] is None:
+        return []
+    rows = {f"images of each group to rule out {limit} pp": [at["images_for_no"] for at in columns]}
+    for spread in columns[0]["seeds_for_no"]:
+        rows[f"seeds, if they vary by {spread} pp"] = [at["seeds_for_no"][spread] for at in columns]
+    lines = [f"  {name:40}" + "".join(f"{_format_count(n):>10}{'':8}" for n in row) for name, row in rows.items()]
+    smallest = of_grouping["smallest_for_no"]
+    small = [group["group"] for group in of_grouping["groups"] if group["ranked"] and group["n"] < smallest]
+    if small:
+        named = ", ".join(small[:MOST_REASONS]) + (
+            f" and {len(small) - MOST_REASONS} more" * (len(small) > MOST_REASONS)
+        )
+        lines.append(f"  under {smallest} images, where only a gain rules out a loss of {limit} pp: {named}")
+    return lines
+
+
+def _format_count(n: int | None) -> str:
+    return "no number" if n is None else f"{n:,}"
 
 
 def _format_share(share: float) -> str:

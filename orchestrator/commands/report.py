@@ -33,6 +33,13 @@ def report(
             help="A metric of yours, for this report alone: from a frame of test images to a number for each of them.",
         ),
     ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Verdicts ask whether any group loses more than this; for this report alone. Default: limit_pp, or 1.",
+        ),
+    ] = None,
     formats: Annotated[
         list[Format] | None,
         typer.Option("--format", help="Write tables for papers too; may be given several times."),
@@ -50,7 +57,13 @@ def report(
     """Rebuild the tables and report.html from what is stored, of a partial store too."""
     with exit_codes():
         built = build_report(
-            store, groups=groups, metrics=metric or (), formats=formats or (), output=output, diff=diff
+            store,
+            groups=groups,
+            metrics=metric or (),
+            limit_pp=limit,
+            formats=formats or (),
+            output=output,
+            diff=diff,
         )
         finish(built, as_json=as_json)
 

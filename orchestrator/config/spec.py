@@ -117,6 +117,7 @@ class SweepHead(_Frozen, frozen=True):
         default=("torch",), strict=False, json_schema_extra={"contains": {"const": "torch"}}
     )
     analysis: tuple[Analysis, ...] = Field(default=(), strict=False)
+    limit_pp: float = Field(default=1, gt=0, lt=100, description="verdicts ask whether any group loses more than this")
     resources: ResourcesByMethod = ResourcesByMethod()
     retry: Retry = Retry()
 

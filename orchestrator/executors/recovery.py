@@ -44,13 +44,18 @@ def run_with_recovery(
     raise StoreError(f"Files of {request.store.location} are damaged again and again: check the disk.")
 
 
-def build_report_without_damaged(store: Store, *, metrics: Sequence[str] = ()) -> Derived:
-    """Build tables and dashboard from what is sound, with a user's own metrics. Raises as `run_with_recovery`."""
+def build_report_without_damaged(
+    store: Store, *, metrics: Sequence[str] = (), limit_pp: float | None = None
+) -> Derived:
+    """Build tables and dashboard from what is sound, with a user's own metrics and limit.
+
+    Raises as `run_with_recovery`.
+    """
     store.read_manifest()
     _put_away(store, scan_store(store).damaged)
     for _ in range(MAX_ROUNDS):
         try:
-            return update_report(store, always=True, metrics=metrics)
+            return update_report(store, always=True, metrics=metrics, limit_pp=limit_pp)
         except DamagedError as error:
             _put_away(store, [error, *find_damage(store)])
     raise StoreError(f"Files of {store.location} are damaged again and again: check the disk.")

@@ -117,7 +117,7 @@ def measure_trials(store: Store, ok: Iterable[PlannedTrial], runtimes: Iterable[
 
 def guess_bytes(trial: PlannedTrial, images: ImageCounts) -> int:
     """Return a first guess at what a trial leaves behind, without weights: nobody has built its network yet."""
-    logits = 2 * images.n_classes if trial.method in ("fp32", "fp32_ft") else 0  # float16
+    logits = 4 * images.n_classes if trial.method in ("fp32", "fp32_ft") else 0  # float32
     return FIXED_BYTES + images.n_evaluated * (IMAGE_BYTES + logits)
 
 

@@ -132,6 +132,8 @@ def _others(settings: PtqSpec | QatSpec) -> list[str]:
 def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple[PlannedTrial, ...]:
     """Return every trial once, needs before dependants. `dataset_ids` maps each data set's spec to its content id.
 
+    A user's own weights are one model: they are evaluated, and quantized after training, under the first seed alone.
+
     Raises ValueError if a file of the user's own weights is missing.
     """
     weights_ids = {experiment.model: fingerprint_weights(experiment.model) for experiment in sweep.experiments}
@@ -145,15 +147,16 @@ def make_plan(sweep: SweepSpec, dataset_ids: Mapping[DatasetSpec, str]) -> tuple
                 "analysis": sweep.head.analysis,
                 "runtimes": tuple(name for name in sweep.head.runtimes if name != "torch"),
             }
-            for trial in _trials_of(experiment, identity):
+            for trial in _trials_of(experiment, identity, sweep.head.seeds[0]):
                 trials.setdefault(trial.trial_id, trial)
     return tuple(trials.values())
 
 
-def _trials_of(experiment: Experiment, identity: dict[str, Any]) -> Iterable[PlannedTrial]:
+def _trials_of(experiment: Experiment, identity: dict[str, Any], first_seed: int) -> Iterable[PlannedTrial]:
     shared = {**experiment._asdict(), **identity}
     quant = shared.pop("quant")
-    stage = PlannedTrial.model_construct(**shared, quant=Fp32Spec(method="fp32"))
+    of_weights = {"seed": identity["seed"] if experiment.model.weights is None else first_seed}
+    stage = PlannedTrial.model_construct(**{**shared, **of_weights}, quant=Fp32Spec(method="fp32"))
     yield stage
     on_stage = {**shared, "needs": (stage.trial_id,), "reference_trial_id": stage.trial_id}
     controls: dict[Fp32FtSpec, PlannedTrial] = {}
@@ -164,7 +167,10 @@ def _trials_of(experiment: Experiment, identity: dict[str, Any]) -> Iterable[Pla
             controls[recipe] = PlannedTrial.model_construct(**on_stage, quant=recipe, control_reason=reason)
             yield controls[recipe]
         control_id = controls[recipe].trial_id if recipe is not None else None
-        yield PlannedTrial.model_construct(**{**on_stage, **_links(spec, stage, control_id)}, quant=spec)
+        of_trial = {**on_stage, **_links(spec, stage, control_id)}
+        if isinstance(spec, PtqSpec) and control_id is None:
+            of_trial |= of_weights
+        yield PlannedTrial.model_construct(**of_trial, quant=spec)
 
 
 def _links(spec: PtqSpec | QatSpec, stage: PlannedTrial, control_id: str | None) -> dict[str, Any]:

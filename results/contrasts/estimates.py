@@ -18,33 +18,26 @@ from quantfair.results.statistics.crossed import (
     interval_of_counts,
     resample_drops,
     subtract,
-    t_interval,
 )
 from quantfair.results.statistics.intervals import Interval, excess_gap
-from quantfair.results.statistics.power import minimum_detectable_drop
 from quantfair.results.statistics.resampling import resample_means, widen
 from quantfair.results.tables.groupings import Grouping
 
 _BLOCK: Final = 128  # contrasts whose numbers are made at once
-EQUIVALENCE: Final = 0.9  # confidence: two one-sided tests at 5 %
-MIN_SEEDS: Final = 3  # of a t interval
 
 
 class Estimate(NamedTuple):
     """One contrast in one grouping, fractions by group; nan where nothing can be said.
 
-    `narrow` is the 90 % interval of the drop, `by_seed_GS` the drops of the seeds.
+    `by_seed_GS` are the drops of the seeds.
     """
 
     n_G: np.ndarray
     by_seed_GS: np.ndarray
     drop_G: np.ndarray
     interval: Interval
-    narrow: Interval
-    t: Interval
     eag_G: np.ndarray
     eag_interval: Interval
-    mde_G: np.ndarray
     flips: Flips | None
     churn_G: np.ndarray | None
 
@@ -78,29 +71,20 @@ def _estimate_block(
     )
     counts = [_count(matches, table, n_G) for matches in terms]
     drop_KG, share_G = by_seed_SKG.mean(axis=0), n_G / n_G.sum()
-    interval, narrow = (
-        widen(crossed_interval(drawn_BKG, by_seed_SKG, confidence=level), interval_of_counts(*counts, confidence=level))
-        for level in (0.95, EQUIVALENCE)
-    )
-    t = t_interval(by_seed_SKG) if len(by_seed_SKG) >= MIN_SEEDS else Interval(*np.full((2, *drop_KG.shape), np.nan))
-    interval, narrow, t = (_clip(one, limit=len(terms)) for one in (interval, narrow, t))
+    interval = widen(crossed_interval(drawn_BKG, by_seed_SKG), interval_of_counts(*counts))
+    interval = _clip(interval, limit=len(terms))
     overall = [np.nansum(values * share_G, axis=2, keepdims=True) for values in (drawn_BKG, by_seed_SKG)]
     excess_SKG = by_seed_SKG - overall[1]
     excess = widen(crossed_interval(drawn_BKG - overall[0], excess_SKG), _excess_interval(counts))
     eag_KG, *eag_limits = (np.where(n_G < n_G.sum(), part, np.nan) for part in (excess_SKG.mean(axis=0), *excess))
-    flipped_KG = sum(part.rw + part.wr for part in counts)
-    mde_KG = np.where(n_G > 0, minimum_detectable_drop(np.maximum(n_G, 1), (flipped_KG + 1) / (n_G + 1)), np.nan)
     return {
         contrast.contrast_id: Estimate(
             n_G,
             by_seed_SKG[:, k].T,
             drop_KG[k],
             _at(interval, k),
-            _at(narrow, k),
-            _at(t, k),
             eag_KG[k],
             _at(Interval(*eag_limits), k),
-            mde_KG[k],
             table.rates(contrast.flips, n_G) if contrast.flips else None,
             table.rates(contrast.churn, n_G).flips if contrast.churn else None,
         )

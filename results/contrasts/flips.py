@@ -3,6 +3,7 @@
 Legend: K contrasts, S seeds, M matches, G groups, N images, T trials.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -36,6 +37,10 @@ class CorrectnessMatrix(NamedTuple):
         """Return the ground of these trials."""
         right_NT = np.stack([answers.right_N for answers in outcomes.values()], axis=1)
         return cls(outcomes, {trial_id: column for column, trial_id in enumerate(outcomes)}, right_NT)
+
+    def answers_of(self, trial_id: str) -> bytes:
+        """Return what tells the answers of a trial from others."""
+        return hashlib.sha256(self.outcomes[trial_id].predicted_N.tobytes()).digest()
 
     def find(self, matches: Sequence[Sequence[Match]], side: str) -> np.ndarray:
         """Return the columns of one side of the matches of each contrast, K x S."""

@@ -11,13 +11,14 @@ import numpy as np
 from scipy import special
 
 from quantfair.results.configurations import Config, group_by_key
-from quantfair.results.contrasts.estimates import MIN_SEEDS, Estimate
+from quantfair.results.contrasts.estimates import Estimate
 from quantfair.results.contrasts.pairing import CALIB_SEED, RUNTIME, Contrast
 from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.groupings import Grouping
 from quantfair.results.tables.groups import NO_IMAGES
 
 _CONFIDENCE: Final = 0.95
+MIN_SEEDS: Final = 3
 FEW_VALUES = f"a spread needs {MIN_SEEDS} seeds"
 
 SAME_VALUES = "no interval: all values are the same"

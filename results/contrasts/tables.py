@@ -10,22 +10,21 @@ from typing import Any, Final
 import numpy as np
 
 from quantfair.results.configurations import find_configs
-from quantfair.results.contrasts.estimates import MIN_SEEDS, Estimate, estimate_contrasts
-from quantfair.results.contrasts.evenness import add_evenness, measure_contrasts
+from quantfair.results.contrasts.estimates import Estimate, estimate_contrasts
+from quantfair.results.contrasts.evenness import add_evenness
 from quantfair.results.contrasts.flips import CorrectnessMatrix, Disagreement, compare_populations, count_flips
 from quantfair.results.contrasts.pairing import RUNTIME, Contrast, find_contrasts, find_deployed, name_deployed
+from quantfair.results.contrasts.recipes import NO_LIMITS, Columns, Recipes
 from quantfair.results.contrasts.spreads import add_calibration_spreads, add_training_spreads
-from quantfair.results.contrasts.verdicts import Judge
 from quantfair.results.statistics.intervals import Interval
 from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.answers import DatasetAnswers
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
+from quantfair.results.tables.verdicts import Rules
 
 CONTRAST_TABLES: Final = ("contrasts", "contrast_disparity", "spreads", "verdicts")
 MIN_POPULATION: Final = 5  # seeds: the most frequent answer of fewer is mostly chance
-FEW_SEEDS = f"drop_t: fewer than {MIN_SEEDS} seeds"
-SAME_DROPS = "drop_t: all seeds have the same drop"
 SMALL_POPULATION = f"cie_share, taxicab: fewer than {MIN_POPULATION} seeds"
 NO_REST = "eag: a single group has no rest to be compared with"
 NO_FLIPS = "flip rates, cie_share, taxicab: not of a difference of drops"
@@ -33,7 +32,11 @@ OTHER_IMAGES = "the test images under the two kinds of data are not the same"
 
 
 def add_contrasts(
-    measured: Mapping[str, DatasetAnswers], plan: Iterable[Mapping[str, Any]], tables: Mapping[str, TableBuilder]
+    measured: Mapping[str, DatasetAnswers],
+    plan: Iterable[Mapping[str, Any]],
+    tables: Mapping[str, TableBuilder],
+    *,
+    rules: Rules,
 ) -> None:
     """Add the rows of all data sets to the four tables. `plan` tells which seeds are still to come."""
     configs = find_configs(row for one in measured.values() for row in one.trials)
@@ -49,7 +52,7 @@ def add_contrasts(
             contrasts += find_deployed(list(contrasts), own, deployed.runtime, deployed.outcomes.keys())
             foreign |= {name_deployed(deployed.runtime, key): found for key, found in deployed.outcomes.items()}
         ground = CorrectnessMatrix.of({**one.outcomes, **foreign})
-        _add_data_set(contrasts, ground, one, plan=plan, tables=tables)
+        _add_data_set(contrasts, ground, one, plan=plan, tables=tables, rules=rules)
 
 
 def _check(contrast: Contrast, measured: Mapping[str, DatasetAnswers], dataset_of: Mapping[str, str]) -> Contrast:
@@ -72,27 +75,29 @@ def _add_data_set(
     *,
     plan: Sequence[Mapping[str, Any]],
     tables: Mapping[str, TableBuilder],
+    rules: Rules,
 ) -> None:
     test_set = measured.test_set
     disagreements = _find_disagreements(contrasts, ground, test_set.n_classes)
     configs = find_configs(measured.trials)
     flips = count_flips(contrasts, ground, test_set.groupings)
     overall = estimate_contrasts(contrasts, ground, flips["overall"], test_set.grouping("overall"))
-    judge = Judge(contrasts, measured, overall, plan)
+    recipes = Recipes(contrasts, ground, test_set, rules, plan)
     for grouping in test_set.groupings:
         estimates = overall
         if grouping.name != "overall":
             estimates = estimate_contrasts(contrasts, ground, flips[grouping.name], grouping)
-        evenness = measure_contrasts(contrasts, ground, grouping)
+        limits = recipes.judge(flips[grouping.name], grouping, tables["verdicts"])
         for contrast in contrasts:
-            shares = _share_disagreements(disagreements.get(contrast.contrast_id), grouping)
-            add_estimate(tables["contrasts"], contrast, estimates.get(contrast.contrast_id), grouping, **shares)
+            key = contrast.contrast_id
+            shares = _share_disagreements(disagreements.get(key), grouping)
+            add_estimate(tables["contrasts"], contrast, estimates.get(key), grouping, limits=limits.get(key), **shares)
         if grouping.name != "overall":
-            add_evenness(tables["contrast_disparity"], contrasts, estimates, evenness, grouping=grouping)
+            table = flips[grouping.name]
+            add_evenness(tables["contrast_disparity"], contrasts, estimates, table, grouping=grouping)
         simulated = [contrast for contrast in contrasts if contrast.runtime == RUNTIME]
         add_training_spreads(tables["spreads"], simulated, estimates, grouping)
         add_calibration_spreads(tables["spreads"], configs, simulated, estimates, grouping=grouping)
-        judge.add_verdicts(tables["verdicts"], ground, estimates, evenness, grouping=grouping)
 
 
 def _find_disagreements(
@@ -120,11 +125,21 @@ def _share_disagreements(found: Disagreement | None, grouping: Grouping) -> dict
 
 
 def add_estimate(
-    rows: TableBuilder, contrast: Contrast, estimate: Estimate | None, grouping: Grouping, **more: np.ndarray
+    rows: TableBuilder,
+    contrast: Contrast,
+    estimate: Estimate | None,
+    grouping: Grouping,
+    *,
+    limits: Columns | None = None,
+    **more: np.ndarray,
 ) -> None:
     """Add a row for each group of a grouping: what a contrast is worth there, or why nothing is known."""
     n_G = grouping.sizes("test")
     columns = {} if estimate is None else _columns(contrast, estimate)
+    reasons = _explain(contrast, estimate, grouping)
+    if limits is not None:
+        columns |= {name: values_G for name, values_G in limits.items() if name != "reason"}
+        reasons = [join_reasons(*some) or None for some in zip(reasons, limits["reason"], strict=True)]
     rows.add(
         len(n_G),
         **contrast.columns(),
@@ -136,7 +151,7 @@ def add_estimate(
         seeds=[list(contrast.seeds)] * len(n_G),
         **columns,
         **more,
-        reason=_explain(contrast, estimate, grouping),
+        reason=reasons,
     )
 
 
@@ -148,10 +163,8 @@ def _columns(contrast: Contrast, estimate: Estimate) -> dict[str, Any]:
         "drop_pp": 100 * estimate.drop_G,
         **_limits("drop_ci", estimate.interval),
         "ci_method": _name_method(contrast),
-        **_limits("drop_t", estimate.t),
         "eag_pp": 100 * estimate.eag_G,
         **_limits("eag_ci", estimate.eag_interval),
-        "mde_pp": 100 * estimate.mde_G,
     }
     if estimate.flips is not None:
         lost, won, flipped = estimate.flips
@@ -177,11 +190,7 @@ def _explain(contrast: Contrast, estimate: Estimate | None, grouping: Grouping) 
         return [join_reasons(contrast.reason, None if n else NO_IMAGES) for n in n_G]
     shared = (
         NO_REST if grouping.name == "overall" else None,
-        FEW_SEEDS if n_seeds < MIN_SEEDS else None,
+        NO_LIMITS if contrast.subtracted else None,
         NO_FLIPS if contrast.subtracted else SMALL_POPULATION if n_seeds < MIN_POPULATION else None,
     )
-    same_G = np.isnan(estimate.t.low) & (n_seeds >= MIN_SEEDS)
-    return [
-        (join_reasons(*shared, SAME_DROPS if same else None) or None) if n else NO_IMAGES
-        for n, same in zip(n_G, same_G, strict=True)
-    ]
+    return [(join_reasons(*shared) or None) if n else NO_IMAGES for n in n_G]

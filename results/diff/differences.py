@@ -18,13 +18,15 @@ import pyarrow as pa
 
 from quantfair.results.configurations import Config, find_configs
 from quantfair.results.contrasts.estimates import estimate_contrasts
-from quantfair.results.contrasts.evenness import add_evenness, measure_contrasts
+from quantfair.results.contrasts.evenness import add_evenness
 from quantfair.results.contrasts.flips import CorrectnessMatrix, count_flips
 from quantfair.results.contrasts.pairing import Contrast, Match
+from quantfair.results.contrasts.recipes import Recipes
 from quantfair.results.contrasts.tables import add_estimate
 from quantfair.results.diff.alignment import Aligned, align_configs, list_setting_differences
-from quantfair.results.schema import COMPARISONS, CONTRAST_DISPARITY, DIFFERENCES, SETTING_DIFFERENCES
+from quantfair.results.schema import COMPARISONS, CONTRAST_DISPARITY, DIFFERENCES, SETTING_DIFFERENCES, VERDICTS
 from quantfair.results.statistics.crossed import subtract, t_interval
+from quantfair.results.statistics.decisions import LIMIT
 from quantfair.results.statistics.intervals import Interval, wilson_interval
 from quantfair.results.store.files import StoreError
 from quantfair.results.store.recovery import scan_store
@@ -34,6 +36,7 @@ from quantfair.results.store.trial_list import list_trials
 from quantfair.results.tables.answers import TrialAnswers, read_all_outcomes
 from quantfair.results.tables.groupings import Grouping, TestSet, make_test_set
 from quantfair.results.tables.groups import divide, sum_by_group
+from quantfair.results.tables.verdicts import Rules
 from quantfair.results.user_data.groups import add_custom_groups
 
 OTHER: Final = "other/"  # stands before the ids of the other store's trials
@@ -113,14 +116,18 @@ def _compare_data(
     ground = CorrectnessMatrix.of({**mine, **{OTHER + trial_id: found for trial_id, found in theirs.items()}})
     contrasts = [contrast for pair in pairs for contrast in _list_contrasts(pair, ground.columns)]
     flips = count_flips(contrasts, ground, own.groupings)
+    recipes = Recipes(contrasts, ground, own, Rules(LIMIT, ()), ())
+    no_words = TableBuilder(VERDICTS)  # two stores are compared; none of these contrasts is of a model and its original
     for grouping in own.groupings:
-        estimates = estimate_contrasts(contrasts, ground, flips[grouping.name], grouping)
+        table = flips[grouping.name]
+        estimates = estimate_contrasts(contrasts, ground, table, grouping)
+        limits = recipes.judge(table, grouping, no_words)
         for contrast in contrasts:
-            accuracies = _average(contrast, ground, grouping)
-            add_estimate(rows, contrast, estimates.get(contrast.contrast_id), grouping, **accuracies)
+            contrast_id, accuracies = contrast.contrast_id, _average(contrast, ground, grouping)
+            estimate = estimates.get(contrast_id)
+            add_estimate(rows, contrast, estimate, grouping, limits=limits.get(contrast_id), **accuracies)
         if grouping.name != "overall":
-            evenness = measure_contrasts(contrasts, ground, grouping)
-            add_evenness(spreads, contrasts, estimates, evenness, grouping=grouping)
+            add_evenness(spreads, contrasts, estimates, table, grouping=grouping)
 
 
 def _read(side: _Side, dataset_id: str, pairs: Sequence[Aligned]) -> dict[str, TrialAnswers]:

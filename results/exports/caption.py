@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 from quantfair.results.exports.paper_table import Drop, PaperTable
-from quantfair.results.schema import MIN_RANKED
+from quantfair.results.statistics.decisions import LIMIT, MEANINGS
+from quantfair.results.tables.verdicts import format_limit
 
 MISSING = "–"
 HEAD = ("Configuration", "Seeds", "All images")
-TAIL = ("Disparity", "Floor", "p", "Verdict")
+TAIL = ("Disparity", "At most", "Answer", "Verdict")
 
 
 def format_caption(table: PaperTable) -> str:
@@ -18,18 +19,21 @@ def format_caption(table: PaperTable) -> str:
     parts = [
         f"What each group of {key['dataset']} by {key['grouping']} loses (task {key['task']}, {mixture}{key['model']}, "
         f"runtime {key['runtime']}): drop of test accuracy against {other[key['comparison']]} in percentage points, "
-        f"mean over seeds ({_format_seeds(table)}), with 95 % intervals{_format_methods(table)}; below zero it gained.",
+        f"mean over seeds ({_format_seeds(table)}), with limits in brackets; below zero it gained.",
         f"{table.n_test} test images; n of each group in the head.",
-        f"Bold: the largest mean drop above 0 among groups of at least {MIN_RANKED} images. Whether it is more than "
-        "noise say Disparity (largest minus smallest drop of these groups), Floor (its 95 % quantile if no group "
-        "differed) and p (of a permutation test).",
+        "Limits: the upper one at 95 % for each group, all lower ones together at 97.5 % (Tango's score limits; over "
+        "seeds at least as wide as t limits with the variance of images and seeds). Disparity: largest minus smallest "
+        "drop. At most: no group, nor all images together, loses more than this. Answer: whether any loses more than "
+        f"{_say_limit(table)} on such images. Bold: the group that does, as the verdict says.",
     ]
     if small := [group.name for group in table.groups if not group.is_ranked]:
-        parts.append(f"Too small to be ranked: {', '.join(small)}.")
+        parts.append(f"Too small to be judged, with an interval of 95 %: {', '.join(small)}.")
     if table.empty_groups:
         parts.append(f"Without test images, and left out: {', '.join(table.empty_groups)}.")
-    rules = {row.verdict: row.rule for row in table.rows if row.verdict and row.rule}
-    return " ".join([*parts, *(f"{word[0].upper()}{word[1:]}: {rule.rstrip('.')}." for word, rule in rules.items())])
+    words = dict.fromkeys(row.verdict.get("word") for row in table.rows)
+    limit = _say_limit(table)
+    meanings = {word: MEANINGS[word].replace("LIMIT", limit) for word in words if word is not None}
+    return " ".join([*parts, *(f"{word[0].upper()}{word[1:]}: {meaning}" for word, meaning in meanings.items())])
 
 
 def format_notes(table: PaperTable) -> list[str]:
@@ -61,11 +65,6 @@ def format_interval(drop: Drop, digits: int) -> str:
     return f"[{format_number(drop.low_pp, digits)}, {format_number(drop.high_pp, digits)}]"
 
 
-def format_p(p: float | None) -> str:
-    """Return a p-value with three digits."""
-    return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def _format_seeds(table: PaperTable) -> str:
     sets = sorted({row.seeds for row in table.rows if row.seeds})
     if not sets:
@@ -73,9 +72,9 @@ def _format_seeds(table: PaperTable) -> str:
     return " or ".join(_join(map(str, seeds)) for seeds in sets)
 
 
-def _format_methods(table: PaperTable) -> str:
-    methods = sorted({row.ci_method for row in table.rows if row.ci_method})
-    return f" ({_join(methods)})" if methods else ""
+def _say_limit(table: PaperTable) -> str:
+    limits = (row.verdict.get("limit_pp") for row in table.rows)
+    return format_limit(next((limit for limit in limits if limit is not None), 100 * LIMIT))
 
 
 def _join(words: Iterable[str]) -> str:

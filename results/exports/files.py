@@ -12,7 +12,7 @@ from quantfair.results.exports.paper_table import NEEDED, PaperTable, make_paper
 from quantfair.results.store.files import Files
 from quantfair.results.store.store import Store
 
-DISPARITY: Final = ("drop_disparity_pp", "null_mean_pp", "null_q95_pp", "perm_p", "perm_q")
+VERDICT: Final = ("scope", "word", "answer", "told", "group", "limit_pp", "at_most_pp")
 
 
 def write_exports(store: Store, formats: Iterable[str], folder: str | None = None) -> list[str]:
@@ -36,14 +36,14 @@ def write_exports(store: Store, formats: Iterable[str], folder: str | None = Non
 def to_long(table: PaperTable) -> pd.DataFrame:
     """Return a table as a tidy frame: a row for each configuration and group, empty groups left out.
 
-    `is_worst` marks what is bold elsewhere. The columns `overall_`, those of the disparity and `verdict` are of the
+    `is_named` marks what is bold elsewhere. The columns `overall_`, the disparity and those of the verdict are of the
     configuration, so they repeat.
     """
     rows: list[dict[str, Any]] = []
     for row in table.rows:
         settings = {name: getattr(row, name) for name in ("configuration", "config_id", "method")}
         bits = {"weight_bits": row.weight_bits, "act_bits": row.act_bits, "n_seeds": len(row.seeds)}
-        worst = row.find_worst(table.groups)
+        named = row.find_named(table.groups)
         for place, (group, drop) in enumerate(zip(table.groups, row.drops, strict=True)):
             rows.append(
                 {
@@ -54,22 +54,20 @@ def to_long(table: PaperTable) -> pd.DataFrame:
                     "n": group.n,
                     "is_ranked": group.is_ranked,
                     **_name("drop", drop),
-                    "ci_method": row.ci_method,
-                    "is_worst": place == worst,
+                    "is_named": place == named,
                     **_name("overall_drop", row.overall),
-                    **{name: row.disparity.get(name) for name in DISPARITY},
-                    "verdict": row.verdict,
-                    "rule": row.rule,
+                    "drop_disparity_pp": row.disparity_pp,
+                    **{f"verdict_{name}": row.verdict.get(name) for name in VERDICT},
                     "reason": row.reason,
                 }
             )
-    numbers = [name for name in (rows[0] if rows else {}) if name.endswith("_pp") or name in DISPARITY]
+    numbers = [name for name in (rows[0] if rows else {}) if name.endswith("_pp")]
     bits = dict.fromkeys(("weight_bits", "act_bits"), "Int8") if rows else {}
     return pd.DataFrame(rows).astype({**dict.fromkeys(numbers, "float64"), **bits})
 
 
 def _name(start: str, drop: Any) -> dict[str, float | None]:
-    return dict(zip((f"{start}_pp", f"{start}_ci_low_pp", f"{start}_ci_high_pp"), drop, strict=True))
+    return dict(zip((f"{start}_pp", f"{start}_low_pp", f"{start}_high_pp"), drop, strict=True))
 
 
 def _write_csv(table: PaperTable) -> bytes:

@@ -14,7 +14,6 @@ from quantfair.results.exports.caption import (
     format_interval,
     format_notes,
     format_number,
-    format_p,
 )
 from quantfair.results.exports.paper_table import Drop, PaperTable, Row
 
@@ -97,12 +96,12 @@ def _format_tabular(columns: list[list[str]]) -> list[str]:
 
 
 def _format_row(table: PaperTable, row: Row, digits: int) -> tuple[list[str], list[str]]:
-    drops, worst = (row.overall, *row.drops), row.find_worst(table.groups)
+    drops, named = (row.overall, *row.drops), row.find_named(table.groups)
     cells = [_format_number(drop.drop_pp, digits) for drop in drops]
-    if worst is not None:
-        cells[worst + 1] = rf"\textbf{{{cells[worst + 1]}}}"
-    after = [_format_number(row.disparity.get(name), digits) for name in ("drop_disparity_pp", "null_q95_pp")]
-    after += [escape_latex(format_p(row.disparity.get("perm_p"))), escape_latex(row.verdict or MISSING)]
+    if named is not None:
+        cells[named + 1] = rf"\textbf{{{cells[named + 1]}}}"
+    after = [_format_number(value, digits) for value in (row.disparity_pp, row.verdict.get("at_most_pp"))]
+    after += [escape_latex(row.verdict.get(name) or MISSING) for name in ("answer", "word")]
     first = [escape_latex(row.configuration), str(len(row.seeds) or "--"), *cells, *after]
     return first, ["", "", *(_format_interval(drop, digits) for drop in drops), *[""] * len(TAIL)]
 

@@ -12,7 +12,6 @@ from quantfair.results.exports.caption import (
     format_interval,
     format_notes,
     format_number,
-    format_p,
 )
 from quantfair.results.exports.paper_table import Drop, PaperTable, Row
 
@@ -39,10 +38,10 @@ def format_markdown(table: PaperTable) -> str:
 
 
 def _format_row(table: PaperTable, row: Row, digits: int) -> str:
-    worst = row.find_worst(table.groups)
-    drops = [_format_drop(drop, digits, bold=place == worst) for place, drop in enumerate(row.drops)]
-    after = [format_number(row.disparity.get(name), digits) for name in ("drop_disparity_pp", "null_q95_pp")]
-    after += [escape_markdown(format_p(row.disparity.get("perm_p"))), escape_markdown(row.verdict or MISSING)]
+    named = row.find_named(table.groups)
+    drops = [_format_drop(drop, digits, bold=place == named) for place, drop in enumerate(row.drops)]
+    after = [format_number(value, digits) for value in (row.disparity_pp, row.verdict.get("at_most_pp"))]
+    after += [escape_markdown(row.verdict.get(name) or MISSING) for name in ("answer", "word")]
     name, overall = escape_markdown(row.configuration), _format_drop(row.overall, digits, bold=False)
     return _join([name, str(len(row.seeds) or MISSING), overall, *drops, *after])
 

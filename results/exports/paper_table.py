@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from quantfair.results.configurations import Trial, name_configurations, order_trials
 from quantfair.results.schema import COMPARISONS, MIN_RANKED
+from quantfair.results.statistics.decisions import YES
+from quantfair.results.tables.verdicts import RECIPE, choose_judged
 
 NOT_COMPUTED = "the tables have no drops of this configuration"
 NEEDED = ("trials", "groups", "contrasts", "contrast_disparity", "verdicts")  # tables that are read
@@ -35,7 +37,10 @@ class Group(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """A cell: a mean drop over seeds with its 95 % interval, in percentage points; None where it is not known."""
+    """A cell: a mean drop over seeds with its limits, in percentage points; None where it is not known.
+
+    The limits are those that words rest on, or for a group that takes no part those of a 95 % interval.
+    """
 
     drop_pp: float | None = None
     low_pp: float | None = None
@@ -53,23 +58,15 @@ class Row(NamedTuple):
     seeds: tuple[int, ...]
     overall: Drop
     drops: tuple[Drop, ...]
-    ci_method: str | None
-    disparity: Values  # drop_disparity_pp, null_q95_pp, perm_p
-    verdict: str | None
-    rule: str | None
+    disparity_pp: float | None
+    verdict: Values  # word, answer, told, group, at_most_pp, limit_pp
     reason: str | None
 
-    def find_worst(self, groups: Sequence[Group]) -> int | None:
-        """Return the place of the ranked group with the largest mean drop, the first of equal ones.
-
-        None where fewer than two are known, or none is above 0.
-        """
-        known = [
-            (drop.drop_pp, -place)
-            for place, (drop, group) in enumerate(zip(self.drops, groups, strict=True))
-            if group.is_ranked and drop.drop_pp is not None
-        ]
-        return -max(known)[1] if len(known) > 1 and max(known)[0] > 0 else None
+    def find_named(self, groups: Sequence[Group]) -> int | None:
+        """Return the place of the group that loses more than the limit, as the verdict says, or None."""
+        names = [group.name for group in groups]
+        named = self.verdict.get("group")
+        return names.index(named) if self.verdict.get("answer") == YES and named in names else None
 
 
 class PaperTable(NamedTuple):
@@ -89,7 +86,7 @@ class _Indexed(NamedTuple):
     groups: Mapping[tuple[str, str], list[Group]]
     contrasts: Mapping[tuple[str, ...], Values]
     disparities: Mapping[tuple[str, ...], Values]
-    verdicts: Mapping[tuple[str, ...], Values]
+    verdicts: Mapping[tuple[str, ...], list[Values]]  # that of the recipe first
 
 
 def make_paper_tables(tables: Mapping[str, pa.Table]) -> list[PaperTable]:
@@ -134,7 +131,8 @@ def _make_row(key: dict[str, str], name: str, trial: Trial, groups: Sequence[Gro
     overall = indexed.contrasts.get((*of_config, "overall", "all"), {})
     found = [indexed.contrasts.get((*of_config, key["grouping"], group.name), {}) for group in groups]
     known = next((one for one in (overall, *found) if one.get("drop_pp") is not None), {})
-    verdict = indexed.verdicts.get((*of_config, key["grouping"]), {})
+    disparity = indexed.disparities.get((*of_config, key["grouping"]), {})
+    verdicts = indexed.verdicts.get((*of_config, key["grouping"]), [{}])
     reasons = [one["reason"] for one in (overall, *found) if one.get("reason")]
     return Row(
         configuration=name,
@@ -145,16 +143,15 @@ def _make_row(key: dict[str, str], name: str, trial: Trial, groups: Sequence[Gro
         seeds=tuple(known.get("seeds") or ()),
         overall=_take_drop(overall),
         drops=tuple(map(_take_drop, found)),
-        ci_method=known.get("ci_method"),
-        disparity=indexed.disparities.get((*of_config, key["grouping"]), {}),
-        verdict=verdict.get("word"),
-        rule=verdict.get("rule"),
+        disparity_pp=disparity.get("drop_disparity_pp"),
+        verdict=choose_judged(verdicts),
         reason=None if known else next(iter(reasons), NOT_COMPUTED),
     )
 
 
 def _take_drop(values: Values) -> Drop:
-    return Drop(*(values.get(name) for name in ("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp")))
+    names = ("lower_pp", "upper_pp") if values.get("lower_pp") is not None else ("drop_ci_low_pp", "drop_ci_high_pp")
+    return Drop(*(values.get(name) for name in ("drop_pp", *names)))
 
 
 def _index(tables: Mapping[str, pa.Table]) -> _Indexed:
@@ -169,7 +166,7 @@ def _index(tables: Mapping[str, pa.Table]) -> _Indexed:
         {place: groups[place] for place in places},
         _index_by(tables["contrasts"], *of_config, "group"),
         _index_by(tables["contrast_disparity"], *of_config),
-        _index_by(tables["verdicts"], *of_config),
+        _collect_verdicts(tables["verdicts"], of_config),
     )
 
 
@@ -177,6 +174,14 @@ def _index_by(table: pa.Table, *names: str) -> dict[tuple[str, ...], Values]:
     """Rows by some columns, those without a comparison left out."""
     rows = table.filter(table["comparison"].is_valid()).to_pylist()
     return {tuple(row[name] for name in names): row for row in rows}
+
+
+def _collect_verdicts(table: pa.Table, names: Sequence[str]) -> dict[tuple[str, ...], list[Values]]:
+    """Return the verdicts on the recipe and on each file of a configuration, the recipe first."""
+    found: dict[tuple[str, ...], list[Values]] = defaultdict(list)
+    for row in sorted(table.to_pylist(), key=lambda row: row["scope"] != RECIPE):
+        found[tuple(row[name] for name in names)].append(row)
+    return found
 
 
 def _make_slug(key: dict[str, str]) -> str:

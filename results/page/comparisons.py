@@ -12,8 +12,10 @@ from typing import Final
 from quantfair.results.page.catalog import QUANTIZED, Config, Data, Group, Grouping
 from quantfair.results.page.index import TORCH, Drop, Facts, Row
 from quantfair.results.schema import DEPLOYED, IMPORTED
+from quantfair.results.statistics.decisions import NO, NO_VERDICT
 
 SIDE_OF: Final = {"ptq": "reference", "qat": "control", "fp32_ft": "reference", IMPORTED: "reference"}
+LOSERS: Final = ("ptq", "qat", IMPORTED)  # methods whose losses the page asks about
 RUNNABLE: Final = ("fp32", "fp32_ft", "ptq", "qat")  # what a runtime can be given
 
 
@@ -27,6 +29,7 @@ class ComparisonRow:
     runtime: str
     grouping: Grouping
     verdict: Row
+    files: tuple[Row, ...]
     overall: Drop | None
     worst: tuple[Group, Drop] | None
     evenness: Row
@@ -36,8 +39,18 @@ class ComparisonRow:
 
     @property
     def word(self) -> str:
-        """The verdict."""
-        return self.verdict.get("word") or "no verdict"
+        """The verdict on the recipe, or on the one file that there is."""
+        return self.verdict.get("word") or NO_VERDICT
+
+    @property
+    def answer(self) -> str | None:
+        """Whether anybody loses more than the limit: no, yes, cannot tell, or None without a verdict."""
+        return self.verdict.get("answer")
+
+    @property
+    def words_of_files(self) -> Counter[str]:
+        """How many of the trained models have which verdict."""
+        return Counter(row["word"] for row in self.files)
 
     @property
     def side(self) -> str:
@@ -47,31 +60,26 @@ class ComparisonRow:
         return self.other.variant if self.other else f"its {self.comparison}"
 
     @property
-    def unevenness(self) -> Row:
-        """Disparity, floor and p of the groups that the verdict is on; without a verdict of all that are ranked."""
-        return self.verdict if self.verdict.get("word") else self.evenness
-
-    @property
     def words_of_others(self) -> Counter[str]:
         """How many of the others have which verdict."""
         return Counter(other.word for other in self.others)
 
     @property
     def range_of_others(self) -> tuple[float, float] | None:
-        """Smallest and largest EAG of the worst group, each of the others having its own."""
-        found = [other.worst[1].eag_pp or 0.0 for other in self.others if other.worst]
+        """Smallest and largest of what the others lose at most."""
+        found = [other.verdict["at_most_pp"] for other in self.others if other.verdict.get("at_most_pp") is not None]
         return (min(found), max(found)) if found else None
 
 
 @dataclass(frozen=True)
-class DetectableDrop:
-    """What one data set can tell at all."""
+class Reach:
+    """What one data set can tell at all: losses above `at_most` are ruled out."""
 
     data: Data
     n_seeds: int
     n_test: int | None
     accuracy: float | None  # of the reference, the mean over its seeds
-    mde: dict[str, tuple[float, float] | None]  # by grouping: smallest and largest over primary configurations, pp
+    at_most: dict[str, tuple[float, float] | None]  # by grouping: smallest and largest over primary configurations, pp
     reasons: dict[str, str]  # by grouping: why there is none
     n_failed: int
 
@@ -87,7 +95,7 @@ class Question:
     grouping: Grouping
 
 
-def measure_reach(facts: Facts) -> list[DetectableDrop]:
+def measure_reach(facts: Facts) -> list[Reach]:
     """Return for each data set what it can tell: seeds, images, accuracy of the reference, what could go unseen."""
     reaches = []
     for data in facts.catalog.data:
@@ -98,13 +106,13 @@ def measure_reach(facts: Facts) -> list[DetectableDrop]:
         sizes = [trial["n_test"] for config in configs for trial in config.ok if trial["n_test"]]
         verdicts = {grouping.name: _list_verdicts(facts, data, grouping) for grouping in data.groupings}
         reaches.append(
-            DetectableDrop(
+            Reach(
                 data=data,
                 n_seeds=len({trial["seed"] for config in configs for trial in config.ok}),
                 n_test=max(sizes, default=None),
                 accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
-                mde={name: _find_mde(found) for name, found in verdicts.items()},
-                reasons={name: _explain_mde(found) for name, found in verdicts.items()},
+                at_most={name: _find_at_most(found) for name, found in verdicts.items()},
+                reasons={name: _explain_no_limit(found) for name, found in verdicts.items()},
                 n_failed=sum(trial["status"] == "failed" for trial in trials),
             )
         )
@@ -112,27 +120,28 @@ def measure_reach(facts: Facts) -> list[DetectableDrop]:
 
 
 def _list_verdicts(facts: Facts, data: Data, grouping: Grouping) -> list[Row]:
-    return [loss.verdict for loss in list_losses(facts, data, grouping) if loss.config.method != "fp32_ft"]
+    return [loss.verdict for loss in list_losses(facts, data, grouping)]
 
 
-def _find_mde(verdicts: Sequence[Row]) -> tuple[float, float] | None:
-    known = [verdict["mde_pp"] for verdict in verdicts if verdict.get("mde_pp") is not None]
+def _find_at_most(verdicts: Sequence[Row]) -> tuple[float, float] | None:
+    known = [verdict["at_most_pp"] for verdict in verdicts if verdict.get("at_most_pp") is not None]
     return (min(known), max(known)) if known else None
 
 
-def _explain_mde(verdicts: Sequence[Row]) -> str:
+def _explain_no_limit(verdicts: Sequence[Row]) -> str:
     reasons = [verdict["reason"] for verdict in verdicts if verdict.get("reason")]
     return reasons[0] if reasons else "no finished configuration is compared with another one"
 
 
 def list_losses(facts: Facts, data: Data, grouping: Grouping) -> list[ComparisonRow]:
-    """Return a row for each method and bits: PTQ and fine-tuning against the reference, QAT against its control.
+    """Return a row for each method and bits: PTQ against the reference, QAT against its control.
 
-    QAT without a control, such as one from scratch with other steps, is beside its reference.
+    QAT without a control, such as one from scratch with other steps, is compared with its reference. A float model that
+    was fine-tuned has no quantizer, so it is none of those who lose by one.
     """
     rows = []
     for same in _split_by_bits(facts, data):
-        if same[0].method not in SIDE_OF:
+        if same[0].method not in LOSERS:
             continue
         if side := choose_side(facts, same):
             rows.append(_make_loss(facts, same, grouping, side, TORCH))
@@ -178,7 +187,7 @@ def _make_loss(facts: Facts, configs: list[Config], grouping: Grouping, comparis
 
 def _read_loss(facts: Facts, config: Config, grouping: Grouping, comparison: str, runtime: str) -> ComparisonRow:
     key = (config.config_id, runtime, comparison, grouping.name)
-    verdict, drops = facts.verdicts.get(key, {}), facts.drops.get(key, {})
+    verdict, drops = facts.judge(key), facts.drops.get(key, {})
     out = verdict.get("out_of_play") or ()
     overall = facts.overall(config, comparison, runtime)
     in_play = tuple(
@@ -191,8 +200,9 @@ def _read_loss(facts: Facts, config: Config, grouping: Grouping, comparison: str
         runtime=runtime,
         grouping=grouping,
         verdict=verdict,
+        files=tuple(facts.files.get(key, ())),
         overall=overall,
-        worst=next((found for found in in_play if found[0].name == verdict.get("worst_group")), None),
+        worst=next((found for found in in_play if found[0].name == verdict.get("group")), None),
         evenness=facts.evenness.get(key, {}),
         gap_pp=facts.gaps.get((config.config_id, runtime, grouping.name)),
         in_play=in_play,
@@ -227,18 +237,26 @@ def list_deployed(facts: Facts) -> list[str]:
 
 
 def find_shippable(facts: Facts, data: Data, grouping: Grouping, runtime: str) -> ComparisonRow | None:
-    """Return the named configuration of the fewest bits that is *harmless* against FP32; of equals the first.
+    """Return the last named configuration, from the most bits down, before the first whose answer is not no.
 
-    QAT too is beside FP32: who ships it gives up that one, not the control. FP32 answers in torch in every case.
-    PTQ of the control is beside that one alone, so it is never named.
+    The order is fixed before the test images are looked at: val named the configurations, and bits sort them. So the
+    answers need no correction for their number. QAT too is compared with FP32: who ships it gives up that one, not the
+    control. FP32 answers in torch in every case. PTQ of the control is compared with that one alone, so it is never
+    named. Without a verdict on the recipe every file must have the answer no.
     """
     losses = [
         loss
         for method in QUANTIZED
         for loss in compare_loss(facts, data, grouping, method, "reference", runtime).values()
     ]
-    harmless = [loss for loss in losses if loss.word == "harmless" and loss.other and loss.other.method == "fp32"]
-    return min(harmless, key=lambda loss: count_bits(loss.config), default=None)
+    against_float = [loss for loss in losses if loss.other and loss.other.method == "fp32"]
+    found = None
+    for loss in sorted(against_float, key=lambda loss: -count_bits(loss.config)):
+        answers = {loss.answer} if loss.answer else {row["answer"] for row in loss.files}
+        if answers != {NO}:
+            break
+        found = loss
+    return found
 
 
 def count_bits(config: Config) -> int:

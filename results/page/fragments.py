@@ -9,7 +9,6 @@ from quantfair.results.page.formatting import (
     MISSING,
     escape,
     format_drop,
-    format_interval,
     format_p,
     format_pp,
     render_number,
@@ -17,10 +16,12 @@ from quantfair.results.page.formatting import (
 )
 from quantfair.results.page.index import Drop, Facts, Row
 from quantfair.results.schema import MIN_RANKED
+from quantfair.results.statistics.decisions import CANNOT_TELL, NO_VERDICT, UNCHANGED
 
 # Words never stand alone on a colour; the shapes tell them apart in black and white too.
 SHAPES: Final = {
-    "harmless": "○", "degraded": "▼", "uneven": "▲", "collapsed": "■", "inconclusive": "?", "no verdict": "–",
+    "unchanged": "○", "harmless": "○", "small": "○", "loses": "▼", "uneven": "▲", "collapsed": "■",
+    "not resolved": "?", "no verdict": "–",
 }  # fmt: skip
 NAME: Final = 24  # characters of a group's name in a cell
 MOST_OUT: Final = 3  # groups out of play that a cell names
@@ -70,62 +71,62 @@ def name_group(name: str, length: int = NAME) -> str:
 
 
 def render_word(loss: ComparisonRow) -> str:
-    """Return the verdict with its shape; the rule with its numbers is the tooltip."""
-    rule = loss.verdict.get("rule") or loss.verdict.get("reason") or "the tables have no verdict"
-    provisional = " *" if loss.verdict.get("provisional") else ""
-    kind = loss.word.replace(" ", "-")
+    """Return the verdict with its shape; what it says in numbers is the tooltip."""
+    kind, text = loss.word.replace(" ", "-"), loss.word
+    if loss.word == UNCHANGED and loss.answer == CANNOT_TELL:
+        text += f", {CANNOT_TELL}"
     shape = f'<span aria-hidden="true">{SHAPES.get(loss.word, "")}</span>'
-    return f'<b class="word {kind}" title="{escape(rule)}">{shape} {escape(loss.word)}{provisional}</b>'
+    provisional = " *" if loss.verdict.get("provisional") else ""
+    return f'<b class="word {kind}" title="{escape(_tell(loss.verdict))}">{shape} {escape(text)}{provisional}</b>'
+
+
+def _tell(verdict: Row) -> str:
+    return verdict.get("told") or verdict.get("reason") or "the tables have no verdict"
 
 
 def render_loss(loss: ComparisonRow) -> str:
-    """Return the verdict, the worst group with its excess, whether it is chance, and what others are called."""
-    told = escape(explain_no_worst(loss))
-    if loss.worst:
-        group, drop = loss.worst
-        beyond = f"{format_pp(drop.eag_pp)} worse than all{format_interval(drop.eag_low_pp, drop.eag_high_pp)}"
-        lost = render_number(f"{format_drop(drop.drop_pp)},", drop.drop_pp)
-        told = f"{loss.grouping.prefix}{name_group(group.name)} {lost} {render_number(beyond, drop.eag_pp)}"
-    others = f"other settings: {escape(format_others(loss))}" if loss.others else ""
-    lines = [told, "; ".join(_format_evidence(loss)), others]
-    return render_word(loss) + "".join(small(line, kind="more") for line in lines if line)
+    """Return the verdict with its sentence, what each trained model is called, and what others are called."""
+    lines = [*_list_files(loss), _format_out_of_play(loss)]
+    lines += [f"other settings: {escape(format_others(loss))}"] if loss.others else []
+    scope = (
+        "" if loss.word == NO_VERDICT else "this recipe: " if loss.verdict.get("trial_id") is None else "this file: "
+    )
+    told = small(escape(scope + _tell(loss.verdict)), kind="more")
+    return render_word(loss) + told + "".join(small(line, kind="more") for line in lines if line)
 
 
-def _format_evidence(loss: ComparisonRow) -> Iterator[str]:
-    """Yield the p, how near to no change every group is, and which groups had little to lose."""
-    p, margin = loss.unevenness.get("perm_p"), loss.verdict.get("harmless_margin_pp")
-    if p is not None:
-        yield render_number(format_p(p), p)
-    if margin is not None:
-        noun, near = loss.grouping.noun, format_pp(margin)
-        told = f"every {noun} within ±{near}" if loss.word == "harmless" else f"a {noun} may be off by up to ±{near}"
-        yield render_number(told, margin)
-    if out := loss.verdict.get("out_of_play"):
-        more = f" and {len(out) - MOST_OUT} more" if len(out) > MOST_OUT else ""
-        yield f"out of play: {', '.join(map(name_group, out[:MOST_OUT]))}{more}"
+def _list_files(loss: ComparisonRow) -> Iterator[str]:
+    """Yield what the models of several seeds are called, each on its own images; one alone has been told."""
+    if len(loss.files) > 1:
+        words = ", ".join(f"{n} {word}" for word, n in loss.words_of_files.most_common())
+        yield f"its {len(loss.files)} files, one by one: {escape(words)}"
+
+
+def _format_out_of_play(loss: ComparisonRow) -> str:
+    """Return which groups had little to lose."""
+    out = loss.verdict.get("out_of_play")
+    if not out:
+        return ""
+    more = f" and {len(out) - MOST_OUT} more" if len(out) > MOST_OUT else ""
+    return f"out of play: {', '.join(map(name_group, out[:MOST_OUT]))}{more}"
 
 
 def explain_no_worst(loss: ComparisonRow) -> str:
-    """Return why no group is named as the worst."""
-    if not loss.verdict.get("word"):
-        return loss.verdict.get("reason") or "the tables have no verdict"
-    if loss.word == "no verdict":
-        return loss.verdict["rule"]
-    if loss.overall and loss.overall.flip_rate == 0:
-        few = "" if loss.word == "harmless" else f"; too few images to show ±1 pp for every {loss.grouping.noun}"
-        return f"no answer changes{few}"
+    """Return why no group is named."""
+    if loss.word == NO_VERDICT:
+        return _tell(loss.verdict)
     if not loss.in_play:
         return f"no {loss.grouping.noun} of {MIN_RANKED} test images is in play"
-    return f"no {loss.grouping.noun} in play loses more than all images"
+    return f"no single {loss.grouping.noun}"
 
 
 def format_others(loss: ComparisonRow) -> str:
-    """Return the verdicts on other settings of this method and bits, and what their worst groups lose more than all."""
+    """Return the verdicts on other settings of this method and bits, and what each of them loses at most."""
     if not loss.others:
         return ""
     words = ", ".join(f"{n} {word}" for word, n in loss.words_of_others.most_common())
     ends = loss.range_of_others
-    return f"{words}; worst {loss.grouping.noun} {format_range(*ends)} worse than all" if ends else words
+    return f"{words}; at most {format_range(*ends)} lost" if ends else words
 
 
 def format_range(low: float, high: float) -> str:
@@ -142,13 +143,18 @@ def render_drop(drop: Drop | None) -> str:
 
 
 def render_disparity(evenness: Row, gap_pp: float | None = None) -> str:
-    """Return "unevenness p = 0.01 (weighted); drops 3.1 pp apart (by chance under 2.0); accuracies 7.0 apart"."""
-    value, p = evenness.get("drop_disparity_pp"), evenness.get("perm_p")
+    """Return "drops 3.1 pp apart (by chance under 2.0; p = 0.01, weighted); accuracies 7.0 apart".
+
+    What chance shows is known of one seed alone.
+    """
+    value, p, floor = (evenness.get(name) for name in ("drop_disparity_pp", "null_p", "null_q95_pp"))
     if value is None:
         return escape(evenness.get("reason") or "no disparity is known")
-    apart = f"drops {format_pp(value)} pp apart (by chance under {format_pp(evenness.get('null_q95_pp'))})"
+    apart = render_number(f"drops {format_pp(value)} pp apart", value)
+    if p is not None:
+        apart += f" (by chance under {format_pp(floor)}; {render_number(format_p(p), p)}, weighted)"
     gap = f"; {render_number(f'accuracies {format_pp(gap_pp)} apart', gap_pp)}" if gap_pp is not None else ""
-    return f"unevenness {render_number(format_p(p), p)} (weighted); {render_number(apart, value)}{gap}"
+    return apart + gap
 
 
 def join_cells(cells: Iterable[str], labels: Iterable[str]) -> str:

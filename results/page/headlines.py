@@ -7,40 +7,39 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from quantfair.results.page.catalog import Grouping
-from quantfair.results.page.comparisons import ComparisonRow, DetectableDrop, Question
+from quantfair.results.page.comparisons import ComparisonRow, Question, Reach
 from quantfair.results.page.formatting import (
     NO_BREAK,
     count,
     format_drop,
-    format_interval,
     format_percent,
     format_pp,
     shorten,
 )
 from quantfair.results.page.fragments import format_bits, name_bits
 from quantfair.results.page.index import Drop
+from quantfair.results.statistics.decisions import NO
+from quantfair.results.tables.verdicts import ALL_IMAGES
 
 NAME = 40  # characters of a group's name
-TAIL = 0.025  # of 95 % intervals around nothing, so many lie above it
 
 
-def lead_reach(reach: DetectableDrop) -> str:
-    """Return how much a group of the first grouping must lose before it shows."""
+def lead_reach(reach: Reach) -> str:
+    """Return which losses of a group of the first grouping are ruled out."""
     grouping = reach.data.groupings[0]
-    mde = reach.mde.get(grouping.name)
-    if mde is None:
-        return f"By {grouping.title} no detectable drop is known: {reach.reasons[grouping.name]}."
-    low, high = (format_pp(value) for value in mde)
+    at_most = reach.at_most.get(grouping.name)
+    if at_most is None:
+        return f"By {grouping.title} no loss is ruled out: {reach.reasons[grouping.name]}."
+    low, high = (format_pp(value) for value in at_most)
     size = f"{low} pp" if low == high else f"{low} to {high} pp, by configuration"
-    return f"By {grouping.title}, the drop of a {grouping.noun} is told from 0 (80 % power) if it is at least {size}."
+    return f"By {grouping.title}, the loss of every {grouping.noun} is at most {size} (95 % limits)."
 
 
 def lead_losers(losses: Mapping[str, Sequence[ComparisonRow]]) -> str:
-    """Return who does worse than all images, and the verdicts on quantized models by every grouping."""
-    shown = {title: [loss for loss in some if loss.config.method != "fp32_ft"] for title, some in losses.items()}
-    told = [_count_verdicts(some) for some in shown.values()]
+    """Return the clearest loss, and the verdicts on quantized models by every grouping."""
+    told = [_count_verdicts(some) for some in losses.values()]
     return " ".join(
-        [_format_clearest([one for some in shown.values() for one in some]), *(text for text in told if text)]
+        [_format_clearest([one for some in losses.values() for one in some]), *(text for text in told if text)]
     )
 
 
@@ -53,25 +52,26 @@ def _count_verdicts(losses: Sequence[ComparisonRow]) -> str:
 
 
 def _format_clearest(losses: Sequence[ComparisonRow]) -> str:
-    """Return in how many places a group's excess is above 0 by its interval, and the one that is farthest from it."""
-    found = [(loss, group, drop) for loss in losses for group, drop in loss.in_play if drop.eag_low_pp is not None]
-    above = [one for one in found if (one[2].eag_low_pp or 0) > 0]
-    if not found:
-        return "Of no single group is an excess known."
-    if not above:
-        return f"No group is shown to do worse than all images: of {len(found)} intervals none is above 0."
-    loss, group, drop = max(above, key=lambda one: one[2].eag_low_pp or 0)
-    are_above = f"{len(above)} {'is' if len(above) == 1 else 'are'} above 0"
+    """Return the loss that is clearest of all cells of the plan, and whose it is.
+
+    A grouping that contains the answer says how often each class is found, so it is no headline about groups where
+    there is another one.
+    """
+    about_groups = [loss for loss in losses if not loss.verdict.get("contains_answer")]
+    judged = [loss for loss in about_groups or losses if loss.verdict.get("n_cells_of_plan")]
+    clear = [loss for loss in judged if loss.verdict.get("clearest_lower_pp")]
+    if not judged:
+        return "There is no verdict yet."
+    n_cells = f"{judged[0].verdict['n_cells_of_plan']:,}"
+    if not clear:
+        return f"No loss is certain among the {n_cells} cells of the plan."
+    loss = max(clear, key=lambda one: one.verdict["clearest_lower_pp"])
+    group, lower = loss.verdict["clearest_group"], format_pp(loss.verdict["clearest_lower_pp"])
+    whose = f"{group} lose" if group == ALL_IMAGES else f"{_name(loss.grouping, group)} loses"
     return (
-        f"Clearest: {_name(loss.grouping, group.name)} at {name_bits(loss.config.variant, loss.config.bits)}, "
-        f"{format_pp(drop.eag_pp)} pp{format_interval(drop.eag_low_pp, drop.eag_high_pp)} worse than all images: it "
-        f"{format_drop(drop.drop_pp)}. Of {len(found)} such intervals {are_above}, "
-        f"where chance alone puts {_format_expected(TAIL * len(found))}."
+        f"Clearest: at {name_bits(loss.config.variant, loss.config.bits)}, {whose} at least {lower} pp, corrected for "
+        f"all {n_cells} cells of the plan."
     )
-
-
-def _format_expected(expected: float) -> str:
-    return "less than 1" if expected < 1 else f"about {expected:.0f}"
 
 
 def _name(grouping: Grouping, group: str) -> str:
@@ -88,12 +88,12 @@ def lead_causes(effects: Mapping[str, Mapping[str, Drop | None]], bits: str) -> 
 def lead_deployed(runtime: str, losses: Sequence[ComparisonRow]) -> str:
     """Return how many configurations answer as in torch, within 1 pp for every group, and which does least."""
     every = [one for loss in losses for one in (loss, *loss.others) if one.overall]
-    same = sum(loss.word == "harmless" for loss in every)
+    same = sum(loss.answer == NO for loss in every)
     most = max(every, key=lambda loss: (loss.overall.flip_rate or 0.0) if loss.overall else 0.0)
     assert most.overall is not None
     told = (
-        f"In {runtime} {same} of {count(len(every), 'configuration')} {'is' if same == 1 else 'are'} shown to be "
-        f"within ±1 pp of torch for every {most.grouping.noun} by {most.grouping.title}."
+        f"In {runtime} {same} of {count(len(every), 'configuration')} {'loses' if same == 1 else 'lose'} at most "
+        f"1 point against torch for every {most.grouping.noun} by {most.grouping.title}, on this test set."
     )
     if not most.overall.flip_rate:
         return f"{told} No answer changes."

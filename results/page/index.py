@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from quantfair.results.page.catalog import OVERALL, Catalog, Config, Tables, make_catalog, take
+from quantfair.results.statistics.decisions import LIMIT
+from quantfair.results.tables.verdicts import FILE, RECIPE, choose_judged
 
 TORCH: Final = "torch"
 Row = dict[str, Any]
@@ -17,14 +19,16 @@ Key = tuple[str, str, str, str]  # config_id, runtime, comparison, grouping
 
 
 class Drop(NamedTuple):
-    """What a group loses on average over the seeds, in pp with its 95 % interval, and the same beyond all images."""
+    """What a group loses on average over the seeds, in pp with its limits, and the same beyond all other images.
+
+    The limits are those that words rest on, or for a group that takes no part those of a 95 % interval.
+    """
 
     drop_pp: float
     low_pp: float | None
     high_pp: float | None
-    eag_pp: float | None
-    eag_low_pp: float | None
-    eag_high_pp: float | None
+    excess_pp: float | None
+    excess_lower_pp: float | None
     flip_rate: float | None
     n_seeds: int
     other_config_id: str | None
@@ -45,7 +49,8 @@ class Facts:
     catalog: Catalog
     drops: dict[Key, dict[str, Drop]]  # by group
     evenness: dict[Key, Row]
-    verdicts: dict[Key, Row]
+    recipes: dict[Key, Row]
+    files: dict[Key, list[Row]]
     gaps: dict[tuple[str, str, str], float]  # of config_id, runtime, grouping
     contrasts: dict[tuple[str, str], list[Row]]  # of all images: other questions, by kind and config_id
     contrast_evenness: dict[tuple[str, str], Row]  # of those, by contrast_id and grouping
@@ -53,13 +58,23 @@ class Facts:
     runtime_versions: dict[str, tuple[str, ...]]  # such as "onnxruntime 1.22.0", of what measured something
     provenance: dict[str, str]
 
+    @property
+    def limit_pp(self) -> float:
+        """The limit of a loss that the verdicts are about."""
+        rows = (row for row in self.recipes.values() if row["limit_pp"] is not None)
+        return next((row["limit_pp"] for row in rows), 100 * LIMIT)
+
+    def judge(self, key: Key) -> Row:
+        """Return the verdict on the recipe, or on the one file that there is; without either why there is none."""
+        return choose_judged([self.recipes.get(key, {}), *self.files.get(key, ())])
+
     def overall(self, config: Config, comparison: str, runtime: str = TORCH) -> Drop | None:
         """What all images lose."""
         return self.drops.get((config.config_id, runtime, comparison, OVERALL), {}).get("all")
 
 
 _DROP: Final = (
-    *("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp"),
+    *("lower_pp", "upper_pp", "drop_ci_low_pp", "drop_ci_high_pp", "drop_pp", "excess_pp", "excess_lower_pp"),
     *("flip_rate", "n_seeds", "other_config_id"),
 )
 _KEY: Final = ("config_id", "runtime", "comparison", "grouping")
@@ -70,11 +85,13 @@ def read_facts(tables: Tables) -> Facts:
     """Index the tables; a missing table is empty."""
     catalog = make_catalog(tables)
     of_config = {trial["trial_id"]: config.config_id for config in catalog.configs for trial in config.trials}
+    verdicts = take(tables, "verdicts").to_pylist()
     return Facts(
         catalog=catalog,
         drops=_read_drops(take(tables, "contrasts")),
         evenness={_key(row): row for row in _of_comparisons(take(tables, "contrast_disparity")).to_pylist()},
-        verdicts={_key(row): row for row in take(tables, "verdicts").to_pylist()},
+        recipes={_key(row): row for row in verdicts if row["scope"] == RECIPE},
+        files=_read_files(verdicts),
         gaps=_read_gaps(take(tables, "disparity"), of_config),
         contrasts=_read_questions(take(tables, "contrasts")),
         contrast_evenness=_read_question_evenness(take(tables, "contrast_disparity")),
@@ -100,8 +117,18 @@ def _read_drops(table: pa.Table) -> dict[Key, dict[str, Drop]]:
     drops: dict[Key, dict[str, Drop]] = defaultdict(dict)
     known = _of_comparisons(table).filter(pc.field("drop_pp").is_valid())
     for config_id, runtime, comparison, grouping, group, *values in _values(known, (*_KEY, "group", *_DROP)):
-        drops[config_id, runtime, comparison, grouping][group] = Drop(*values)
+        lower, upper, ci_low, ci_high, drop_pp, *rest = values
+        low_pp, high_pp = (ci_low, ci_high) if lower is None else (lower, upper)
+        drops[config_id, runtime, comparison, grouping][group] = Drop(drop_pp, low_pp, high_pp, *rest)
     return dict(drops)
+
+
+def _read_files(verdicts: Sequence[Row]) -> dict[Key, list[Row]]:
+    found: dict[Key, list[Row]] = defaultdict(list)
+    for row in verdicts:
+        if row["scope"] == FILE:
+            found[_key(row)].append(row)
+    return dict(found)
 
 
 def _read_gaps(table: pa.Table, of_config: dict[str, str]) -> dict[tuple[str, str, str], float]:

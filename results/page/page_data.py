@@ -16,16 +16,17 @@ import pyarrow.compute as pc
 
 from quantfair.results.page.catalog import OVERALL, Catalog, Tables, take
 from quantfair.results.schema import COMPARISONS, DEPLOYED, SETTINGS
+from quantfair.results.tables.verdicts import ALL_IMAGES, RECIPE, choose_judged
 
 DIGITS: Final = 5
 METRICS: Final = ("accuracy", "loss_nats", "confidence", "margin", "entropy_nats", "ece", "f1")
 SIDES: Final = (*COMPARISONS, "twin")
 MOST_ROWS: Final = 100_000  # of one table; 1,000 trials of 45 groups have 60,000 pairs
 _KEYS: Final = ("runtime", "comparison", "grouping", "group")
-_DROP: Final = ("n", "drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "eag_pp", "eag_ci_low_pp", "eag_ci_high_pp")
-_PAIRS: Final = (*_DROP, "n_rw", "n_wr", "n_flip", "eag_q")
+_DROP: Final = ("n", "drop_pp", "excess_pp", "excess_lower_pp")
+_PAIRS: Final = (*_DROP, "n_rw", "n_wr", "n_flip")
 _CONTRASTS: Final = (*_DROP, "n_seeds", "flip_rate", "bad_flip_rate", "good_flip_rate", "churn_rate")
-_EVENNESS: Final = ("drop_disparity_pp", "corrected_sd_pp", "null_mean_pp", "null_q95_pp", "perm_p", "perm_q")
+_EVENNESS: Final = ("drop_disparity_pp", "null_mean_pp", "null_q95_pp", "null_p")
 _DISPARITIES: Final = ("drop_disparity_pp", "acc_gap_maxmin_pp", "phi_loss_nats")
 
 Columns = dict[str, Any]
@@ -113,31 +114,34 @@ class PageData:
     def _pairs(self) -> Columns:
         table = take(self.tables, "paired_metrics")
         table = self._thin("pairs", table.filter(pc.field("comparison").isin(SIDES) & pc.field("drop_pp").is_valid()))
-        return self._keys(table, _KEYS) | _pack_all(table, _PAIRS)
+        return self._keys(table, _KEYS) | _pack_all(table, _PAIRS) | _pack_limits(table)
 
     def _contrasts(self) -> Columns:
         table = self._thin(
             "contrasts", take(self.tables, "contrasts").filter(_is_comparison() & pc.field("drop_pp").is_valid())
         )
-        return self._keys(table, _KEYS) | _pack_all(table, _CONTRASTS)
+        return self._keys(table, _KEYS) | _pack_all(table, _CONTRASTS) | _pack_limits(table)
 
     def _evenness(self) -> Columns:
         table = self._thin("evenness", take(self.tables, "contrast_disparity").filter(_is_comparison()))
         return self._keys(table, _KEYS[:-1]) | _pack_all(table, _EVENNESS)
 
     def _verdicts(self) -> Columns:
-        table = self._thin("verdicts", take(self.tables, "verdicts").filter(pc.field("grouping") != OVERALL))
+        """Return a row for each recipe: its own, or that of its one file."""
+        table = take(self.tables, "verdicts").filter(pc.field("grouping") != OVERALL)
+        table = self._thin("verdicts", table.take(_choose_judged(table)))
         out_of_play = pa.array(
             ["\x01".join(names or ()) or None for names in table["out_of_play"].to_pylist()], pa.string()
         )
-        return self._keys(table, _KEYS[:-1]) | {**_pack_all(table, ("worst_group",)), "out_of_play": pack(out_of_play)}
+        named = pa.array([None if name == ALL_IMAGES else name for name in table["group"].to_pylist()], pa.string())
+        return self._keys(table, _KEYS[:-1]) | {"group": pack(named), "out_of_play": pack(out_of_play)}
 
     def _disparities(self) -> Columns:
         table = take(self.tables, "disparity")
         wanted = pc.field("metric").isin(_DISPARITIES) & pc.field("value").is_valid()
         table = self._thin("disparities", table.filter(wanted))
         return self._keys(table, ("runtime", "comparison", "grouping", "metric")) | _pack_all(
-            table, ("value", "null_mean", "null_q95", "perm_p")
+            table, ("value", "null_mean", "null_q95", "null_p")
         )
 
     def _shifts(self) -> Columns:
@@ -232,6 +236,28 @@ def pack(array: pa.Array) -> Any:
 
 def _pack_all(table: pa.Table, names: Sequence[str]) -> Columns:
     return {name: pack(table[name].combine_chunks()) for name in names}
+
+
+def _pack_limits(table: pa.Table) -> Columns:
+    """Return the limits that words rest on, or of a group that takes no part those of its 95 % interval."""
+    limits = {"low_pp": ("lower_pp", "drop_ci_low_pp"), "high_pp": ("upper_pp", "drop_ci_high_pp")}
+    columns = {name: [table[one].to_numpy() for one in both] for name, both in limits.items()}
+    return {name: _round(np.where(np.isnan(limit), end, limit)) for name, (limit, end) in columns.items()}
+
+
+def _choose_judged(table: pa.Table) -> pa.Array:
+    """Return the rows of `verdicts` that the page shows, as `choose_judged`."""
+    rows: dict[tuple[str, ...], list[tuple[int, dict[str, Any]]]] = {}
+    keys = ("config_id", "runtime", "comparison", "grouping")
+    for place, row in enumerate(table.select([*keys, "scope", "word"]).to_pylist()):
+        rows.setdefault(tuple(row[name] for name in keys), []).append((place, row))
+    chosen = []
+    for alike in rows.values():
+        by_scope = sorted(alike, key=lambda one: one[1]["scope"] != RECIPE)
+        if by_scope[0][1]["scope"] == RECIPE:
+            found = choose_judged([row for _, row in by_scope])
+            chosen.append(next(place for place, row in by_scope if row is found))
+    return pa.array(sorted(chosen), pa.int64())
 
 
 def _round(values: np.ndarray) -> list[float | None]:

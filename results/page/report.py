@@ -73,7 +73,7 @@ def render_report(tables: Tables, *, against: str = "another store") -> str:
             render_first_screen(facts),
             (FOLDER / "report_charts.html").read_text(encoding="utf-8").replace("LOSSES", render_loss_tables(facts)),
             render_failures(facts, page_data.left_out),
-            render_reading(),
+            render_reading(facts),
             render_methods(facts),
             render_provenance(facts),
             "</main>",

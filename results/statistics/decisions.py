@@ -45,6 +45,19 @@ ANSWERS: Final = {
 }
 WORDS: Final = tuple(ANSWERS)  # in the order of the rules
 
+# What each word says. LIMIT stands for the limit in words.
+MEANINGS: Final = {
+    NO_VERDICT: "The original is not good enough to judge a loss, or no group is large enough, or a recipe has fewer "
+    "than three models.",
+    UNCHANGED: "Not one answer differs. The answer is no only if a loss above LIMIT is ruled out for every group.",
+    COLLAPSED: "The model has lost at least half of what the original knew above guessing.",
+    UNEVEN: "One group loses more than LIMIT, and more than LIMIT beyond all others.",
+    LOSES: "All images, or one group, lose more than LIMIT. That groups differ by so much is not shown.",
+    SMALL: "A loss is certain, but no group loses more than LIMIT.",
+    HARMLESS: "No group loses more than LIMIT on such images.",
+    NOT_RESOLVED: "Some group could lose more than LIMIT. The sentence says how many more images would probably tell.",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:

@@ -159,15 +159,22 @@ def _drop(rw: Floats, wr: Floats, n: Floats) -> Floats:
     return (rw - wr) / n
 
 
-def _score(rw: Floats, wr: Floats, n: Floats, drop: Floats) -> Floats:
+def find_won_share(rw: Floats, wr: Floats, n: Floats, drop: Floats | float) -> Floats:
+    """Return the share of images that are won which is most likely where the true drop is `drop`.
+
+    Source: as `drop_interval`, equation 6 and appendix.
+    """
+    b = (2 * n - rw + wr) * drop - rw - wr
+    c = -wr * drop * (1 - drop)
+    return (np.sqrt(np.maximum(b * b - 8 * n * c, 0)) - b) / (4 * n)
+
+
+def score_drop(rw: Floats, wr: Floats, n: Floats, drop: Floats | float) -> Floats:
     """Return Tango's z of "the true drop is `drop`"; it falls from +inf at -1 to -inf at 1 and is 0 at the estimate.
 
     The variance uses the maximum-likelihood share of `wr` under that drop (equation 6 and appendix of the paper).
     """
-    b = (2 * n - rw + wr) * drop - rw - wr
-    c = -wr * drop * (1 - drop)
-    wr_share = (np.sqrt(np.maximum(b * b - 8 * n * c, 0)) - b) / (4 * n)
-    variance = n * np.maximum(2 * wr_share + drop * (1 - drop), 0)
+    variance = n * np.maximum(2 * find_won_share(rw, wr, n, drop) + drop * (1 - drop), 0)
     excess = rw - wr - n * drop
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(variance > 0, excess / np.sqrt(variance), np.where(excess == 0, 0, np.sign(excess) * np.inf))
@@ -185,7 +192,7 @@ def _bisect(is_too_far: Callable[[Floats], np.ndarray], near: Floats, far: Float
 def _find_upper_limit(rw: Floats, wr: Floats, n: Floats, z: ArrayLike) -> Floats:
     drop = _drop(rw, wr, n)
     lowest = -np.asarray(z)
-    return _bisect(lambda d: _score(rw, wr, n, d) < lowest, drop, np.where(np.isnan(n), np.nan, 1.0))
+    return _bisect(lambda d: score_drop(rw, wr, n, d) < lowest, drop, np.where(np.isnan(n), np.nan, 1.0))
 
 
 _Counts: TypeAlias = tuple[Floats, Floats, Floats]
@@ -208,8 +215,8 @@ def _find_difference_p(group: _Counts, rest: _Counts) -> Floats:
     difference = _drop(*group) - _drop(*rest)
 
     def scores(angle: Floats) -> tuple[Floats, Floats]:
-        of_group = _score(*group, _drop(*group) - difference * np.cos(angle))
-        return np.abs(of_group), np.abs(_score(*rest, _drop(*rest) + difference * np.sin(angle)))
+        of_group = score_drop(*group, _drop(*group) - difference * np.cos(angle))
+        return np.abs(of_group), np.abs(score_drop(*rest, _drop(*rest) + difference * np.sin(angle)))
 
     zero = np.zeros_like(difference)
     angle = _bisect(lambda a: np.less(*scores(a)), zero, zero + np.pi / 2)

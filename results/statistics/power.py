@@ -11,6 +11,7 @@ Miettinen, Biometrics 24 (1968) 339, section 2, who takes the error of no drop a
 7.8 lost images where all flips go one way; 5.5 are enough. The tests reach 75 to 87 % there (tests/).
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -18,7 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from quantfair.results.statistics.intervals import Floats
+from quantfair.results.statistics.common_drop import draw_counts, fit_common_drop, weigh_drops
+from quantfair.results.statistics.intervals import Floats, upper_drop_limit
+from quantfair.results.statistics.limits import LEAST_SHARE, UPPER_LEVEL
+from quantfair.results.statistics.needed import MOST_SEEDS
 
 LEVEL: Final = 0.05
 POWER: Final = 0.8
@@ -49,23 +53,11 @@ def minimum_detectable_excess(n: ArrayLike, n_rest: ArrayLike, flips: ArrayLike,
     return n_rest / (n + n_rest) * more
 
 
-def observed_minimum_detectable_excess(n_flipped: ArrayLike, n: ArrayLike) -> Floats:
-    """Return the same for every group of a trial, from what flipped; the last axis holds all groups of one grouping.
-
-    One flip is added to the group's and to the rest's, so that where nothing flipped not everything is detectable.
-    """
-    n_flipped, n = np.broadcast_arrays(np.asarray(n_flipped, np.float64), np.asarray(n, np.float64))
-    n_rest = n.sum(axis=-1, keepdims=True) - n
-    flipped_rest = n_flipped.sum(axis=-1, keepdims=True) - n_flipped
-    return minimum_detectable_excess(n, n_rest, (n_flipped + 1) / (n + 1), (flipped_rest + 1) / (n_rest + 1))
-
-
 def minimum_detectable_disparity(n_G: np.ndarray, flips: float, *, group: int) -> float:
-    """Return the smallest drop of one group alone that `measure_evenness` finds; 1 where none is.
+    """Return the smallest drop of one group alone that `assess_common_drop` finds; 1 where none is.
 
     It is found by drawing: where few images flip the statistic is far from chi-squared, whose noncentrality asks for
-    15 pp where ten groups of 90 images need 10. There `measure_evenness` finds 76 to 87 % of such drops, and 92 % where
-    0.5 % of those 90 flip.
+    15 pp where ten groups of 90 images need 10.
     """
     low, high = np.log(_SMALLEST), 0.0
     for _ in range(_STEPS):
@@ -80,6 +72,59 @@ def null_disparity(n: ArrayLike, flips: ArrayLike) -> tuple[float, float]:
     error = np.sqrt(np.asarray(flips, np.float64) / np.asarray(n, np.float64))
     spread = np.ptp(np.random.default_rng(0).standard_normal((20_000, len(error))) * error, axis=1)
     return float(spread.mean()), float(np.quantile(spread, 0.95))
+
+
+def smallest_group_for_no(limit: float) -> int:
+    """Return the images of the smallest group of which a loss above `limit` can be ruled out without a gain.
+
+    Nothing flips: then the upper limit is z^2 / (n + z^2), see `drop_interval`.
+    """
+    z = -float(special.ndtri(UPPER_LEVEL))
+    return math.ceil(z**2 / limit - z**2)
+
+
+def images_for_no(n_groups: int, flips: float, *, limit: float) -> int:
+    """Return the images that each of several groups needs, so that losses above `limit` are ruled out for all.
+
+    They are, with a power of 80 %, where nothing is lost: found by drawing models, whose lost and won images are as
+    many. All images together are one cell more, and need fewer.
+    """
+    low, high = smallest_group_for_no(limit), smallest_group_for_no(limit)
+    while _draw_share_of_no(high, n_groups, flips, limit) < POWER:
+        low, high = high, 2 * high
+    while high - low > high / 200:
+        middle = (low + high) // 2
+        is_enough = _draw_share_of_no(middle, n_groups, flips, limit) >= POWER
+        low, high = (low, middle) if is_enough else (middle, high)
+    return high
+
+
+def seeds_for_no(n_G: np.ndarray, flips: float, spread: float, *, limit: float) -> int | None:
+    """Return the seeds that a recipe needs, so that losses above `limit` are ruled out for all groups.
+
+    None where MOST_SEEDS are too few: then only more images help.
+    Each seed moves the drop of each group by a normal effect of the standard deviation `spread`, and shares the images.
+    With a power of 80 %, where nothing is lost and groups are independent.
+    """
+    of_images_G = flips / np.asarray(n_G, np.float64)
+    power_of_each = POWER ** (1 / len(of_images_G))
+    for n_seeds in range(3, MOST_SEEDS + 1):
+        error_G = np.sqrt(of_images_G + spread**2 / n_seeds)
+        share_G = spread**2 / n_seeds / error_G**2
+        freedom_G = (n_seeds - 1) / np.maximum(share_G, LEAST_SHARE)
+        reach_G = special.stdtrit(freedom_G, 1 - UPPER_LEVEL) + special.stdtrit(freedom_G, power_of_each)
+        if (reach_G * error_G <= limit).all():
+            return n_seeds
+    return None
+
+
+def _draw_share_of_no(n: int, n_groups: int, flips: float, limit: float) -> float:
+    """Return how often all groups of `n` images are within the limit."""
+    rng = np.random.default_rng(_SEED)
+    flipped_D = rng.binomial(n, flips, size=_DRAWS)
+    lost_D = rng.binomial(flipped_D, 0.5)
+    within = upper_drop_limit(lost_D, flipped_D - lost_D, n, level=UPPER_LEVEL) <= limit
+    return float(within.mean() ** n_groups)
 
 
 def _solve(n: Floats, flips: Floats, noise: Floats) -> Floats:
@@ -105,23 +150,15 @@ def _bisect(is_seen: Callable[[Floats], np.ndarray], shape: tuple[int, ...]) -> 
 
 
 def _draw_power(n_G: np.ndarray, flips: float, *, group: int, drop: float) -> float:
-    """Return how often the groups are found to differ, at the limit of groups permuted at the expected flips."""
+    """Return how often the groups are found to differ.
+
+    The test would draw a thousand times for each model that is drawn here. One draw for each, and the quantile over all
+    models, do as well: Giacomini, Politis and White, Econometric Theory 29 (2013) 567.
+    """
     rng, drop_G = np.random.default_rng(_SEED), np.zeros(len(n_G))
     drop_G[group] = drop
     flips_G = np.maximum(flips, drop_G)
-    shares_G3 = np.stack([(flips_G + drop_G) / 2, (flips_G - drop_G) / 2, 1 - flips_G], axis=1)
-    drawn = rng.multinomial(n_G, shares_G3, size=(_DRAWS, len(n_G)))
-    totals = np.rint((n_G[:, None] * shares_G3).sum(axis=0)).astype(int)
-    lost_DG, won_DG = (
-        rng.multivariate_hypergeometric(n_G, total, size=_DRAWS, method="marginals") for total in totals[:2]
-    )
-    limit = np.quantile(_weigh(lost_DG, won_DG, n_G), 1 - LEVEL)
-    return float((_weigh(drawn[:, :, 0], drawn[:, :, 1], n_G) > limit).mean())
-
-
-def _weigh(lost_DG: np.ndarray, won_DG: np.ndarray, n_G: np.ndarray) -> np.ndarray:
-    """Return the statistic of `measure_evenness` for D draws of counts."""
-    mean_DG = (lost_DG - won_DG) / n_G
-    weight_DG = n_G / ((lost_DG + won_DG + 1) / (n_G + 1) - mean_DG**2 * (n_G / (n_G + 1)))
-    centre_D1 = (weight_DG * mean_DG).sum(axis=1, keepdims=True) / weight_DG.sum(axis=1, keepdims=True)
-    return (weight_DG * (mean_DG - centre_D1) ** 2).sum(axis=1)
+    lost_DG, won_DG = draw_counts(n_G, (flips_G + drop_G) / 2, (flips_G - drop_G) / 2, n_draws=_DRAWS, rng=rng)
+    null = draw_counts(n_G, *fit_common_drop(lost_DG, won_DG, n_G), n_draws=_DRAWS, rng=rng)
+    limit = np.quantile(weigh_drops(*null, n_G), 1 - LEVEL)
+    return float((weigh_drops(lost_DG, won_DG, n_G) > limit).mean())

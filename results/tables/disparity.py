@@ -12,7 +12,8 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 
 from quantfair.results.schema import MIN_RANKED
-from quantfair.results.statistics.permutation import Evenness, measure_evenness, sort_groups
+from quantfair.results.statistics.common_accuracy import assess_common_accuracy
+from quantfair.results.statistics.common_drop import SpreadTest, assess_common_drop
 from quantfair.results.statistics.rates import measure_odds, measure_parity
 from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.answers import DatasetAnswers, Deployed, TrialAnswers
@@ -36,7 +37,7 @@ class Ranked(NamedTuple):
     def of(cls, grouping: Grouping) -> "Ranked":
         """Return the ranked groups of a grouping."""
         sizes = grouping.sizes("test")
-        order = sort_groups(grouping.test_N, len(sizes))
+        order = _sort_groups(grouping.test_N, sizes)
         groups_G, place = order[sizes[order] >= MIN_RANKED], np.full(len(sizes), -1)
         place[groups_G] = np.arange(len(groups_G))
         names_G = np.array(grouping.names, dtype=object)[groups_G]
@@ -53,6 +54,12 @@ class Ranked(NamedTuple):
         return (values_TN.astype(np.float32) @ members_NG).astype(np.float64) / self.sizes_G
 
 
+def _sort_groups(codes_N: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the groups by falling size, equal ones by their first image: an order that names do not decide."""
+    first = np.array([(codes_N == group).argmax() for group in range(len(sizes))])
+    return np.lexsort(np.stack([first, -sizes]))
+
+
 class DisparityMetric(NamedTuple):
     """One metric of T trials or pairs, each field an array of T or None. `worst_T` and `best_T` index ranked groups."""
 
@@ -64,6 +71,7 @@ class DisparityMetric(NamedTuple):
     null_mean_T: np.ndarray | None = None
     null_q95_T: np.ndarray | None = None
     p_T: np.ndarray | None = None
+    null_method: str | None = None
     reason: str | None = None
 
 
@@ -86,7 +94,9 @@ def add_measures(
     def name_groups(name: str) -> np.ndarray:
         columns = [getattr(measure, name) for measure in measures]
         nobody = np.full(n_trials, None)
-        return np.stack([nobody if c is None else ranked.names_G[c] for c in columns], axis=1).ravel()
+        names = np.array([*ranked.names_G, None], dtype=object)  # the last one is that of NOBODY
+        named = [nobody if column is None else names[column] for column in columns]
+        return np.stack(named, axis=1).ravel()
 
     disparity.add(
         n_trials * n_metrics,
@@ -100,7 +110,8 @@ def add_measures(
         n_groups=ranked.n_groups,
         null_mean=interleave("null_mean_T"),
         null_q95=interleave("null_q95_T"),
-        perm_p=interleave("p_T"),
+        null_p=interleave("p_T"),
+        null_method=[measure.null_method for measure in measures] * n_trials,
         reason=[
             join_reasons(flag, measure.reason) or None for flag in flags_T or [None] * n_trials for measure in measures
         ],
@@ -116,6 +127,10 @@ TOO_FEW: Final = f"fewer than two groups with {MIN_RANKED} test images"
 SEE_GAP: Final = "no noise floor: for that see acc_gap_maxmin_pp"
 SEE_DROPS: Final = "no noise floor: for that see drop_disparity_pp"
 SEE_EAG: Final = "no noise floor: each group has its own test in paired_metrics"
+NO_TEST: Final = "no p and no floor: no test holds for means of small groups; for intervals see paired_metrics"
+DEALT: Final = "images dealt to the groups anew"
+DRAWN: Final = "counts drawn under one common drop"
+NOBODY: Final = -1
 _Thing = TypeVar("_Thing")
 _BLOCK: Final = 1000  # trials or pairs whose images are compared at once
 
@@ -164,16 +179,19 @@ def _measure_accuracy(trials: Sequence[TrialAnswers], ranked: Ranked) -> list[Di
     Sources: mean less worst: FairQuant, arXiv 2602.23192; corrected variance: Lum, Zhang and Bower, FAccT 2022.
     """
     right_TN = np.stack([outcomes.right_N for outcomes in trials])
-    accuracy_TG, evenness = ranked.means(right_TN), _test(right_TN.view(np.int8), ranked)
+    accuracy_TG, n_G = ranked.means(right_TN), ranked.sizes_G
+    right_TG = np.rint(accuracy_TG * n_G)
+    test = assess_common_accuracy(right_TG, n_G)
+    squared_error_TG = _add_one_image(right_TG, accuracy_TG, n_G)
     worst_T, best_T = accuracy_TG.argmin(axis=1), accuracy_TG.argmax(axis=1)
     low_T, high_T = accuracy_TG.min(axis=1), accuracy_TG.max(axis=1)
     ends = {"worst_T": worst_T, "best_T": best_T}
     ratio_T = np.divide(low_T, high_T, out=np.full(len(low_T), np.nan), where=high_T > 0)
     return [
-        _measure_spread("acc_gap_maxmin_pp", 100 * accuracy_TG, evenness, scale=100, worst_is_low=True),
+        _measure_spread("acc_gap_maxmin_pp", 100 * accuracy_TG, test, method=DEALT, worst_is_low=True),
         DisparityMetric("acc_worst", low_T, **ends, reason=SEE_GAP),
         DisparityMetric("acc_mean_worst_pp", 100 * (accuracy_TG.mean(axis=1) - low_T), **ends, reason=SEE_GAP),
-        DisparityMetric("acc_std_pp", *_measure_std(accuracy_TG, evenness), **ends, reason=SEE_GAP),
+        DisparityMetric("acc_std_pp", *_measure_std(accuracy_TG, squared_error_TG), **ends, reason=SEE_GAP),
         DisparityMetric("acc_minmax_ratio", ratio_T, **ends, reason=SEE_GAP),
     ]
 
@@ -192,7 +210,15 @@ def _measure_rates(trials: Sequence[TrialAnswers], test_set: TestSet, ranked: Ra
     by_name = [*zip(PARITY, measure_parity(counts_TGYK), strict=False)]
     by_name += [*zip(PARITY[2:], odds or (), strict=False)]
     measures = [
-        DisparityMetric(name, gap.value, _correct(gap.value, gap.null_mean), None, None, *gap[1:])
+        DisparityMetric(
+            name,
+            gap.value,
+            _correct(gap.value, gap.null_mean),
+            null_mean_T=gap.null_mean,
+            null_q95_T=gap.null_q95,
+            p_T=gap.p,
+            null_method=DEALT,
+        )
         for name, gap in by_name
     ]
     return [*measures, *_explain(PARITY[len(measures) :], NO_ODDS)]
@@ -213,39 +239,52 @@ def _measure_drops(
     other_TG, own_TG = ((columns["n_rr"] + columns[name]) / ranked.sizes_G for name in ("n_rw", "n_wr"))
     overall = [pair.columns_by_grouping["overall"] for pair in pairs]
     overall_T = np.array([(counts["n_rw"] - counts["n_wr"])[0] / counts["n"][0] for counts in overall])
-    others = [measured.sides[pair.key["comparison"]].outcomes[pair.other_trial_id] for pair in pairs]
-    sides = [(measured.outcomes[pair.key["trial_id"]], other) for pair, other in zip(pairs, others, strict=True)]
-    lost_TN = np.stack([other.right_N.view(np.int8) - own.right_N.view(np.int8) for own, other in sides])
-    evenness = _test(lost_TN, ranked)
+    test = assess_common_drop(columns["n_rw"], columns["n_wr"], ranked.sizes_G)
+    squared_error_TG = _add_one_image(columns["n_rw"] + columns["n_wr"], drop_TG, ranked.sizes_G)
     ends = {"worst_T": drop_TG.argmax(axis=1), "best_T": drop_TG.argmin(axis=1)}
     gap_change_T = np.ptp(own_TG, axis=1) - np.ptp(other_TG, axis=1)
-    excess_TN = np.stack([own.loss_N - other.loss_N for own, other in sides])
     return [
-        _measure_spread("drop_disparity_pp", 100 * drop_TG, evenness, scale=100),
-        DisparityMetric("drop_std_pp", *_measure_std(drop_TG, evenness), **ends, reason=SEE_DROPS),
+        _measure_spread("drop_disparity_pp", 100 * drop_TG, test, method=DRAWN),
+        DisparityMetric("drop_std_pp", *_measure_std(drop_TG, squared_error_TG), **ends, reason=SEE_DROPS),
         DisparityMetric("eag_max_pp", 100 * (drop_TG.max(axis=1) - overall_T), **ends, reason=SEE_EAG),
         DisparityMetric("gap_change_pp", 100 * gap_change_T, reason=SEE_DROPS),
-        _measure_spread("phi_loss_nats", columns["excess_loss_nats"], _test(excess_TN, ranked)),
+        _measure_phi(columns["excess_loss_nats"]),
     ]
 
 
-def _test(values_TN: np.ndarray, ranked: Ranked) -> Evenness:
-    return measure_evenness(values_TN.T, ranked.codes_N, ranked.n_groups)
+def _measure_phi(loss_TG: np.ndarray) -> DisparityMetric:
+    """Return the largest minus the smallest excess loss; nothing of pairs whose losses are not known."""
+    value_T, is_known_T = np.ptp(loss_TG, axis=1), ~np.isnan(loss_TG).any(axis=1)
+    worst_T, best_T = (np.where(is_known_T, end, NOBODY) for end in (loss_TG.argmax(axis=1), loss_TG.argmin(axis=1)))
+    return DisparityMetric("phi_loss_nats", value_T, worst_T=worst_T, best_T=best_T, reason=NO_TEST)
+
+
+def _add_one_image(n_values_TG: np.ndarray, mean_TG: np.ndarray, n_G: np.ndarray) -> np.ndarray:
+    """Return the squared standard error of means of 1, 0 and -1, with one image more whose value is not 0.
+
+    So it is never 0. `n_values_TG` are the images whose value is not 0.
+    """
+    variance_TG = (n_values_TG + 1) / (n_G + 1) - mean_TG**2 * (n_G / (n_G + 1))
+    return variance_TG / n_G
 
 
 def _measure_spread(
-    metric: str, value_TG: np.ndarray, evenness: Evenness, *, scale: float = 1, worst_is_low: bool = False
+    metric: str, value_TG: np.ndarray, test: SpreadTest, *, method: str, worst_is_low: bool = False
 ) -> DisparityMetric:
+    """Return the largest minus the smallest of values in percentage points, with what chance alone would show."""
     low_T, high_T = value_TG.argmin(axis=1), value_TG.argmax(axis=1)
     worst_T, best_T = (low_T, high_T) if worst_is_low else (high_T, low_T)
-    value_T, null_mean_T = np.ptp(value_TG, axis=1), scale * evenness.null_mean
-    floor = (null_mean_T, scale * evenness.null_q95, evenness.p)
-    return DisparityMetric(metric, value_T, _correct(value_T, null_mean_T), worst_T, best_T, *floor)
+    value_T, null_mean_T = np.ptp(value_TG, axis=1), 100 * test.null_mean
+    floor = (null_mean_T, 100 * test.null_q95, test.p)
+    corrected_T = _correct(value_T, null_mean_T)
+    return DisparityMetric(metric, value_T, corrected_T, worst_T, best_T, *floor, null_method=method)
 
 
-def _measure_std(fraction_TG: np.ndarray, evenness: Evenness) -> tuple[np.ndarray, np.ndarray]:
-    """Return the standard deviation over groups and the corrected one, in percentage points."""
-    return 100 * fraction_TG.std(axis=1, ddof=1), 100 * np.sqrt(evenness.variance)
+def _measure_std(fraction_TG: np.ndarray, squared_error_TG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the standard deviation over groups, and the one that noise does not explain, in percentage points."""
+    variance_T = fraction_TG.var(axis=1, ddof=1)
+    corrected_T = np.maximum(variance_T - squared_error_TG.mean(axis=1), 0)
+    return 100 * np.sqrt(variance_T), 100 * np.sqrt(corrected_T)
 
 
 def _correct(value_T: np.ndarray, null_mean_T: np.ndarray) -> np.ndarray:

@@ -15,10 +15,9 @@ from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.answers import DatasetAnswers, Deployed
 from quantfair.results.tables.groupings import Grouping
 
-MIN_DISCORDANT: Final = 6  # 5 images, all of them lost, have an exact p of 2 / 2^5 = .06
 CONTROL: Final = "eag_q: a control is no part of the family"
 TOO_SMALL: Final = f"eag_q: fewer than {MIN_RANKED} test images, so no part of the family"
-TOO_FEW: Final = f"eag_q: fewer than {MIN_DISCORDANT} images lost or won in all groups, so no part of the family"
+UNTOUCHED: Final = "eag_q: no image of the group was lost or won, so no part of the family"
 
 Columns = Mapping[str, np.ndarray]
 
@@ -64,12 +63,15 @@ def find_unfinished(
 
 
 def explain_untested(
-    questions: Sequence[Question | None], grouping: Grouping, n_discordant_P: np.ndarray
+    questions: Sequence[Question | None], grouping: Grouping, n_discordant_PG: np.ndarray
 ) -> np.ndarray:
-    """Return why a group of a pair is in no family, "" where it is: P x G."""
+    """Return why a group of a pair is in no family, "" where it is: P x G.
+
+    A group in which nothing was lost or won drops by 0. That others lose is no finding about it.
+    """
     reason_PG = np.full((len(questions), len(grouping.names)), "", dtype=object)
+    reason_PG[n_discordant_PG == 0] = UNTOUCHED
     reason_PG[:, grouping.sizes("test") < MIN_RANKED] = TOO_SMALL
-    reason_PG[n_discordant_P < MIN_DISCORDANT] = TOO_FEW
     reason_PG[[question is None for question in questions]] = CONTROL
     return reason_PG
 

@@ -10,12 +10,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quantfair.results.statistics.intervals import drop_interval, excess_gap, mcnemar_p, mean_interval
-from quantfair.results.statistics.power import observed_minimum_detectable_excess
+from quantfair.results.statistics.limits import measure_limits
 from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.answers import DatasetAnswers, Deployed, TrialAnswers
 from quantfair.results.tables.families import Question, add_families, ask, correct, explain_untested
 from quantfair.results.tables.groupings import Grouping, TestSet
 from quantfair.results.tables.groups import NO_IMAGES, divide, join_reasons, sum_by_group
+from quantfair.results.tables.verdicts import (
+    FILE,
+    Judged,
+    Rules,
+    add_verdicts,
+    append_whole,
+    explain_no_limits,
+    find_plays,
+    limit_columns,
+    who_takes_part,
+)
 
 NO_REFIT = "refit: without predictions of val images, no offsets were fitted"
 
@@ -106,20 +117,47 @@ def compare(outcomes: TrialAnswers, other: TrialAnswers, test_set: TestSet, *, c
     return {grouping.name: count(grouping) for grouping in test_set.groupings}
 
 
+class PairTables(NamedTuple):
+    """Where the rows of pairs go."""
+
+    paired: TableBuilder
+    families: TableBuilder
+    verdicts: TableBuilder
+
+
 def add_pairs(
-    pairs: Sequence[Pair], test_set: TestSet, *, paired: TableBuilder, families: TableBuilder, unfinished: Set[Question]
+    pairs: Sequence[Pair],
+    test_set: TestSet,
+    tables: PairTables,
+    *,
+    unfinished: Set[Question],
+    rules: Rules,
+    config_ids: Mapping[str, str | None],
 ) -> None:
-    """Add the rows of all pairs of one data set to `paired_metrics`, and its families. `unfinished` are provisional."""
+    """Add the rows of all pairs of one data set, its families, and a word for each file.
+
+    `unfinished` are provisional questions, `config_ids` the configurations by trial.
+    """
     compared = [pair for pair in pairs if pair.columns_by_grouping]
     inferred: dict[str, Columns] = {}
     for grouping in test_set.groupings if compared else ():
-        columns = _infer([pair.columns_by_grouping[grouping.name] for pair in compared])
+        counts = [pair.columns_by_grouping[grouping.name] for pair in compared]
+        columns = _infer(counts)
+        judged = _judge(counts, test_set, grouping, rules, shift_PG=columns["prior_shift_pp"] / 100)
+        columns |= limit_columns(judged.limits, grouping)
         if grouping.name != "overall":
             columns |= _correct(compared, columns, grouping, test_set.dataset_id)
             key = {"dataset_id": test_set.dataset_id, "grouping": grouping.name}
             tested_PG, questions = ~np.isnan(columns["eag_q"]), [pair.question for pair in compared]
-            add_families(families, questions, tested_PG, unfinished=unfinished, **key)
+            add_families(tables.families, questions, tested_PG, unfinished=unfinished, **key)
+        no_limits_PG = explain_no_limits(judged.plays, grouping)
+        reasons = zip(columns["reason"].ravel(), no_limits_PG.ravel(), strict=True)
+        columns["reason"] = np.array([join_reasons(*some) for some in reasons], dtype=object).reshape(
+            no_limits_PG.shape
+        )
         inferred[grouping.name] = columns
+        _add_words(tables.verdicts, compared, judged, test_set, grouping, rules=rules, config_ids=config_ids)
+
     index = -1
     for pair in pairs:
         index += bool(pair.columns_by_grouping)
@@ -131,7 +169,47 @@ def add_pairs(
                 columns |= pair.columns_by_grouping[grouping.name]
                 no_refit = NO_REFIT if np.isnan(columns["refit_n_rw"]).all() else None
                 columns["reason"] = [join_reasons(pair.flag, why, no_refit) or None for why in columns["reason"]]
-            paired.add(n_groups, **key, other_trial_id=pair.other_trial_id, **columns)
+            tables.paired.add(n_groups, **key, other_trial_id=pair.other_trial_id, **columns)
+
+
+def _judge(
+    counts: Sequence[Columns], test_set: TestSet, grouping: Grouping, rules: Rules, *, shift_PG: np.ndarray
+) -> Judged:
+    """Return every pair as a file, with its limits."""
+    names = ("n_rr", "n_rw", "n_wr", "n", "n_flip")
+    rr_PG, rw_PG, wr_PG, n_PG, flip_PG = (np.stack([columns[name] for columns in counts]) for name in names)
+    plays = find_plays(rr_PG + rw_PG, test_set, grouping)
+    takes_part_PG = who_takes_part(plays, grouping)
+    n_cells = rules.n_cells_of_files(test_set)
+    limits = measure_limits(rw_PG, wr_PG, n_PG, takes_part=takes_part_PG, n_cells_of_plan=n_cells)
+    one_P = np.ones(len(counts), dtype=int)
+    return Judged(
+        scope=FILE,
+        limits=limits,
+        plays=plays,
+        counts_3PC=np.stack([append_whole(part_PG) for part_PG in (rw_PG, wr_PG, n_PG)]),
+        n_changed_P=flip_PG.sum(axis=1),
+        n_seeds_P=one_P,
+        n_models_P=one_P,
+        n_cells_of_plan=n_cells,
+        shift_PG=shift_PG,
+    )
+
+
+def _add_words(
+    verdicts: TableBuilder,
+    pairs: Sequence[Pair],
+    judged: Judged,
+    test_set: TestSet,
+    grouping: Grouping,
+    *,
+    rules: Rules,
+    config_ids: Mapping[str, str | None],
+) -> None:
+    """Add a word for each file. The exact session of a runtime proves an export; nobody ships it."""
+    shipped = [place for place, pair in enumerate(pairs) if pair.key["comparison"] != "exact"]
+    keys = [{**pairs[place].key, "config_id": config_ids[pairs[place].key["trial_id"]]} for place in shipped]
+    add_verdicts(verdicts, judged.take(shipped), keys, test_set, grouping, limit=rules.limit)
 
 
 def _infer(counts: Sequence[Columns]) -> dict[str, np.ndarray]:
@@ -146,7 +224,6 @@ def _infer(counts: Sequence[Columns]) -> dict[str, np.ndarray]:
         "eag_ci_low_pp": 100 * eag.low,
         "eag_ci_high_pp": 100 * eag.high,
         "eag_p": eag.p,
-        "mde_pp": 100 * observed_minimum_detectable_excess(rw_PG + wr_PG, n_PG),
         "mcnemar_p": np.where(n_PG > 0, mcnemar_p(rw_PG, wr_PG), np.nan),
         **compare_refits(counts),
         "reason": np.full(n_PG.shape, NO_REST, dtype=object),
@@ -156,9 +233,9 @@ def _infer(counts: Sequence[Columns]) -> dict[str, np.ndarray]:
 def _correct(pairs: Sequence[Pair], columns: Columns, grouping: Grouping, dataset_id: str) -> Columns:
     """The columns of the families, P x G, and the reason why a group is in none."""
     questions = [pair.question for pair in pairs]
-    overall = [pair.columns_by_grouping["overall"] for pair in pairs]
-    n_discordant_P = np.array([int(counts["n_rw"][0] + counts["n_wr"][0]) for counts in overall])
-    reason_PG = explain_untested(questions, grouping, n_discordant_P)
+    counts = [pair.columns_by_grouping[grouping.name] for pair in pairs]
+    n_discordant_PG = np.stack([columns["n_rw"] + columns["n_wr"] for columns in counts])
+    reason_PG = explain_untested(questions, grouping, n_discordant_PG)
     p_PG = np.where(reason_PG == "", columns["eag_p"], np.nan)
     reason_PG[np.isnan(p_PG) & (reason_PG == "")] = NO_REST
     reason_PG[:, grouping.sizes("test") == 0] = NO_IMAGES

@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 
 from quantfair.results.schema import MIN_RANKED
-from quantfair.results.statistics.permutation import measure_evenness
 from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.answers import Certainty, Compared, DatasetAnswers, Deployed, TrialAnswers
 from quantfair.results.tables.groupings import Grouping, TestSet
@@ -19,7 +18,7 @@ from quantfair.results.tables.groups import add_mean, average, join_reasons
 from quantfair.results.user_data.metrics import OwnMetric, measure
 
 NO_WORST = "no worst group: whether more is better is the metric's own affair"
-NO_FLOOR = "no noise floor: the metric is the same for every image"
+NO_TEST = "no p and no floor: no test holds for means of small groups; for intervals see own_metrics"
 NO_LOGITS = "the metric needs logits, and one side was imported without"
 TOO_FEW = f"fewer than two groups with {MIN_RANKED} test images"
 
@@ -111,11 +110,8 @@ def _add_means(own: TableBuilder, metric: str, difference: _Difference, grouping
 
 
 def _add_spreads(disparity: TableBuilder, metric: str, differences: Sequence[_Difference], grouping: Grouping) -> None:
-    """Add the largest minus the smallest mean difference of the ranked groups, with what chance alone would show."""
+    """Add the largest minus the smallest mean difference of the ranked groups."""
     ranked_G = grouping.sizes("test") >= MIN_RANKED
-    codes_N = np.where(ranked_G[grouping.test_N], grouping.test_N, -1)
-    known = [difference.values_N for difference in differences if difference.values_N is not None]
-    floors = iter(_find_floors(known, codes_N, len(ranked_G)) if known and ranked_G.sum() >= 2 else ())
     n_ranked = int(ranked_G.sum())
     for pair, values_N, flag in differences:
         shared: dict[str, Any] = {**pair.key, "grouping": grouping.name, "metric": metric, "n_groups": n_ranked}
@@ -123,21 +119,4 @@ def _add_spreads(disparity: TableBuilder, metric: str, differences: Sequence[_Di
             disparity.add(1, **shared, reason=join_reasons(flag, None if values_N is None else TOO_FEW))
             continue
         mean_G = average(values_N, grouping)[0][ranked_G]
-        value, floor = float(np.ptp(mean_G)), next(floors)
-        corrected = max(value - floor["null_mean"], 0.0) if values_N.any() else 0.0
-        reason = join_reasons(flag, None if values_N.any() else NO_FLOOR, NO_WORST)
-        disparity.add(1, **shared, value=value, corrected=corrected, **floor, reason=reason)
-
-
-def _find_floors(differences: Sequence[np.ndarray], codes_N: np.ndarray, n_groups: int) -> list[dict[str, float]]:
-    """Return the columns that say what chance alone would show, of each comparison.
-
-    Differences are first divided by the largest one, since the test is in float32. Where that is 0 there is no floor:
-    nothing says how large a difference of this metric can be.
-    """
-    values_NP = np.stack(differences, axis=1)
-    scale_P = np.abs(values_NP).max(axis=0, initial=0)
-    scale_P[scale_P == 0] = np.nan
-    found = measure_evenness(np.nan_to_num(values_NP / scale_P).astype(np.float32), codes_N, n_groups)
-    columns = zip(found.null_mean * scale_P, found.null_q95 * scale_P, found.p, strict=True)
-    return [dict(zip(("null_mean", "null_q95", "perm_p"), map(float, column), strict=True)) for column in columns]
+        disparity.add(1, **shared, value=float(np.ptp(mean_G)), reason=join_reasons(flag, NO_TEST, NO_WORST))

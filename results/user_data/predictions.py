@@ -37,7 +37,7 @@ def import_predictions(
 
     The same predictions of the same name, seed and reference are the same trial, however often they are imported; the
     seeds of one name and one configuration of the reference are one configuration. `seed` is the reference's where it
-    is None. KL is from the reference's stored logits, which are float16.
+    is None. KL is from the reference's stored logits.
 
     Raises:
         StoreError: the file or a trial is not what it must be, or other predictions have that name and seed.

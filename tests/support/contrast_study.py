@@ -9,8 +9,10 @@ from measured_trials import make_outcomes, make_test_set
 
 from quantfair.results.contrasts.tables import CONTRAST_TABLES, add_contrasts
 from quantfair.results.schema import TABLES
+from quantfair.results.statistics.decisions import LIMIT
 from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.answers import DatasetAnswers, TrialAnswers
+from quantfair.results.tables.verdicts import Rules
 
 SIZES = {"a": 300, "b": 150, "c": 100, "few": 20, "nobody": 0}
 N = sum(SIZES.values())
@@ -56,5 +58,6 @@ class Study:
     def tables(self, plan: Sequence[Any] | None = None, **others: DatasetAnswers) -> dict[str, Any]:
         rows = {name: TableBuilder(TABLES[name]) for name in CONTRAST_TABLES}
         measured = {"d": DatasetAnswers(self.test_set, self.rows, self.outcomes), **others}
-        add_contrasts(measured, self.rows if plan is None else plan, rows)
+        rules = Rules(LIMIT, [*(plan or ()), *self.rows])
+        add_contrasts(measured, self.rows if plan is None else plan, rows, rules=rules)
         return {name: table.table().to_pandas() for name, table in rows.items()}

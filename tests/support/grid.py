@@ -20,9 +20,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from quantfair.results.statistics.decisions import LIMIT
+
 TABLE: Final = Path(__file__).with_name("grid.csv")
 SEED: Final = 20_261_201
-LIMIT: Final = 0.01
 
 
 class Cell(NamedTuple):

@@ -1,11 +1,11 @@
 """How often words, limits and the test against zero are wrong in a cell of the grid."""
 
 import numpy as np
-from grid import LIMIT, Cell, Draws, draw
+from grid import Cell, Draws, draw
 
 from quantfair.results.statistics.common_drop import assess_common_drop
-from quantfair.results.statistics.decisions import CANNOT_TELL, NO, YES, Decisions, decide
-from quantfair.results.statistics.limits import Limits, PairedCounts, SeedSpread, measure_limits
+from quantfair.results.statistics.decisions import CANNOT_TELL, LIMIT, NO, YES, Decisions, decide
+from quantfair.results.statistics.limits import Limits, SeedSpread, measure_limits
 
 TINY = 1e-12
 
@@ -22,18 +22,18 @@ NOMINAL = {
 }
 
 
-def counts_of(cell: Cell, draws: Draws) -> PairedCounts:
-    """Return draws as the counts of models."""
+def limits_of(cell: Cell, draws: Draws) -> Limits:
+    """Return the limits of models that were drawn."""
     seeds = None
     if cell.n_seeds > 1:
         seeds = SeedSpread(drops_SG=draws.by_seed_SDG, squares_G=draws.squares_DG)
-    return PairedCounts.of(draws.lost, draws.won, cell.sizes_G, seeds)
+    return measure_limits(draws.lost, draws.won, cell.sizes_G, seeds=seeds)
 
 
 def measure_words(cell: Cell, n_draws: int, rng: np.random.Generator) -> dict[str, float]:
     """Return the share of models with each error that the truth of the cell allows, and with each answer."""
     drawn = draw(cell, n_draws, rng)
-    limits = measure_limits(counts_of(cell, drawn))
+    limits = limits_of(cell, drawn)
     found = decide(limits, is_changed=(drawn.lost + drawn.won).any(axis=1))
     errors = {**find_wrong_words(cell, found), **find_misses(cell, limits)}
     answers = {answer: found.answer == answer for answer in (NO, YES, CANNOT_TELL)}

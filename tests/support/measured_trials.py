@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from quantfair.results.schema import DISPARITY, FAMILIES, PAIRED_METRICS
+from quantfair.results.schema import DISPARITY, FAMILIES, PAIRED_METRICS, VERDICTS
+from quantfair.results.statistics.decisions import LIMIT
 from quantfair.results.store.rows import TableBuilder
 from quantfair.results.tables.answers import DatasetAnswers, TrialAnswers
 from quantfair.results.tables.disparity import add_disparity
 from quantfair.results.tables.families import find_unfinished
 from quantfair.results.tables.groupings import Grouping, TestSet
-from quantfair.results.tables.pairs import add_pairs, compare_trials
+from quantfair.results.tables.pairs import PairTables, add_pairs, compare_trials
+from quantfair.results.tables.verdicts import Rules
 
 
 def make_test_set(labels_N: np.ndarray, groupings: Mapping[str, tuple[Sequence[str], np.ndarray]]) -> TestSet:
@@ -42,11 +44,17 @@ def make_trial(trial_id: str, method: str, reference: str | None = None, control
 def make_tables(
     test_set: TestSet, trials: Sequence[dict[str, Any]], outcomes: Sequence[TrialAnswers], plan: Sequence[Any] = ()
 ) -> dict[str, Any]:
-    """Return `paired_metrics`, `disparity` and `families`. The plan is that of the trials where none is given."""
-    paired, disparity, families = TableBuilder(PAIRED_METRICS), TableBuilder(DISPARITY), TableBuilder(FAMILIES)
+    """Return the tables of pairs. The plan is that of the trials where none is given."""
+    tables = {
+        "paired_metrics": TableBuilder(PAIRED_METRICS),
+        "families": TableBuilder(FAMILIES),
+        "verdicts": TableBuilder(VERDICTS),
+    }
+    disparity = TableBuilder(DISPARITY)
     measured = DatasetAnswers(test_set, trials, {answers.trial_id: answers for answers in outcomes})
     pairs, unfinished = compare_trials(measured, {}), find_unfinished(measured, plan or trials, "torch")
-    add_pairs(pairs, test_set, paired=paired, families=families, unfinished=unfinished)
+    config_ids = {row["trial_id"]: row.get("config_id", row["trial_id"]) for row in trials}
+    rules = Rules(LIMIT, [*plan, *trials])
+    add_pairs(pairs, test_set, PairTables(*tables.values()), unfinished=unfinished, rules=rules, config_ids=config_ids)
     add_disparity(measured, pairs, disparity)
-    tables = {"paired_metrics": paired, "disparity": disparity, "families": families}
-    return {name: rows.table().to_pandas() for name, rows in tables.items()}
+    return {name: rows.table().to_pandas() for name, rows in {**tables, "disparity": disparity}.items()}

@@ -160,7 +160,7 @@ def check_chance(rows: TableBuilder, place: Place) -> int:
     for (name, _), *cells in rows[1:]:
         config = place.configs[name]
         row = spread_of(place, config)
-        wanted = [row.drop_disparity_pp, row.null_mean_pp, row.null_q95_pp, row.perm_p, row.perm_q, row.corrected_sd_pp]
+        wanted = [row.drop_disparity_pp, row.null_mean_pp, row.null_q95_pp, row.null_p]
         n_checked += compare(cells, [*wanted, gap_of(place, config)], name)
     return n_checked
 
@@ -174,7 +174,7 @@ def check_tradeoff(rows: TableBuilder, place: Place) -> int:
         if config.method == "fp32":
             continue
         spread, overall = spread_of(place, config), place.overall[config.config_id, place.side(config)]
-        wanted = [overall, spread.drop_disparity_pp, spread.null_q95_pp, spread.perm_p, gap_of(place, config)]
+        wanted = [overall, spread.drop_disparity_pp, spread.null_q95_pp, spread.null_p, gap_of(place, config)]
         n_checked += compare(cells, wanted, name)
     return n_checked
 

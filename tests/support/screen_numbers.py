@@ -24,6 +24,9 @@ ROWS = {
 }
 
 
+MARK = " (contains the answer: class-wise recall)"
+
+
 class Key(NamedTuple):
     """What tells a row of a table apart."""
 
@@ -45,8 +48,9 @@ class Expected:
             frame = self.frames[name]
             frame = frame[frame.comparison.notna() & (frame.kind != "data" if "kind" in frame else True)]
             if name == "verdicts":
+                texts = ("group", "answer", "told", "reason")
                 frame = frame.assign(
-                    worst_group=frame.worst_group.astype(object).where(frame.worst_group.notna(), None)
+                    **{text: frame[text].astype(object).where(frame[text].notna(), None) for text in texts}
                 )
             found = self.rows.setdefault(name, {})
             for row in frame.itertuples():
@@ -73,10 +77,20 @@ class Expected:
         (row,) = [row for row in self.rows[table][key] if group is None or row.group == group]
         return row
 
-    def spread(self, key: Key) -> Any:
-        """Disparity and p: of the groups that the verdict is on, if there is one."""
-        verdict = self.one("verdicts", key)
-        return verdict if verdict.word else self.one("contrast_disparity", key)
+    def files(self, key: Key) -> list[Any]:
+        """The verdicts on the single models."""
+        return [row for row in self.rows["verdicts"][key] if row.scope == "file"]
+
+    def verdict(self, key: Key) -> Any:
+        """The verdict on the recipe, or where it has none that on the one model."""
+        (recipe,) = [row for row in self.rows["verdicts"][key] if row.scope == "recipe"]
+        files = self.files(key)
+        return files[0] if recipe.word == "no verdict" and len(files) == 1 else recipe
+
+    def spread(self, key: Key) -> list[float]:
+        """How far apart the drops are, and the p where one seed was trained."""
+        row = self.one("contrast_disparity", key)
+        return known(row.drop_disparity_pp, row.null_p)
 
     def gap(self, config: Config, runtime: str, grouping: str) -> float:
         """Best minus worst accuracy of a group, the mean over seeds."""
@@ -121,7 +135,7 @@ def check_screen(page: Page, tables: Mapping[str, pa.Table]) -> int:
 
 
 def check_reach(page: Page, expected: Expected) -> int:
-    """Sizes, accuracy of the float model, and what could go unseen."""
+    """Sizes, accuracy of the float model, and which losses are ruled out."""
     n_checked, groups = 0, expected.frames["groups"].query("split == 'test'")
     rows = rows_of(page.by_id("reach").find("table", "reach")[0])
     order = [(one, grouping) for one in expected.catalog.data for grouping in one.groupings]
@@ -134,7 +148,7 @@ def check_reach(page: Page, expected: Expected) -> int:
         sizes = groups[(groups.dataset_id == data.dataset_id) & (groups.grouping == grouping.name)].n
         assert row[-2].numbers == [sizes[sizes > 0].min()]
         found = [
-            expected.one("verdicts", Key(config.config_id, side, "torch", grouping.name)).mde_pp
+            expected.verdict(Key(config.config_id, side, "torch", grouping.name)).at_most_pp
             for config in expected.catalog.configs
             if config.data == data and config.ok and config.method in ("ptq", "qat")
             if config == expected.primary(data, f"{config.variant} {config.bits}")
@@ -152,33 +166,29 @@ def usual_side(expected: Expected, config: Config) -> str:
     return "control" if config.method == "qat" and has_control else "reference"
 
 
-def numbers_of(expected: Expected, key: Key) -> list[float]:
-    """What a cell with a verdict holds: drop and excess of the worst group, p, and the margin of all groups."""
-    verdict, found = expected.one("verdicts", key), []
-    if verdict.worst_group:
-        worst = expected.one("contrasts", key, verdict.worst_group)
-        found = [worst.drop_pp, worst.eag_pp]
-    return [*found, *known(expected.spread(key).perm_p, verdict.harmless_margin_pp)]
-
-
 def check_verdict(expected: Expected, cell: Element, key: Key) -> int:
-    """Compare a cell with a verdict."""
-    verdict, word = expected.one("verdicts", key), cell.find("b", "word")[0]
-    assert word.text.split(" ", 1)[1].removesuffix(" *") == verdict.word
-    assert word.attributes["title"] == verdict.rule
-    if verdict.worst_group:
-        assert verdict.worst_group in [span.attributes.get("data-group") for span in cell.find("span")]
-    numbers = numbers_of(expected, key)
-    assert cell.numbers == pytest.approx(numbers), key
-    return len(numbers) + 1
+    """Compare a cell with a verdict: its word, its sentence, and the words of the single models."""
+    verdict, word = expected.verdict(key), cell.find("b", "word")[0]
+    is_open = verdict.word == "unchanged" and verdict.answer == "cannot tell"
+    assert word.text.split(" ", 1)[1].removesuffix(" *") == verdict.word + ", cannot tell" * is_open
+    said = verdict.told or verdict.reason
+    assert word.attributes["title"] == said
+    assert said in cell.text
+    files = expected.files(key)
+    if len(files) > 1:
+        words = [row.word for row in files]
+        assert f"its {len(files)} files, one by one: " in cell.text
+        assert all(f"{words.count(word)} {word}" in cell.text for word in set(words))
+    return 3 + len(files)
 
 
 def check_matrix(page: Page, expected: Expected) -> int:
-    """Who loses: verdict, worst group, p and margin of what val chose, by every grouping."""
+    """Who loses: the verdict on what val chose, by every grouping."""
     n_checked = 0
     for table in page.by_id("losers").find("table", "matrix"):
         data = expected.data_of(table.find("caption")[0].text)
-        groupings = [grouping_of(data, title.removeprefix("by ")) for title in titles_of(table)[1:]]
+        titles = [title.removeprefix("by ").removesuffix(MARK) for title in titles_of(table)[1:]]
+        groupings = [grouping_of(data, title) for title in titles]
         for row in rows_of(table):
             config = expected.primary(data, head_of(row))
             side = side_of(config, row[0].words.rpartition("against ")[2])
@@ -205,7 +215,7 @@ def check_causes(page: Page, expected: Expected) -> int:
                 key = Key(config.config_id, comparison, "torch", grouping)
                 overall, spread = expected.one("contrasts", key._replace(grouping="overall")), expected.spread(key)
                 gap = expected.gap(config, "torch", grouping)
-                wanted = [overall.drop_pp, *known(spread.perm_p, spread.drop_disparity_pp, gap)]
+                wanted = [overall.drop_pp, *spread, *known(gap)]
                 assert cell.numbers == pytest.approx(wanted), (head_of(row), bits)
                 n_checked += len(wanted)
     return n_checked
@@ -230,7 +240,7 @@ def check_question(
     for row in mine.itertuples():
         spread = spreads[spreads.contrast_id == row.contrast_id].iloc[0]
         gap = expected.gap(config, "torch", data.groupings[0].name)
-        candidates.append([row.drop_pp, *known(spread.perm_p, spread.drop_disparity_pp, gap)])
+        candidates.append([row.drop_pp, *known(spread.drop_disparity_pp, spread.null_p, gap)])
         other = expected.catalog.find(str(row.other_config_id))
         is_named = other and expected.primary(other.data, f"{other.variant} {other.bits}") == other
         named += candidates[-1:] if is_named else []
@@ -272,7 +282,7 @@ def check_deployed(page: Page, expected: Expected) -> int:
         assert row[3].numbers == [overall.flip_rate]
         key = key._replace(comparison="reference")
         if key in expected.rows["verdicts"]:
-            assert row[4].find("b", "word")[0].text.split(" ", 1)[1] == expected.one("verdicts", key).word
+            assert row[4].find("b", "word")[0].text.split(" ", 1)[1].startswith(expected.verdict(key).word)
             assert row[4].numbers == [expected.one("contrasts", key._replace(grouping="overall")).drop_pp]
             n_checked += 2
         p50 = times[(times.runtime == runtime) & times.trial_id.isin([trial["trial_id"] for trial in config.ok])].p50_ms
@@ -316,13 +326,13 @@ def check_losses(page: Page, expected: Expected) -> int:
         for row in rows_of(table):
             config = expected.primary(data, head_of(row))
             key = Key(config.config_id, side_of(config, row[1].words), "torch", grouping)
-            verdict, spread = expected.one("verdicts", key), expected.spread(key)
+            verdict, spread = expected.verdict(key), expected.spread(key)
             assert verdict.word in row[2].words
             wanted = [[expected.one("contrasts", key._replace(grouping="overall")).drop_pp], [], []]
-            if verdict.worst_group:
-                worst = expected.one("contrasts", key, verdict.worst_group)
-                wanted[1:] = [[worst.drop_pp], [worst.eag_pp]]
-            wanted += [known(spread.perm_p, spread.drop_disparity_pp), known(expected.gap(config, "torch", grouping))]
+            if verdict.group and verdict.group != "all images":
+                worst = expected.one("contrasts", key, verdict.group)
+                wanted[1:] = [[worst.drop_pp], [worst.excess_pp]]
+            wanted += [spread, known(expected.gap(config, "torch", grouping))]
             for cell, numbers in zip(row[3:8], wanted, strict=True):
                 assert cell.numbers == pytest.approx(numbers), (title, head_of(row))
                 n_checked += len(numbers)

@@ -42,7 +42,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "contrasts": ("contrast_id", "grouping", "group"),
     "contrast_disparity": ("contrast_id", "grouping"),
     "spreads": ("kind", "runtime", "config_id", "comparison", "grouping", "group"),
-    "verdicts": ("config_id", "runtime", "comparison", "grouping"),
+    "verdicts": ("config_id", "trial_id", "runtime", "comparison", "grouping"),
     "choices": (
         *("dataset_id", "model", "training", "method", "base", "init", "weight_bits", "act_bits"),
         *("criterion", "grouping"),

@@ -61,22 +61,20 @@ const drawChance = (view, { colors, width }) => {
     }),
     summary: tested.length
       ? `Of ${count(tested.length, "configuration")} ${above.length} ${above.length === 1 ? "has" : "have"} groups that drop differently (p < .05); one in twenty would by chance.`
-      : "No permutation test is known for these.",
+      : "Of several seeds no test is known: choose one seed.",
     note:
       (hasFloors
-        ? "Grey bar: what chance alone stays under in 95 of 100 permutations. Orange diamonds: p < .05 of a sharper test, which weighs each group by its noise, so it need not agree with the bar. Over all ranked groups, also those out of play in verdicts."
+        ? "Grey bar: what chance alone stays under in 95 of 100 draws under one common drop. Orange diamonds: p < .05 of a sharper test, which weighs each group by its noise, so it need not agree with the bar. Over all ranked groups, also those out of play in verdicts. No verdict rests on it."
         : "What chance alone shows is not known of these.") +
       (points.length > shown.length ? ` The first ${shown.length} of ${points.length}; all are in the table.` : ""),
     table: {
-      head: ["Configuration", "Disparity", "Chance, mean", "Chance (95 %)", "p", "q", "Without noise, sd", "Gap, pp"],
+      head: ["Configuration", "Disparity", "Chance, mean", "Chance (95 %)", "p", "Gap, pp"],
       rows: points.map(({ config, disparity }) => [
         cell(config.name),
         cell(formatNumber(disparity.value), disparity.value),
         cell(formatNumber(disparity.mean), disparity.mean ?? null),
         cell(formatNumber(disparity.floor), disparity.floor ?? null),
         cell(formatP(disparity.p), disparity.p ?? null),
-        cell(isNumber(disparity.q) ? formatNumber(disparity.q) : MISSING, disparity.q ?? null),
-        cell(formatNumber(disparity.corrected), disparity.corrected ?? null),
         cell(formatPp(view.gap(config)), view.gap(config)),
       ]),
     },

@@ -1,6 +1,6 @@
 // What each group loses under every configuration, as a map.
-// More or less is lost than of all images, beyond noise; the first column is that of all images.
-const markOf = (found, i) => (i && found?.sign ? (found.sign > 0 ? " ▲" : " ▽") : "");
+// The group loses more than the others for certain; the first column is that of all images.
+const markOf = (found, i) => (i && found?.losesMore ? " ▲" : "");
 
 const drawDrops = (view, { colors, width }) => {
   const configs = view.configs.filter((config) => config.method !== "fp32");
@@ -58,7 +58,7 @@ const drawDrops = (view, { colors, width }) => {
   const isAccuracy = view.metricKey === "accuracy";
   const colours = view.metric.isLoss ? "Orange: it is worse; purple: it is better" : "Orange: more; purple: less";
   const marks = isAccuracy
-    ? ` ▲ more, ▽ less is lost than of all images, and ${view.seedNumber === null ? "the 95 % interval of that excess excludes 0 (uncorrected)" : "p < .05 after correction"}.`
+    ? " ▲ it loses more than the others: the lower limit of its excess, corrected for the groups, is above 0."
     : "";
   return {
     ...drawn,

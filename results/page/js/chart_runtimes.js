@@ -62,7 +62,7 @@ const drawRuntimes = (view, { colors, width }) => {
       cell(config.name),
       cell(runtime),
       cell(
-        twin ? `${formatPp(twin.drop_pp)}${sayInterval(twin.drop_ci_low_pp, twin.drop_ci_high_pp)}` : MISSING,
+        twin ? `${formatPp(twin.drop_pp)}${sayInterval(twin.low_pp, twin.high_pp)}` : MISSING,
         twin?.drop_pp ?? null,
         null,
         twin ? limitsOf(twin) : null,
@@ -70,7 +70,7 @@ const drawRuntimes = (view, { colors, width }) => {
       worst ? cell(worst.group.name, null, worst.group.name) : cell(MISSING),
       worst
         ? cell(
-            `${formatPp(worst.drop.drop_pp)}${sayInterval(worst.drop.drop_ci_low_pp, worst.drop.drop_ci_high_pp)}`,
+            `${formatPp(worst.drop.drop_pp)}${sayInterval(worst.drop.low_pp, worst.drop.high_pp)}`,
             worst.drop.drop_pp,
             null,
             limitsOf(worst.drop),
@@ -101,8 +101,8 @@ const drawRuntimes = (view, { colors, width }) => {
     : [[0, 1]];
   const error = { type: "data", symmetric: false, thickness: 1.5, width: 0, color: colors.ink };
   const limits = (drops) => ({
-    array: drops.map((drop) => drop.drop_ci_high_pp - drop.drop_pp),
-    arrayminus: drops.map((drop) => drop.drop_pp - drop.drop_ci_low_pp),
+    array: drops.map((drop) => drop.high_pp - drop.drop_pp),
+    arrayminus: drops.map((drop) => drop.drop_pp - drop.low_pp),
   });
   const bars = (suffix, values, texts) => ({
     type: "bar",
@@ -126,7 +126,7 @@ const drawRuntimes = (view, { colors, width }) => {
       marker: { size: 8, color: colors.ink },
       text: drawn.map(
         ({ twin }, i) =>
-          `<b>${escapeText(names[i])}</b><br>all images: ${sayDrop(twin.drop_pp, twin.drop_ci_low_pp, twin.drop_ci_high_pp)}<br>${formatPercent(twin.flip_rate, 2)} other answers`,
+          `<b>${escapeText(names[i])}</b><br>all images: ${sayDrop(twin.drop_pp, twin.low_pp, twin.high_pp)}<br>${formatPercent(twin.flip_rate, 2)} other answers`,
       ),
       hovertemplate: "%{text}<extra></extra>",
     },
@@ -146,7 +146,7 @@ const drawRuntimes = (view, { colors, width }) => {
         .filter(({ worst }) => worst)
         .map(
           ({ worst }) =>
-            `<b>${label(worst.group.name, 40)}</b> ${sayDrop(worst.drop.drop_pp, worst.drop.drop_ci_low_pp, worst.drop.drop_ci_high_pp)}`,
+            `<b>${label(worst.group.name, 40)}</b> ${sayDrop(worst.drop.drop_pp, worst.drop.low_pp, worst.drop.high_pp)}`,
         ),
       hovertemplate: "%{text}<extra></extra>",
     },
@@ -188,9 +188,9 @@ const drawRuntimes = (view, { colors, width }) => {
       shapes: [zeroLine(colors, "y")],
     }),
     summary: most.twin.flip_rate
-      ? `Farthest from torch: ${most.config.name} in ${most.runtime}, ${formatPercent(most.twin.flip_rate, 2)} of its answers differ; all images: ${sayDrop(most.twin.drop_pp, most.twin.drop_ci_low_pp, most.twin.drop_ci_high_pp)}.`
+      ? `Farthest from torch: ${most.config.name} in ${most.runtime}, ${formatPercent(most.twin.flip_rate, 2)} of its answers differ; all images: ${sayDrop(most.twin.drop_pp, most.twin.low_pp, most.twin.high_pp)}.`
       : "No answer differs from torch.",
-    note: `Dots: all images, with the 95 % interval; diamonds: the ${view.noun} that loses most. Latencies were taken beside whatever else the machine did.${wide ? "" : " Latency and size are in the table."}`,
+    note: `Dots: all images, with their limits; diamonds: the ${view.noun} that loses most. Latencies were taken beside whatever else the machine did.${wide ? "" : " Latency and size are in the table."}`,
     table,
   };
 };

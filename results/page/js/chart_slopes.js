@@ -57,7 +57,7 @@ const drawSlopes = (view, { colors, width }) => {
   }));
   const worse = view.metric.isLoss ? ", downwards where it is worse" : "";
   const band =
-    isAccuracy && view.highlighted ? ` Band: 95 % interval of ${nameOf(view, { name: view.highlighted })}.` : "";
+    isAccuracy && view.highlighted ? ` Band: limits of ${nameOf(view, { name: view.highlighted })}.` : "";
   const zero = panels.some(({ base }) => base !== null)
     ? " Lines start at 0, the float model they are compared with."
     : "";

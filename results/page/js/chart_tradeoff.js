@@ -30,8 +30,8 @@ const drawTradeoff = (view, { colors }) => {
     const first = point.overall && least.get(keyOf(point));
     return Boolean(
       first &&
-      point.overall.drop_ci_low_pp <= first.overall.drop_pp &&
-      first.overall.drop_pp <= point.overall.drop_ci_high_pp,
+      point.overall.low_pp <= first.overall.drop_pp &&
+      first.overall.drop_pp <= point.overall.high_pp,
     );
   };
   const apart = points.filter((point) => point.overall && !isClose(point)).slice(0, MOST_HUES); // these are named
@@ -58,8 +58,8 @@ const drawTradeoff = (view, { colors }) => {
         thickness: 1,
         width: 0,
         color: `${colors.ink}66`,
-        array: some.map(({ overall }) => (overall ? (overall.drop_pp - overall.drop_ci_low_pp) / 100 : 0)),
-        arrayminus: some.map(({ overall }) => (overall ? (overall.drop_ci_high_pp - overall.drop_pp) / 100 : 0)),
+        array: some.map(({ overall }) => (overall ? (overall.drop_pp - overall.low_pp) / 100 : 0)),
+        arrayminus: some.map(({ overall }) => (overall ? (overall.high_pp - overall.drop_pp) / 100 : 0)),
       },
       legendgroup: variant,
       marker: {
@@ -101,7 +101,7 @@ const drawTradeoff = (view, { colors }) => {
     summary: best
       ? `Least is lost with ${best.config.name}, against ${view.otherOf(best.config)?.name ?? sayComparison(view.sideOf(best.config))}: ${formatPercent(best.accuracy, 2)}, groups ${formatNumber(best.disparity.value)}${unit} apart.`
       : "",
-    note: `Against ${sayComparison(view.comparison)}. Symbol: method; size: bits. Bars: 95 % interval of the paired drop of all images.${floors.length ? " Grey dashes: what chance alone stays under." : ""} Faded: this interval holds the drop of the configuration that loses least against the same other side, so they cannot be told apart by accuracy.`,
+    note: `Against ${sayComparison(view.comparison)}. Symbol: method; size: bits. Bars: limits of the drop of all images.${floors.length ? " Grey dashes: what chance alone stays under." : ""} Faded: these limits hold the drop of the configuration that loses least against the same other side, so they cannot be told apart by accuracy.`,
     table: {
       head: [
         "Configuration",

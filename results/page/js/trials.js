@@ -7,7 +7,7 @@ const TRIAL_HEAD = [
   "Seed",
   "Accuracy",
   "Drop, pp",
-  "95 % interval",
+  "Limits",
   "Against",
   "Worst group",
   "Its drop, pp",
@@ -53,9 +53,10 @@ class TrialTable {
           : [];
         const worst = rows
           .filter(
-            ({ n, group, eag_pp }) => eag_pp > 0 && view.isInPlay(config, { name: group, ranked: n >= db.minRanked }),
+            ({ n, group, excess_pp }) =>
+              excess_pp > 0 && view.isInPlay(config, { name: group, ranked: n >= db.minRanked }),
           )
-          .sort((a, b) => b.eag_pp - a.eag_pp)[0];
+          .sort((a, b) => b.excess_pp - a.excess_pp)[0];
         return [
           cell(trial.id.slice(0, 8)),
           cell(trial.status === "ok" ? "ok" : `${trial.status}: ${trial.error ?? "no reason was written down"}`),
@@ -63,7 +64,7 @@ class TrialTable {
           cell(trial.seed ?? MISSING, trial.seed),
           cell(formatPercent(trial.accuracy, 2), trial.accuracy),
           overall ? cell(formatPp(overall.drop_pp), overall.drop_pp, null, limitsOf(overall)) : cell(MISSING),
-          cell(overall ? sayInterval(overall.drop_ci_low_pp, overall.drop_ci_high_pp).trim() : MISSING),
+          cell(overall ? sayInterval(overall.low_pp, overall.high_pp).trim() : MISSING),
           cell(side ?? MISSING),
           worst ? cell(shorten(worst.group, 30), null, worst.group) : cell(MISSING),
           cell(worst ? formatPp(worst.drop_pp) : MISSING, worst?.drop_pp ?? null),

@@ -70,19 +70,19 @@ class View {
     return config.trials.filter((trial) => this.seedNumber === null || trial.seed === this.seedNumber);
   }
 
-  // The drop of a group in pp with interval and excess: over seeds a row of `contrasts`, of one seed a row of `pairs`.
+  // The drop of a group in pp with its limits and excess: over seeds a row of `contrasts`, of one seed a row of `pairs`.
   drop(config, group, { comparison = this.sideOf(config), runtime = this.runtime, grouping = this.grouping } = {}) {
     const place = [runtime, comparison, grouping, group];
     const names = ["runtime", "comparison", "grouping", "group"];
     if (this.seedNumber === null) {
       const row = this.db.contrasts.first(["config", ...names], [config.index, ...place]);
-      return row && { ...row, sign: (row.eag_ci_low_pp > 0) - (row.eag_ci_high_pp < 0) };
+      return row && { ...row, losesMore: row.excess_lower_pp > 0 };
     }
     const trial = this.trialsOf(config)[0];
     const row = trial && this.db.pairs.first(["trial", ...names], [trial.index, ...place]);
     if (!row) return null;
     const rates = { flip_rate: row.n_flip / row.n, bad_flip_rate: row.n_rw / row.n, good_flip_rate: row.n_wr / row.n };
-    return { ...row, ...rates, n_seeds: 1, sign: isNumber(row.eag_q) && row.eag_q < 0.05 ? Math.sign(row.eag_pp) : 0 };
+    return { ...row, ...rates, n_seeds: 1, losesMore: row.excess_lower_pp > 0 };
   }
 
   // The share of answers that the float models on the other side change from seed to seed, whatever seed is chosen.
@@ -128,7 +128,7 @@ class View {
   change(config, group, options = {}) {
     if (this.metricKey === "accuracy") {
       const drop = this.drop(config, group, options);
-      return drop && { mean: drop.drop_pp, low: drop.drop_ci_low_pp, high: drop.drop_ci_high_pp, sign: drop.sign };
+      return drop && { mean: drop.drop_pp, low: drop.low_pp, high: drop.high_pp, losesMore: drop.losesMore };
     }
     const { comparison = this.sideOf(config), grouping = this.grouping } = options;
     const differences = this.trialsOf(config).map((trial) => {
@@ -139,7 +139,7 @@ class View {
       return isNumber(own) && isNumber(before) ? this.metric.times * (own - before) : null;
     });
     const mean = meanOf(differences);
-    return isNumber(mean) ? { mean, low: null, high: null, sign: 0 } : null;
+    return isNumber(mean) ? { mean, low: null, high: null, losesMore: false } : null;
   }
 
   // How unevenly the groups drop, with what chance shows: over seeds of the mean drops, else of one trial.
@@ -155,9 +155,7 @@ class View {
       value: row.drop_disparity_pp,
       mean: row.null_mean_pp,
       floor: row.null_q95_pp,
-      p: row.perm_p,
-      q: row.perm_q,
-      corrected: row.corrected_sd_pp,
+      p: row.null_p,
     };
   }
 
@@ -168,7 +166,7 @@ class View {
       .filter(Boolean);
     if (!rows.length) return null;
     if (rows.length === 1)
-      return { value: rows[0].value, mean: rows[0].null_mean, floor: rows[0].null_q95, p: rows[0].perm_p };
+      return { value: rows[0].value, mean: rows[0].null_mean, floor: rows[0].null_q95, p: rows[0].null_p };
     return { value: meanOf(rows.map((row) => row.value)), mean: null, floor: null, p: null }; // chance is of one trial
   }
 
@@ -235,9 +233,9 @@ class View {
     );
   }
 
-  // The group that stands out: the chosen one, else the worst of the configuration in detail.
+  // The group that stands out: the chosen one, else the one that the verdict names.
   get highlighted() {
-    return this.focus || (this.detail && this.verdict(this.detail)?.worst_group) || null;
+    return this.focus || (this.detail && this.verdict(this.detail)?.group) || null;
   }
 }
 
@@ -251,8 +249,8 @@ const groupBy = (items, keyOf) => {
   return found;
 };
 
-// The interval of a drop as cells of tables hold it.
-const limitsOf = (drop) => ({ low: drop.drop_ci_low_pp, high: drop.drop_ci_high_pp });
+// The limits of a drop as cells of tables hold them.
+const limitsOf = (drop) => ({ low: drop.low_pp, high: drop.high_pp });
 
 const meanOf = (values) => {
   const known = values.filter(isNumber);

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Final
 
 from quantfair.results.configurations import Trial
-from quantfair.results.contrasts.verdicts import RULES
 from quantfair.results.page.formatting import count, escape, render_table
 from quantfair.results.page.index import Facts
 from quantfair.results.page.screens.methods import format_methods
 from quantfair.results.schema import MIN_RANKED
+from quantfair.results.statistics.decisions import MEANINGS
 from quantfair.results.tables.devices import describe_mixed_pairs
+from quantfair.results.tables.verdicts import format_limit
 
 FOLDER: Final = Path(__file__).resolve().parent.parent
 MOST_FAILURES: Final = 200
@@ -45,9 +46,13 @@ def _format(facts: Facts, trial: Trial) -> str:
     return f"<code>{escape(trial['trial_id'][:8])}</code> {escape(where)}<br><span>{escape(reason)}</span>"
 
 
-def render_reading() -> str:
-    """Return the methods panel, with the rules behind the verdicts as they are."""
-    rules = "".join(f"<dt>{escape(rule.word)}</dt><dd>{escape(rule.text)}</dd>" for rule in RULES)
+def render_reading(facts: Facts) -> str:
+    """Return the methods panel, with what the words say."""
+    limit = format_limit(facts.limit_pp)
+    rules = "".join(
+        f"<dt>{escape(word)}</dt><dd>{escape(meaning.replace('LIMIT', limit))}</dd>"
+        for word, meaning in MEANINGS.items()
+    )
     text = (FOLDER / "report_reading.html").read_text(encoding="utf-8")
     return text.replace("MIN_RANKED", str(MIN_RANKED)).replace("RULES", rules)
 

@@ -30,10 +30,10 @@ AGAINST: Final = {  # -> variant, method, comparison
 }
 
 UNEVEN: Final = (
-    '<p class="note">Drops apart: the largest drop of a group minus the smallest, beside what chance stays under in 95 '
-    "of 100 cases. The p is of a sharper test, in which every group is weighted by its noise, so it may be small "
-    "where the distance is within chance. Accuracies apart: best minus worst group of the model named first, which may "
-    "move the other way.</p>"
+    '<p class="note">Drops apart: the largest drop of a group minus the smallest. Of one seed it stands next to what '
+    "chance stays under in 95 of 100 draws, and to the p of a sharper test, in which every group is weighted by its "
+    "noise. Over seeds no such test holds; the limits of each group say whether it loses more than the others. "
+    "Accuracies apart: best minus worst group of the model named first, which may move the other way.</p>"
 )
 LIKE_FOR_LIKE: Final = "QAT against PTQ on FP32-FT"
 
@@ -87,7 +87,7 @@ def _find_gap(facts: Facts, question: Question) -> float | None:
 
 
 def _format(loss: ComparisonRow) -> str:
-    return render_drop(loss.overall) + small(render_disparity(loss.unevenness, loss.gap_pp))
+    return render_drop(loss.overall) + small(render_disparity(loss.evenness, loss.gap_pp))
 
 
 def _across(n_columns: int, text: str) -> str:
@@ -98,7 +98,7 @@ def read_drop(row: Row) -> Drop:
     """Return what all images lose in a row of `contrasts`."""
     names = ("drop_pp", "drop_ci_low_pp", "drop_ci_high_pp", "flip_rate", "n_seeds", "other_config_id")
     drop_pp, low_pp, high_pp, *rest = (row[name] for name in names)
-    return Drop(drop_pp, low_pp, high_pp, None, None, None, *rest)
+    return Drop(drop_pp, low_pp, high_pp, None, None, *rest)
 
 
 MIXTURE_HEAD: Final = ("Data, against", "Method, bits", "Drop of all images", "How unevenly")

@@ -31,8 +31,8 @@ from quantfair.results.page.index import Facts
 MOST_REASONS = 3
 BROKEN = 0.01  # of the answers
 NOTE = (
-    '<p class="note">Against torch: the same trained model, simulated. Harmless here means: it answers as simulated, '
-    "within ±1 pp for every group. Settings that validation images did not choose have rows where more than 1 % of "
+    '<p class="note">Against torch: the same trained model, simulated. A no here means: no group loses more than the '
+    "limit against the simulation. Settings that validation images did not choose have rows where more than 1 % of "
     "their answers change, and twice as many as of the chosen ones. Times were taken beside whatever else the machine "
     "did.</p>"
 )

@@ -9,7 +9,6 @@ from quantfair.results.page.formatting import (
     MISSING,
     count,
     escape,
-    format_interval,
     format_pp,
     render_number,
     render_table,
@@ -29,9 +28,9 @@ from quantfair.results.page.index import Facts
 NAME: Final = 40  # characters of a group's name
 NOTE: Final = (
     '<p class="note">Over all seeds, in torch. Each row shows one configuration, named in it: the one that validation '
-    "images chose, where they could. Other settings of the same method and bits: verdicts and the range of the worst "
-    "group's excess. Excess: a group's drop minus the drop of all images (EAG). Intervals are of 95 %. "
-    "* seeds of the plan are missing.</p>"
+    "images chose, where they could. Other settings of the same method and bits: verdicts, and the range of what their "
+    "groups lose at most. Excess: the drop of a group minus the drop of all other images, with its lower limit. The "
+    "two numbers in brackets after a drop are the limits that the words rest on. * seeds of the plan are missing.</p>"
 )
 
 
@@ -52,7 +51,7 @@ def render_loss_tables(facts: Facts) -> str:
 def _render_grouping(facts: Facts, data: Data, grouping: Grouping) -> str:
     noun = grouping.noun
     head = (
-        "Method, bits", "Against", "Verdict", "All images", f"Worst {noun}", "Its excess", "How unevenly", "Gap",
+        "Method, bits", "Against", "Verdict", "All images", f"Named {noun}", "Its excess", "How unevenly", "Gap",
         "Configuration", "Other settings",
     )  # fmt: skip
     losses = list_losses(facts, data, grouping)
@@ -71,8 +70,8 @@ def _render_row(loss: ComparisonRow, head: Sequence[str]) -> str:
     excess = lost = None
     if loss.worst:
         group, drop = loss.worst
-        text = f"{format_pp(drop.eag_pp)} pp{format_interval(drop.eag_low_pp, drop.eag_high_pp)}"
-        excess = render_number(text, drop.eag_pp)
+        least = "" if drop.excess_lower_pp is None else f", at least {format_pp(drop.excess_lower_pp)}"
+        excess = render_number(f"{format_pp(drop.excess_pp)} pp{least}", drop.excess_pp)
         lost = f"{name_group(group.name, NAME)} <small>n = {group.n:,}</small><br>{render_drop(drop)}"
     cells = [
         escape(loss.side),
@@ -80,7 +79,7 @@ def _render_row(loss: ComparisonRow, head: Sequence[str]) -> str:
         render_drop(overall),
         lost or f'<span class="reason">{escape(explain_no_worst(loss))}</span>',
         excess or MISSING,
-        render_disparity(loss.unevenness),
+        render_disparity(loss.evenness),
         render_number(f"{format_pp(gap)} pp", gap) if gap is not None else MISSING,
         escape(loss.config.name) + f" <small>{count(overall.n_seeds, 'seed') if overall else ''}</small>",
         escape(format_others(loss) or "none"),

@@ -7,6 +7,7 @@ from quantfair.results.page.comparisons import list_deployed
 from quantfair.results.page.formatting import count
 from quantfair.results.page.index import Facts
 from quantfair.results.schema import IMPORTED, MIN_RANKED
+from quantfair.results.tables.verdicts import MIN_MODELS, format_limit
 
 
 def format_methods(facts: Facts) -> str:
@@ -20,7 +21,7 @@ def format_methods(facts: Facts) -> str:
             "bypassed."
         )
     if any(facts.overall(config, "reference") for config in configs):
-        parts += [_format_drops(), _format_intervals(configs), _format_tests()]
+        parts += [_format_drops(), _format_limits(facts, configs), _format_choice()]
     if runtimes := list_deployed(facts):
         parts.append(
             f"Finished models were also exported and run in {' and '.join(runtimes)}; there each was compared with "
@@ -41,30 +42,29 @@ def _list_versions(facts: Facts) -> list[str]:
 def _format_drops() -> str:
     return (
         "Each model was compared with its floating-point reference of the same seed on the same test images. A group's "
-        "drop is the reference's accuracy minus the model's, in percentage points; its excess accuracy gap (EAG) is "
-        "its drop minus that of all images."
+        "drop is the reference's accuracy minus the model's, in percentage points; its excess is its drop minus that "
+        "of all other images."
     )
 
 
-def _format_intervals(configs: Sequence[Config]) -> str:
-    if max(len(config.ok) for config in configs) == 1:
-        return (
-            "Intervals (95 %) are the wider of a bootstrap over images and Tango's score interval for paired "
-            "proportions; with one seed they say nothing of other trainings."
+def _format_limits(facts: Facts, configs: Sequence[Config]) -> str:
+    seeds = ""
+    if max(len(config.ok) for config in configs) >= MIN_MODELS:
+        seeds = (
+            " Over seeds, limits are the wider of these for mean counts and of t limits whose variance is that of "
+            "images and of seeds (Satterthwaite)."
         )
     return (
-        "Intervals (95 %) are the widest of a crossed bootstrap over seeds and images, a t interval with its error, "
-        "and Tango's score interval for paired proportions."
+        f"Whether any group, or all images, lose more than {format_limit(facts.limit_pp)} was judged by one-sided "
+        "limits of the drop: upper ones at 95 % for each, lower ones sharing 2.5 % among the groups and all images "
+        "(Tango's score limits for paired proportions; MOVER for the excess)."
+        f"{seeds} Groups of under {MIN_RANKED} test "
+        "images, and those in which the reference hardly does better than a guess, were not judged."
     )
 
 
-def _format_tests() -> str:
-    return (
-        "How unevenly groups drop was tested by permuting images among groups with studentized effects (1,000 "
-        "permutations); p values are not corrected for their number, those corrected by Benjamini and Hochberg's "
-        f"method within one question are in the tables. Groups of under {MIN_RANKED} test images were not ranked. Of "
-        "several settings of one method and bits, the one with the best accuracy on validation images is named."
-    )
+def _format_choice() -> str:
+    return "Of several settings of one method and bits, the one with the best accuracy on validation images is named."
 
 
 def _format_data(facts: Facts, data: Data) -> str:

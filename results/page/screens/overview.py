@@ -4,7 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from quantfair.results.page.catalog import Data, Grouping
-from quantfair.results.page.comparisons import DetectableDrop, find_shippable, list_deployed, list_losses, measure_reach
+from quantfair.results.page.comparisons import (
+    ComparisonRow,
+    Reach,
+    find_shippable,
+    list_deployed,
+    list_losses,
+    measure_reach,
+)
 from quantfair.results.page.formatting import (
     MISSING,
     count,
@@ -30,32 +37,29 @@ from quantfair.results.page.index import TORCH, Facts
 from quantfair.results.page.screens.causes import render_causes, render_mixtures
 from quantfair.results.page.screens.deployed import render_deployed
 from quantfair.results.schema import MIN_RANKED
+from quantfair.results.tables.verdicts import format_limit
 
 REACH_HEAD: Final = (
     "Data",
     "FP32 accuracy",
     "Grouping",
     "Smallest group",
-    f"Drop that could go unseen (groups of {MIN_RANKED} or more)",
+    f"A loss above this is ruled out (groups of {MIN_RANKED} or more)",
 )
 
 CELLS: Final = (
-    '<div class="note"><p>Each row: the settings that validation images chose. A word is the first of these that '
-    "holds, unless there is <b>no verdict</b> or the model has <b>collapsed</b> (see How to read this):</p>"
-    "<ul><li><b>Harmless</b>: the 90 % interval of every group's drop is within ±1 pp (how near it stands in the "
-    "cell).</li><li><b>Uneven</b>: the groups of these trained models drop differently, p &lt; .05. Where groups do "
-    "not differ, one of twenty p values is below .05 too; none here is corrected.</li><li><b>Degraded</b>: the "
-    "accuracy over all images falls (95 % interval above 0); that groups differ is not shown, nor that they do "
-    "not.</li><li><b>Inconclusive</b>: none of these, which is no sign of harmlessness.</li></ul>"
-    "<p>The group named is the one that does worst beside all images, with the 95 % interval of the difference. SEEDS "
-    "FP32-FT is the control: fine-tuned like QAT, without quantizers.</p></div>"
+    '<div class="note"><p>Each row: the settings that validation images chose. The question: does any group, or do all '
+    "images together, lose more than LIMIT? Words that say <b>no</b>: harmless, small, and unchanged where there are "
+    "images enough. Words that say <b>yes</b>: uneven, loses, collapsed. <b>Not resolved</b>: it cannot be told (see "
+    "How to read this).</p>"
+    "<p>SEEDS FP32-FT is the control of QAT: fine-tuned in the same way, without quantizers.</p></div>"
 )
 ONE_SEED: Final = (
-    "The p and the interval are about these models on other test images: one seed tells nothing of newly trained ones."
+    "A file is one trained model: its word is about other images, and says nothing of newly trained models."
 )
 SEEDS: Final = (
-    "The p asks about these models on other test images, the interval about newly trained ones too: so a row may be "
-    "uneven while no group is established."
+    "A recipe is a configuration over its seeds: its word is about other images and newly trained models. A file is "
+    "one trained model: its word is about other images alone."
 )
 
 
@@ -63,7 +67,8 @@ def render_first_screen(facts: Facts) -> str:
     """Return the five questions, each with a table or a sentence that says why there is no answer."""
     reaches = measure_reach(facts)
     data = [reach.data for reach in reaches if reach.data.groupings]
-    cells = CELLS.replace("SEEDS", SEEDS if max((reach.n_seeds for reach in reaches), default=0) > 1 else ONE_SEED)
+    seeds = SEEDS if max((reach.n_seeds for reach in reaches), default=0) > 1 else ONE_SEED
+    cells = CELLS.replace("SEEDS", seeds).replace("LIMIT", format_limit(facts.limit_pp))
     losers = "".join(_render_losers(facts, one, "" if number else cells) for number, one in enumerate(data))
     questions = {
         "reach": ("What can this sweep show?", _render_reach(facts, reaches)),
@@ -79,7 +84,7 @@ def render_first_screen(facts: Facts) -> str:
     return f'<div class="answers">{"".join(sections)}</div>'
 
 
-def _render_reach(facts: Facts, reaches: Sequence[DetectableDrop]) -> str:
+def _render_reach(facts: Facts, reaches: Sequence[Reach]) -> str:
     rows = [row for reach in reaches for row in _list_reach_rows(reach)]
     counts = _render_counts(facts, reaches)
     if not rows:
@@ -88,7 +93,7 @@ def _render_reach(facts: Facts, reaches: Sequence[DetectableDrop]) -> str:
     return counts + leads + render_table(REACH_HEAD, rows, caption="What this sweep can tell", kind="reach")
 
 
-def _render_counts(facts: Facts, reaches: Sequence[DetectableDrop]) -> str:
+def _render_counts(facts: Facts, reaches: Sequence[Reach]) -> str:
     trials = facts.catalog.trials
     planned = int(facts.provenance.get("n_planned") or len(trials))
     ok = int(facts.provenance.get("n_ok") or sum(trial["status"] == "ok" for trial in trials))
@@ -103,7 +108,7 @@ def _render_counts(facts: Facts, reaches: Sequence[DetectableDrop]) -> str:
     return f"<p>{ok:,} of {count(planned, 'trial')} finished{alert}.{seeds}</p>"
 
 
-def _list_reach_rows(reach: DetectableDrop) -> Iterable[str]:
+def _list_reach_rows(reach: Reach) -> Iterable[str]:
     data = reach.data
     for number, grouping in enumerate(data.groupings):
         about = f"{data.task}, {data.network}, {count(reach.n_seeds, 'seed')}"
@@ -114,29 +119,29 @@ def _list_reach_rows(reach: DetectableDrop) -> Iterable[str]:
         yield (again if number else first) + join_cells(_format_grouping(reach, grouping), REACH_HEAD[2:])
 
 
-def _format_grouping(reach: DetectableDrop, grouping: Grouping) -> list[str]:
+def _format_grouping(reach: Reach, grouping: Grouping) -> list[str]:
     n_small = sum(not group.is_ranked for group in grouping.groups)
     groups = count(len(grouping.groups), grouping.noun) + (f", {n_small} too small to rank" if n_small else "")
-    smallest, mde = grouping.smallest, reach.mde.get(grouping.name)
+    smallest, at_most = grouping.smallest, reach.at_most.get(grouping.name)
     name = (
         f"{name_group(smallest.name)}{small(render_number(f'n = {smallest.n:,}', smallest.n))}" if smallest else MISSING
     )
     name += small("too small to rank") if smallest and not smallest.is_ranked else ""
-    return [escape(grouping.title) + small(escape(groups)), name, _render_mde(mde)]
+    return [escape(grouping.title) + small(escape(groups)), name, _render_range(at_most)]
 
 
-def _render_mde(mde: tuple[float, float] | None) -> str:
-    if mde is None:
+def _render_range(ends: tuple[float, float] | None) -> str:
+    if ends is None:
         return MISSING
-    low, high = (render_number(format_pp(value), value) for value in mde)
-    return f"{low} to {high} pp" if format_pp(mde[0]) != format_pp(mde[1]) else f"{low} pp"
+    low, high = (render_number(format_pp(value), value) for value in ends)
+    return f"{low} to {high} pp" if format_pp(ends[0]) != format_pp(ends[1]) else f"{low} pp"
 
 
 def _render_losers(facts: Facts, data: Data, legend: str) -> str:
     losses = {grouping.name: list_losses(facts, data, grouping) for grouping in data.groupings}
     if not any(losses.values()):
         return nothing(f"{data.title} has no trial with another to compare with")
-    titles = [f"by {grouping.title}" for grouping in data.groupings]
+    titles = [_title(losses[grouping.name], grouping) for grouping in data.groupings]
     rows = []
     for alike in zip(*losses.values(), strict=True):
         config, side = alike[0].config, alike[0].side
@@ -147,14 +152,21 @@ def _render_losers(facts: Facts, data: Data, legend: str) -> str:
     return lead(facts, data, lead_losers(losses)) + legend + table + _render_shippable(facts, data)
 
 
+def _title(losses: Sequence[ComparisonRow], grouping: Grouping) -> str:
+    """Return "by gender (contains the answer: class-wise recall)": what a column of verdicts is about."""
+    contains_answer = any(loss.verdict.get("contains_answer") for loss in losses)
+    return f"by {grouping.title}{' (contains the answer: class-wise recall)' if contains_answer else ''}"
+
+
 def _render_shippable(facts: Facts, data: Data) -> str:
     items = "".join(
         f"<li>in {escape(runtime)}: {_name_shippable(facts, data, runtime)}</li>"
         for runtime in (TORCH, *list_deployed(facts))
     )
     return (
-        '<div class="ship"><p>Of these settings, the fewest bits at which every group is shown to be within ±1 pp of '
-        f"FP32, on this test set (QAT too, its fine-tuning included):</p><ul>{items}</ul></div>"
+        '<div class="ship"><p>Of these settings, from the most bits down, the last one before a group could lose more '
+        f"than {format_limit(facts.limit_pp)} against FP32, on this test set (QAT too, its fine-tuning included):</p>"
+        f"<ul>{items}</ul></div>"
     )
 
 
