@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from quantfair.datasets.cache import data_folder
     from quantfair.datasets.describe import describe_dataset, list_sources
     from quantfair.datasets.load import find_dataset_id, load_dataset
+    from quantfair.datasets.near_duplicates import NearDuplicates, find_near_duplicates
     from quantfair.datasets.types import ArrayImages, Attribute, DataError, GroupedDataset, RawData
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "DataError",
     "DatasetSpec",
     "GroupedDataset",
+    "NearDuplicates",
     "RawData",
     "data_folder",
     "describe_dataset",
     "find_dataset_id",
+    "find_near_duplicates",
     "find_target",
     "list_sources",
     "load_dataset",
@@ -33,8 +36,10 @@ _HOMES = {
     "data_folder": "cache",
     "describe_dataset": "describe",
     "find_dataset_id": "load",
+    "find_near_duplicates": "near_duplicates",
     "list_sources": "describe",
     "load_dataset": "load",
+    "NearDuplicates": "near_duplicates",
     "ArrayImages": "types",
     "Attribute": "types",
     "DataError": "types",

@@ -8,9 +8,10 @@ import numpy as np
 
 from quantfair.datasets.cache import Prepared, data_folder
 from quantfair.datasets.load import load_dataset, read_source
+from quantfair.datasets.near_duplicates import find_near_duplicates
 from quantfair.datasets.spec import FACTORY, SOURCES, DatasetSpec, SourceInfo, find_source
 from quantfair.datasets.splits import find_conflicts
-from quantfair.datasets.types import Attribute, DataError
+from quantfair.datasets.types import Attribute, DataError, GroupedDataset
 
 
 def list_sources() -> list[dict[str, Any]]:
@@ -54,6 +55,7 @@ def describe_dataset(spec: DatasetSpec) -> dict[str, Any]:
             for name, split in dataset.splits.items()
         },
         "copies": count_copies(source.prepared),
+        "near_duplicates": count_near_duplicates(dataset),
         "notes": list(source.prepared.raw.notes),
         "terms": find_source(spec.name).terms,
     }
@@ -68,6 +70,13 @@ def count_copies(prepared: Prepared) -> dict[str, int]:
         "redundant_images": int((sizes - 1).sum()),
         "conflicting_sets": len(np.unique(prepared.copy_ids_N[conflicts_N])),
     }
+
+
+def count_near_duplicates(dataset: GroupedDataset) -> dict[str, Any]:
+    """Count the test images that have a near duplicate, or say why that cannot be judged."""
+    test = dataset.splits["test"]
+    found = find_near_duplicates(dataset.images, test)
+    return {"n_test_images": len(test), "n_images": found.n_images, "reason": found.reason}
 
 
 def is_published(spec: DatasetSpec, fingerprint: str) -> bool | None:

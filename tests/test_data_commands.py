@@ -57,6 +57,19 @@ def test_check_of_the_real_mnist_knows_the_published_files(real_data: Path) -> N
     assert "These are the published files." in run("check", "mnist").stdout
 
 
+def test_check_counts_near_duplicates_or_says_why_not(real_data: Path) -> None:
+    assert (
+        "\nnear duplicates: 6 of 10,000 test images have a copy that differs by re-encoding, size or brightness\n"
+        in run("check", "mnist").stdout
+    )
+    near = json.loads(run("check", "mnist", "--json").stdout)["near_duplicates"]
+    assert near == {"n_test_images": 10_000, "n_images": 6, "reason": None}
+    reason = "only 0 of 359 copies, resized by 10 %, would be found"
+    assert f"\nnear duplicates: not judged, since {reason}\n" in run("check", "digits").stdout
+    near = json.loads(run("check", "digits", "--json").stdout)["near_duplicates"]
+    assert near == {"n_test_images": 359, "n_images": None, "reason": reason}
+
+
 def test_prepare_converts_and_names_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTFAIR_DATA", str(tmp_path))
     write_csv(tmp_path)

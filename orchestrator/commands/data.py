@@ -51,7 +51,7 @@ def prepare(name: Name, settings: Overrides = None, as_json: AsJson = False) -> 
 
 @data_app.command()
 def check(name: Name, settings: Overrides = None, as_json: AsJson = False) -> None:
-    """Count the images of every split and group, byte-identical copies and their conflicts."""
+    """Count the images of every split and group, copies with their conflicts, and near duplicates among test images."""
     with exit_codes():
         facts = api.check_data(name, settings or ())
         print(json.dumps(facts, indent=2) if as_json else _format_facts(facts))
@@ -67,6 +67,7 @@ def _format_facts(facts: dict[str, Any]) -> str:
         *facts["notes"],
         f"{copies['sets']} sets of byte-identical images ({copies['redundant_images']} redundant), "
         f"{copies['conflicting_sets']} with conflicting labels; each set is in one split only",
+        _format_near_duplicates(facts["near_duplicates"]),
     ]
     if facts["is_published"] is not None:
         lines.append(
@@ -80,6 +81,13 @@ def _format_facts(facts: dict[str, Any]) -> str:
         for group, n in groups.items():
             lines.append(_row(f"  {group}", n, [split["groups"][attribute][group] for split in splits.values()]))
     return "\n".join([*lines, "", f"Terms: {facts['terms']}"])
+
+
+def _format_near_duplicates(near: dict[str, Any]) -> str:
+    if near["reason"] is not None:
+        return f"near duplicates: not judged, since {near['reason']}"
+    have = "test images have a copy that differs by re-encoding, size or brightness"
+    return f"near duplicates: {near['n_images']:,} of {near['n_test_images']:,} {have}"
 
 
 def _row(title: str, n: int, in_splits: list[int]) -> str:
