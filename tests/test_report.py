@@ -20,7 +20,7 @@ from simulated_sweep import ERROR, GROUP_NAMES, make_tables
 
 from quantfair.results import write_report
 from quantfair.results.page import page_data
-from quantfair.results.page.formatting import dump_json, format_drop, format_pp
+from quantfair.results.page.formatting import dump_json, format_drop, format_interval, format_pp
 from quantfair.results.page.report import render_report
 from quantfair.results.schema import TABLES
 
@@ -208,3 +208,18 @@ def test_a_gain_turns_its_interval_too() -> None:
     assert format_drop(3.1, 1.2, 5.0) == "loses 3.1 pp [1.2,\u00a05.0]"
     assert format_drop(-3.1, -5.0, 1.2) == "gains 3.1 pp [−1.2,\u00a05.0]"
     assert format_drop(0.0, -0.2, 0.2) == "no change, 0.0 pp [−0.2,\u00a00.2]"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (1.19, 4.96, "[1.1,\u00a05.0]"),
+        (-0.31, 0.31, "[−0.4,\u00a00.4]"),
+        (1.1, 2.2, "[1.1,\u00a02.2]"),  # neither is exact in binary
+        (-0.041, 0.041, "[−0.05,\u00a00.05]"),
+        (0.001, 0.001, "[0.0,\u00a00.01]"),
+        (0.0, 0.0, "[0.0,\u00a00.0]"),
+    ],
+)
+def test_limits_are_rounded_away_from_each_other(low: float, high: float, text: str) -> None:
+    assert format_interval(low, high) == f" {text}"

@@ -391,7 +391,7 @@ def test_lists_narrow_every_chart_of_configurations_and_the_trials(visit: Visit,
         assert all(value in one for one in names if not one.startswith("FP32")), key
     assert 1 < len(visit.page.locator(".trials tbody tr").all()) < before
     losses = [row for row in visit.page.locator(".losses tbody tr").all() if row.is_visible()]
-    assert len(losses) == {"method": 4, "bits": 4, "observer": 9}[name]
+    assert len(losses) == {"method": 4, "bits": 4, "observer": 8}[name]  # PTQ, PTQ on FP32-FT; QAT against two
     visit.page.get_by_role("button", name="Reset").click()
     visit.wait()
     assert visit.page.locator("fieldset input:checked").count() == 0
@@ -427,6 +427,22 @@ def test_a_highlighted_group_stands_out_in_charts_and_tables(visit: Visit) -> No
     assert visit.page.locator(".twin .lit").count() > 3
     visit.page.mouse.move(0, 0)
     assert visit.page.locator(".trace.dim").count() == 0
+
+
+def test_a_verdict_on_all_images_highlights_no_group(
+    browser: "Browser", tables: dict[str, pa.Table], file: Path
+) -> None:
+    verdicts = tables["verdicts"]
+    place = verdicts.schema.get_field_index("group")
+    names = pa.array(["all images"] * len(verdicts), pa.string())
+    path = file.with_name("all_images.html")
+    path.write_text(render_report({**tables, "verdicts": verdicts.set_column(place, "group", names)}), encoding="utf-8")
+    visit = Visit(browser, path, filters=FACES)
+    found = visit.read()
+    assert "all images" not in found["seeds"]["rows"][0][2][0]
+    assert found["seeds"]["says"].endswith(", the largest.")
+    assert "Band: " not in found["slopes"]["note"]
+    visit.page.close()
 
 
 def test_a_group_that_is_clicked_stays_and_back_undoes_it(visit: Visit) -> None:

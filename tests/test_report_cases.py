@@ -1,6 +1,7 @@
 """Sweeps in which a sentence or a number of the first screen would be wrong if it were made from the nearest table."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 import simulated_sweep
 from html_page import Page, rows_of
-from screen_numbers import check_screen, head_of, titles_of
+from screen_numbers import check_screen, count_words, head_of, titles_of
 from simulated_sweep import GROUP_NAMES, Images, make_store, make_tables
 
 from quantfair.results import build_tables
@@ -90,10 +91,73 @@ def test_the_headline_is_of_no_grouping_that_contains_the_answer() -> None:
     }
     page = Page(render_report(change(tables, "verdicts", **columns)))
     said = page.by_id("losers").find("p", "lead")[0].words
-    assert said.startswith("No loss is certain among the ")
+    assert said.startswith("By ethnicity, no loss is certain once all "), "a class loses for certain, and is no group"
     heads = titles_of(page.by_id("losers").find("table", "matrix")[0])
     marked = [head.endswith("(contains the answer: class-wise recall)") for head in heads]
     assert marked == [False, False, True, True], heads
+
+
+class AnswerFirst(Images):
+    """Faces whose first groupings contain the answer."""
+
+    def __init__(self, name: str, **settings: Any):
+        super().__init__(name, **settings)
+        self.groupings = ["ethnicity*gender", "gender", "ethnicity"]
+
+
+def test_groupings_that_contain_the_answer_are_marked_and_come_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(simulated_sweep, "Images", AnswerFirst)
+    tables = build_tables(make_store(tmp_path / "store", **{**FACES, "runtimes": ("torch", "onnxruntime")}))
+    page = Page(render_report(tables))
+    mark = " (contains the answer: class-wise recall)"
+    titles = ["ethnicity", f"ethnicity*gender{mark}", f"class (gender){mark}"]
+    assert titles_of(page.by_id("losers").find("table", "matrix")[0])[1:] == [f"by {title}" for title in titles]
+    reach = rows_of(page.by_id("reach").find("table", "reach")[0])
+    assert [row[-3].find("div")[0].raw.strip() for row in reach] == titles
+    summaries = [details.find("summary")[0].text for details in page.by_id("losses").find("details")]
+    assert [text.partition(", by ")[2] for text in summaries] == titles
+    assert page.by_id("reach").find("p", "lead")[0].words.startswith("By ethnicity, ")
+    assert page.by_id("causes").find("caption")[0].text.endswith(" by ethnicity")
+    assert "Against torch, by ethnicity" in titles_of(page.by_id("deployed").find("table", "matrix")[0])
+
+
+def test_a_data_set_of_classes_alone_is_marked_wherever_it_has_words() -> None:
+    tables = dict(make_tables(**{**FACES, "datasets": ("digits",), "runtimes": ("torch", "onnxruntime")}))
+    page = Page(render_report(tables))
+    mark = "class (contains the answer: class-wise recall)"
+    for part in ("reach", "losers", "causes", "deployed", "losses"):
+        assert mark in page.by_id(part).words, part
+    assert "in every class. " in page.by_id("deployed").find("p", "lead")[0].words
+
+
+def test_of_two_seeds_there_is_no_recipe_but_the_words_of_the_files() -> None:
+    tables = dict(make_tables(**{**FACES, "seeds": (0, 1)}))
+    page = Page(render_report(tables))
+    assert check_screen(page, tables) > 100
+    said = page.by_id("losers").find("p", "lead")[0].words
+    reason = "a recipe needs 3 models that differ; these are 2 of 2 seeds"
+    assert said.startswith(f"There is no verdict by ethnicity: {reason}. ")
+    files = tables["verdicts"].to_pandas().query("grouping == 'ethnicity' and scope == 'file' and runtime == 'torch'")
+    trials = tables["trials"].to_pandas().set_index("trial_id")
+    methods = files.trial_id.map(trials.method)
+    usual = files[(methods == "ptq") | ((methods == "qat") & (files.comparison == "control"))]
+    words = usual.word.where(usual.answer != "cannot tell", usual.word.replace("unchanged", "unchanged (cannot tell)"))
+    told = said.partition(f"of their {len(usual)} files ")[2].partition(".")[0]
+    assert count_words(told) == Counter(words)
+    cells = [row[1].words for row in rows_of(page.by_id("losers").find("table", "matrix")[0])]
+    assert all(text.startswith("– no verdict a recipe needs 3 models") for text in cells)
+    assert not any("this file: " in text or "this recipe: " in text for text in cells)
+
+
+def test_another_limit_of_the_user_is_what_the_page_asks_about(tmp_path: Any) -> None:
+    store = make_store(tmp_path / "store", **{**FACES, "runtimes": ("torch", "onnxruntime")})
+    page = Page(render_report(build_tables(store, limit_pp=2.5)))
+    for part in ("losers", "deployed", "reading", "methods"):
+        said = page.by_id(part).words
+        assert "2.5 points" in said, part
+        assert "than 1 point" not in said, part
 
 
 def test_networks_of_one_data_set_are_told_apart() -> None:
@@ -136,6 +200,15 @@ def test_one_seed_is_not_said_to_have_an_interval_over_seeds() -> None:
     cells = [row[1].words for row in rows_of(page.by_id("losers").find("table", "matrix")[0])]
     assert all("this file: " in text for text in cells)
     assert not any("this recipe: " in text for text in cells)
+
+
+def test_a_float_model_of_a_further_seed_is_no_seed_of_what_is_judged() -> None:
+    tables = dict(make_tables(**{**FACES, "seeds": (0, 1)}))
+    trials = tables["trials"].to_pylist()
+    kept = pa.array([row["seed"] == 0 or row["method"] == "fp32" for row in trials])
+    page = Page(render_report({**tables, "trials": tables["trials"].filter(kept)}))
+    assert "models of 1 seed were evaluated" in page.by_id("methods-text").words
+    assert "gender, small_cnn, 1 seed" in page.by_id("reach").find("table")[0].words
 
 
 def test_of_three_seeds_the_recipe_has_the_word_and_its_files_are_counted() -> None:

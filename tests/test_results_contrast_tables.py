@@ -208,12 +208,54 @@ def test_the_floor_where_nothing_flips_is_no_higher_than_where_one_image_does() 
     assert 0 < floor["same"] <= floor["one flip"]
 
 
-def test_limits_over_seeds_are_wider_than_those_of_a_t_test_over_seeds_and_of_tango_on_mean_counts() -> None:
-    study = Study(5)
-    for seed, k in enumerate((3, 9, 5, 14, 8)):
-        study.add(make_row("ptq", "ptq", seed), study.damage(seed, {"a": k}))
+@pytest.mark.parametrize("lost", [(60, 180, 100, 280, 160), (160, 161, 159, 160, 160)])
+def test_limits_over_seeds_are_the_wider_ones_of_t_limits_and_of_tangos_on_mean_counts(lost: tuple[int, ...]) -> None:
+    study = Study(5, times=20)
+    in_a = np.repeat(CODES, 20) == 0
+    values_SN = []
+    for seed, k in enumerate(lost):
+        predicted = study.floats[seed].copy()
+        hit = np.flatnonzero((predicted == study.labels) & in_a)[:k]
+        predicted[hit] = 1 - study.labels[hit]
+        study.add(make_row("ptq", "ptq", seed), predicted)
+        values_SN.append(np.isin(np.arange(len(in_a)), hit).astype(float))
     row = study.tables()["contrasts"].query("group == 'a'").to_dict("records")[0]
-    t = stats.ttest_1samp(row["seed_drops_pp"], 0).confidence_interval(0.90)
-    tango = drop_interval(7.8, 0, 300, confidence=0.90)
-    assert row["upper_pp"] >= max(t.high, 100 * tango.high)
-    assert row["lower_pp"] < row["drop_pp"] < row["upper_pp"]
+    shared, n = 0.025 / 5, in_a.sum()  # four groups and all images
+
+    def find_t_reach(level: float, drops_S: np.ndarray, *parts: np.ndarray) -> float:
+        """Return how far a t limit lies from the mean drop; `parts` are outcomes of images, S x N."""
+        of_images = sum(float(part.mean(axis=0).var()) / part.shape[1] for part in parts)
+        of_seeds = drops_S.var(ddof=1) / 5
+        freedom = 4 * (of_images + of_seeds) / of_seeds
+        return float(stats.t.ppf(1 - level, freedom) * np.sqrt(of_images + of_seeds))
+
+    own_SN, others_SN = np.array(values_SN)[:, in_a], np.array(values_SN)[:, ~in_a]
+    drops_S = own_SN.mean(axis=1)
+    drop = drops_S.mean()
+    excess_S = drops_S - others_SN.mean(axis=1)
+
+    tango_upper = drop_interval(np.mean(lost), 0, n, confidence=0.90).high
+    t_upper = drop + find_t_reach(0.05, drops_S, own_SN)
+    assert row["upper_pp"] == pytest.approx(100 * max(tango_upper, t_upper))
+
+    tango_lower = drop_interval(np.mean(lost) - 0.5, 0, n, confidence=1 - 2 * shared).low
+    t_lower = drop - find_t_reach(shared, drops_S, own_SN)
+    assert row["lower_pp"] == pytest.approx(100 * min(tango_lower, t_lower))
+
+    upper_of_others = drop_interval(0, 0, len(in_a) - n, confidence=1 - 2 * shared).high
+    mover = drop - np.hypot(drop - tango_lower, upper_of_others)
+    t_excess = drop - find_t_reach(shared, excess_S, own_SN, others_SN)
+    assert row["excess_lower_pp"] == pytest.approx(100 * min(mover, t_excess))
+
+    seeds_differ = np.ptp(lost) > 2
+    assert (t_upper > tango_upper) == seeds_differ, "each of the two limits is the wider one in one case"
+
+
+@pytest.mark.parametrize("counts", [{"a": 24, "b": 15, "c": 6}, {"a": 40, "b": 10, "c": 9}, {"a": 20, "b": 9, "c": 7}])
+def test_of_one_seed_that_only_loses_p_is_nearly_that_of_a_chi_squared_test(counts: dict[str, int]) -> None:
+    study = Study(1)
+    study.add(make_row("ptq", "ptq", 0), study.damage(0, {**counts, "few": 18}))
+    (row,) = study.tables()["contrast_disparity"].query("grouping == 'group'").to_dict("records")
+    lost, n = np.array(list(counts.values())), np.array([SIZES[name] for name in counts])
+    expected: Any = stats.chi2_contingency(np.stack([lost, n - lost]))
+    assert row["null_p"] == pytest.approx(expected.pvalue, abs=0.05), "the smallest group takes no part"

@@ -9,6 +9,7 @@ from fairlearn.metrics import MetricFrame, demographic_parity_difference, equali
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measured_trials import make_outcomes, make_tables, make_test_set, make_trial
+from scipy.stats import chi2_contingency
 from sklearn.metrics import accuracy_score
 
 SIZES, RATES = np.array([2016, 905, 687, 795, 338]), np.array([0.01, 0.02, 0.02, 0.02, 0.08])
@@ -147,10 +148,58 @@ def test_a_metric_without_a_floor_says_why() -> None:
     columns = ["null_mean", "null_q95", "null_p", "null_method", "corrected"]
     assert found[floored][columns].notna().all(axis=None)
     assert found[floored]["reason"].isna().all()
+    by_draws = found["metric"] == "drop_disparity_pp"
+    assert set(found[by_draws]["null_method"]) == {"counts drawn under one common drop"}
+    by_noise = found["metric"].str.match("(dp|eo)_")
+    assert set(found[floored & ~by_draws & ~by_noise]["null_method"]) == {"images dealt to the groups anew"}
+    noise = "normal noise, as if images were dealt to the groups anew"
+    assert set(found[by_noise]["null_method"]) == {noise}
     assert found[~floored][["null_mean", "null_q95", "null_p", "null_method"]].isna().all(axis=None)
     of_losses = found["metric"] == "phi_loss_nats"
     assert found[~floored & ~of_losses]["reason"].str.startswith("no noise floor: ").all()
     assert found[of_losses]["reason"].str.startswith("no p and no floor: ").all()
+
+
+def test_the_p_of_a_gap_of_accuracies_is_that_of_a_chi_squared_test() -> None:
+    faces = Faces(seed=17, n_trials=6)
+    hit = (faces.codes == 0) & (faces.rng.random(len(faces.codes)) < 0.12)
+    faces.answers[5] = np.where(hit, 1 - faces.labels, faces.reference)
+    found = faces.tables()["disparity"].query("grouping == 'ethnicity' and metric == 'acc_gap_maxmin_pp'")
+    p = found.set_index("trial_id")["null_p"]
+    for trial_id, predicted in {"ref": faces.reference, **{f"t{i}": a for i, a in enumerate(faces.answers)}}.items():
+        expected: Any = chi2_contingency(pd.crosstab(faces.codes, predicted == faces.labels))
+        assert p[trial_id] == pytest.approx(expected.pvalue, abs=0.05)
+    assert p["t5"] < 0.05
+    assert p.max() > 0.2
+
+
+def test_corrected_is_what_noise_does_not_explain() -> None:
+    faces = Faces(seed=18, sizes=SIZES)
+    faces.answers = [faces.flip(np.array([0, 0, 0.02, 0.05, 0.2])), faces.flip(np.full(5, 0.02))]
+    found = faces.tables()["disparity"].query("grouping == 'ethnicity'")
+    spreads = found[found["null_mean"].notna()]
+    assert spreads["corrected"].tolist() == pytest.approx(np.maximum(spreads["value"] - spreads["null_mean"], 0))
+    before = faces.reference == faces.labels
+    for index, predicted in enumerate(faces.answers):
+        rows, after = by_metric(found, f"t{index}"), predicted == faces.labels
+        for metric, values in (("acc_std_pp", after.astype(int)), ("drop_std_pp", before.astype(int) - after)):
+            images = pd.DataFrame({"group": faces.codes, "value": values})
+            by_group: Any = images.groupby("group")["value"]
+            explained = (by_group.var(ddof=0) / by_group.size()).mean()
+            expected = 100 * np.sqrt(max(by_group.mean().var(ddof=1) - explained, 0))
+            assert rows[metric]["corrected"] == pytest.approx(expected, rel=0.02)
+            assert rows[metric]["corrected"] < rows[metric]["value"]
+    assert by_metric(found, "t0")["drop_std_pp"]["corrected"] > 1
+
+
+def test_a_ratio_of_nothing_names_nobody_and_says_why() -> None:
+    faces = Faces(seed=17)
+    faces.answers = [1 - faces.labels]
+    row = by_metric(faces.tables()["disparity"], "t0")["acc_minmax_ratio"]
+    assert np.isnan(row["value"])
+    assert pd.isna(row["worst_group"])
+    assert pd.isna(row["best_group"])
+    assert row["reason"].startswith("no ratio: no group has a right answer; ")
 
 
 def test_parity_and_odds_are_not_defined_where_the_group_is_the_class() -> None:

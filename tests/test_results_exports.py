@@ -17,7 +17,7 @@ from synthetic_tables import GROUP_SIZES, make_tables, rows_from_tables, tables_
 from typer.testing import CliRunner
 
 from quantfair.orchestrator.commands.app import app
-from quantfair.results.exports.caption import choose_digits, format_caption, format_number
+from quantfair.results.exports.caption import choose_digits, format_caption, format_high, format_number
 from quantfair.results.exports.files import FORMATS, to_long
 from quantfair.results.exports.latex import escape_latex, format_latex
 from quantfair.results.exports.markdown import escape_markdown, format_markdown
@@ -171,6 +171,25 @@ def test_numbers_have_as_many_digits_as_their_intervals_are_worth(planted: dict[
     assert [format_number(value, 1) for value in (-0.04, -0.06, 12.34, None)] == ["0.0", "-0.1", "12.3", "–"]
 
 
+def test_what_is_lost_at_most_is_rounded_up(planted: dict[str, Any]) -> None:
+    assert [format_high(value, 1) for value in (9.41, 1.1, -0.04, None)] == ["9.5", "1.1", "0.0", "–"]
+    rows = rows_from_tables(planted)
+    for row in rows["verdicts"]:
+        row["at_most_pp"] = 4.321
+    table = find(tables_from_rows(rows))
+    assert read_rendered(format_markdown(table))[2][-3:] == ["4.4", "yes", "uneven"]
+    assert " & 4.4 & yes & uneven " in format_latex(table)
+
+
+def test_groups_that_contain_the_answer_are_called_so(planted: dict[str, Any]) -> None:
+    said = "The groups contain the answer: their accuracies are recalls of classes."
+    assert said not in format_caption(find(planted))
+    rows = rows_from_tables(planted)
+    for row in rows["verdicts"]:
+        row["contains_answer"] = True
+    assert said in format_caption(find(tables_from_rows(rows)))
+
+
 def read_rendered(text: str) -> list[list[str]]:
     """The texts of the cells of the first table, as a reader sees them."""
     rows: list[list[str]] = []
@@ -190,7 +209,13 @@ def test_markdown_renders_as_a_table_whose_cells_say_what_was_meant(planted: dic
     assert {len(row) for row in rows} == {3 + len(NAMES) + 4}
     assert rows[0][3 : 3 + len(NAMES)] == [f"{g.name} (n = {g.n})" for g in table.groups]
     drop = table.rows[1].drops[0]
-    assert rows[2][3] == f"{drop.drop_pp:.1f} [{drop.low_pp:.1f}, {drop.high_pp:.1f}]"
+    assert drop.low_pp is not None
+    assert drop.high_pp is not None
+    value, low, high = re.findall(r"-?[\d.]+", rows[2][3])
+    assert value == f"{drop.drop_pp:.1f}"
+    assert drop.low_pp - 0.1 < float(low) <= drop.low_pp, "rounded down"
+    assert drop.high_pp <= float(high) < drop.high_pp + 0.1, "rounded up"
+    assert rows[2][3] == f"{value} [{low}, {high}]"
     assert rows[2][0] == "PTQ 8"
     bold = [line.count("**") for line in text.splitlines() if line.startswith("| ")]
     assert bold == [0, 0, 2, 2, 2, 2, 0]  # the head, the rule, and a named group in every row with drops

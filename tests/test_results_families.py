@@ -63,7 +63,7 @@ def test_what_is_shown_does_not_change_what_was_corrected() -> None:
         ("trial_id == 'ft' and n >= 50", "eag_q: a control is no part of the family"),
         ("trial_id == 'qat0' and n < 50", "eag_q: fewer than 50 test images, so no part of the family"),
         (
-            "trial_id == 'same' and n_rw + n_wr == 0 and n >= 50",
+            "trial_id == 'same' and n >= 50",
             "eag_q: no image of the group was lost or won, so no part of the family",
         ),
     ],
@@ -73,13 +73,26 @@ def test_what_is_no_part_of_a_family_says_why(query: str, reason: str) -> None:
     rng = np.random.default_rng(3)
     answers = {name: rng.integers(0, 2, len(LABELS)) for name in ("ref", "ft", "qat0")}
     answers["same"] = answers["qat0"].copy()
-    answers["same"][LABELS == 0][:5] ^= 1
     outcomes = [make_outcomes(name, predicted, LABELS) for name, predicted in answers.items()]
     rows = make_tables(TEST_SET, trials, outcomes)["paired_metrics"].query(f"grouping == 'hair' and {query}")
     assert len(rows)
     assert set(rows["reason"].str.partition("; ")[0]) == {reason}, "why there are no limits comes after it"
     assert rows[["eag_q", "eag_p_holm", "family_id", "family_size"]].isna().all(axis=None)
     assert rows["eag_p"].notna().all()
+
+
+@pytest.mark.parametrize("n_lost", [1, 2])
+def test_one_lost_image_makes_a_group_part_of_its_family_and_no_other_group(n_lost: int) -> None:
+    damaged = LABELS.copy()
+    damaged[np.flatnonzero(CODES == 1)[:n_lost]] ^= 1
+    outcomes = [make_outcomes("ref", LABELS, LABELS), make_outcomes("ptq", damaged, LABELS)]
+    tables = make_tables(TEST_SET, [make_trial("ref", "fp32"), make_trial("ptq", "ptq", "ref")], outcomes)
+    rows = tables["paired_metrics"].query("grouping == 'hair'").set_index("group")
+    assert rows["eag_q"].notna().to_dict() == {name: name == "b" for name in "abcdef"}
+    assert rows.loc["b", "eag_q"] == rows.loc["b", "eag_p_holm"] == rows.loc["b", "eag_p"], "it is the only test"
+    assert rows.loc["b", "family_size"] == 1
+    (family,) = tables["families"].query("grouping == 'hair'").to_dict("records")
+    assert (family["n_tests"], family["n_left_out"]) == (1, 5)
 
 
 def test_a_group_without_a_rest_is_no_part_of_a_family() -> None:

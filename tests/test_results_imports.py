@@ -94,6 +94,12 @@ def test_without_logits_what_they_tell_is_null_with_a_reason(pets: Pets) -> None
 
 def test_where_a_value_is_null_nothing_is_derived_from_it_and_a_reason_is_there(pets: Pets) -> None:
     bring(pets, pets.frame(logits=False))
+    pets.add("tuned too", "fp32_ft", pets.logits, reference_trial_id="float")
+    pets.add("trained", "qat", pets.quantized, reference_trial_id="float", control_trial_id="tuned too")
+    control = pets.store.read_trial("tuned too")
+    assert control is not None
+    pets.store.write_trial({**control, "status": "failed", "error": "no"})
+    pets.store.write_manifest({**pets.store.read_manifest(), "plan": pets.plan})
     tables = {name: table.to_pandas() for name, table in build_tables(pets.store).items()}
     derived = {
         "disparity": (
@@ -111,12 +117,40 @@ def test_where_a_value_is_null_nothing_is_derived_from_it_and_a_reason_is_there(
     }
     for name, (value, columns) in derived.items():
         empty = tables[name][tables[name][value].isna()]
+        assert len(empty), name
         assert empty[columns].isna().all(axis=None), name
         assert empty["reason"].notna().all(), name
     losses = tables["disparity"].query("metric == 'phi_loss_nats'")
     assert losses["value"].isna().any()
     pairs = tables["paired_metrics"]
+    assert pairs["eag_p"].isna().any()
     assert pairs[pairs["eag_p"].isna()]["eag_q"].isna().all()
+    for name, column in (("disparity", "null_p"), ("contrast_disparity", "null_p"), ("paired_metrics", "eag_q")):
+        unknown = tables[name][tables[name][column].isna()]
+        assert unknown["reason"].notna().all(), (name, column)
+    for name in ("paired_metrics", "contrasts"):
+        unknown = tables[name][tables[name]["lower_pp"].isna()]
+        assert len(unknown), name
+        assert unknown["reason"].notna().all(), name
+
+
+def test_a_contrast_of_one_seed_has_the_numbers_of_its_trial(pets: Pets) -> None:
+    tables = {name: table.to_pandas() for name, table in build_tables(pets.store).items()}
+    trials = tables["trials"].set_index("config_id")["trial_id"]
+    key = ["trial_id", "comparison", "grouping"]
+    spreads = tables["disparity"].query("metric == 'drop_disparity_pp'").set_index(key)
+    contrasts = tables["contrast_disparity"].assign(trial_id=lambda rows: rows["config_id"].map(trials)).set_index(key)
+    ours = spreads[["value", "null_mean", "null_q95", "null_p", "worst_group", "best_group"]]
+    theirs = contrasts[["drop_disparity_pp", "null_mean_pp", "null_q95_pp", "null_p", "worst_group", "best_group"]]
+    assert ours["null_p"].notna().sum() == 4  # two trials by class and by sex
+    pd.testing.assert_frame_equal(theirs.set_axis(ours.columns, axis=1), ours, check_like=True)
+
+    columns = ["drop_pp", "lower_pp", "upper_pp", "excess_pp", "excess_lower_pp"]
+    pairs = tables["paired_metrics"].set_index([*key, "group"])[columns]
+    groups = tables["contrasts"].assign(trial_id=lambda rows: rows["config_id"].map(trials))
+    groups = groups[groups["comparison"].notna()].set_index([*key, "group"])[columns]
+    assert pairs.notna().all(axis=1).sum() == 10  # of two trials three classes and two sexes
+    pd.testing.assert_frame_equal(groups, pairs, check_like=True)
 
 
 def test_the_calibration_error_can_be_recomputed_from_the_logits_that_are_kept(pets: Pets) -> None:
@@ -124,6 +158,8 @@ def test_the_calibration_error_can_be_recomputed_from_the_logits_that_are_kept(p
     assert stored.schema.field("logits").type == pa.list_(pa.float32())
     test = stored.to_pandas().query("split == 'test'")
     logits = np.stack(test["logits"].to_list()).astype(np.float64)
+    given = pets.logits[test["sample_id"]]
+    assert np.array_equal(logits, given.astype(np.float32)), "no digit is lost beyond those of float32"
     confidence = softmax(logits, axis=1).max(axis=1)
     right = logits.argmax(axis=1) == pets.labels[test["sample_id"]]
     bins = np.minimum((confidence * 15).astype(int), 14)

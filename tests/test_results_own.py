@@ -1,4 +1,4 @@
-"""A user's own metrics: means, paired differences and floors against scipy, and what is said of one that is none."""
+"""A user's own metrics: means and paired differences against scipy, and what is said of one that is none."""
 
 from pathlib import Path
 from typing import Any

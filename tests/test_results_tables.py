@@ -10,6 +10,7 @@ import pytest
 from fairlearn.metrics import MetricFrame
 from scipy.stats import binomtest, ttest_rel
 from sklearn.metrics import accuracy_score
+from test_statistics_intervals import slow_drop_interval
 
 from quantfair.results import Store, StoreError, build_tables, import_groups, make_predictions, write_report
 from quantfair.results.schema import SAMPLES
@@ -176,6 +177,37 @@ def test_every_paired_number_is_that_of_independent_code(sweep: Sweep) -> None:
         assert (row["kl_nats"] >= 0) if row["comparison"] == "reference" else np.isnan(row["kl_nats"])
 
 
+def test_limits_are_those_of_a_slow_inversion_of_the_score_test(sweep: Sweep) -> None:
+    victims = np.concatenate([right_ones(sweep, hair=1)[:25], right_ones(sweep, hair=0)[:9]])
+    sweep.add("ptq", damage(sweep, victims), method="ptq", reference="ref")
+    paired = sweep.tables()["paired_metrics"]
+    rows = paired.query("grouping == 'hair' and n > 0").to_dict("records")
+    assert len(rows) == 3
+    shared = 1 - 2 * 0.025 / (len(rows) + 1)  # the groups and all images
+
+    def invert(lost: Any, won: Any, n: Any, confidence: float) -> np.ndarray:
+        return np.array(slow_drop_interval(lost, won, n, confidence))
+
+    for row in rows:
+        lost, won, n = (row[name] for name in ("n_rw", "n_wr", "n"))
+        others = [sum(other[name] for other in rows if other is not row) for name in ("n_rw", "n_wr", "n")]
+        drop, drop_others = (lost - won) / n, (others[0] - others[1]) / others[2]
+        lower = invert(max(lost - 0.5, 0), won, n, shared)[0]
+        upper_others = invert(others[0], others[1], others[2], shared)[1]
+        excess = drop - drop_others
+        expected = {
+            "upper_pp": invert(lost, won, n, 0.90)[1],
+            "lower_pp": lower,
+            "excess_pp": excess,
+            "excess_lower_pp": excess - np.hypot(drop - lower, upper_others - drop_others),
+        }
+        assert {name: row[name] / 100 for name in expected} == pytest.approx(expected, abs=4e-5)
+    (whole,) = paired.query("grouping == 'overall'").to_dict("records")
+    assert whole["lower_pp"] / 100 == pytest.approx(invert(33.5, 0, 600, 0.95)[0], abs=4e-5), "one cell alone"
+    assert whole["upper_pp"] / 100 == pytest.approx(invert(34, 0, 600, 0.90)[1], abs=4e-5)
+    assert pd.isna([whole["excess_pp"], whole["excess_lower_pp"]]).all()
+
+
 def test_every_group_metric_is_that_of_independent_code(sweep: Sweep) -> None:
     metrics = sweep.tables()["group_metrics"]
     test: Any = pd.DataFrame(
@@ -255,12 +287,17 @@ def test_groups_under_fifty_images_are_listed_but_never_ranked(tmp_path: Path) -
     sweep.hair[few[30:]] = 0
     sweep = _rebuild(sweep, tmp_path)
     sweep.add("ref", sweep.logits, method="fp32")
-    sweep.add("ptq", damage(sweep, right_ones(sweep, hair=2)), method="ptq", reference="ref")
+    victims = right_ones(sweep, hair=2)
+    sweep.add("ptq", damage(sweep, victims), method="ptq", reference="ref")
     tables = sweep.tables()
     worst = tables["disparity"].query("grouping == 'hair' and metric == 'drop_disparity_pp'").iloc[0]
     assert worst["worst_group"] in ("red", "grey")
     assert worst["value"] == 0
-    assert "none" in tables["paired_metrics"].query("grouping == 'hair'")["group"].tolist()
+    small = tables["paired_metrics"].query("grouping == 'hair' and group == 'none'").iloc[0]
+    assert small["drop_pp"] == pytest.approx(100 * len(victims) / small["n"])
+    assert small["eag_p"] < 0.01
+    assert small[["eag_q", "lower_pp", "upper_pp", "excess_lower_pp"]].isna().all()
+    assert small["reason"].endswith("; lower_pp, upper_pp: fewer than 50 test images")
 
 
 def _rebuild(sweep: Sweep, folder: Path) -> Sweep:

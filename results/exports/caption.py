@@ -1,6 +1,7 @@
 """What a reader must know of a table for a paper, in one caption, and its numbers as text."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 from quantfair.results.exports.paper_table import Drop, PaperTable
 from quantfair.results.statistics.decisions import LIMIT, MEANINGS
@@ -21,11 +22,14 @@ def format_caption(table: PaperTable) -> str:
         f"runtime {key['runtime']}): drop of test accuracy against {other[key['comparison']]} in percentage points, "
         f"mean over seeds ({_format_seeds(table)}), with limits in brackets; below zero it gained.",
         f"{table.n_test} test images; n of each group in the head.",
-        "Limits: the upper one at 95 % for each group, all lower ones together at 97.5 % (Tango's score limits; over "
-        "seeds at least as wide as t limits with the variance of images and seeds). Disparity: largest minus smallest "
+        "Limits: the upper one at 95 % for each group, the lower ones of all groups and all images together at 97.5 % "
+        "(Tango's score limits; over seeds at least as wide as t limits with the variance of images and seeds); in the "
+        "column of all images the lower one has the 97.5 % for itself. Disparity: largest minus smallest "
         "drop. At most: no group, nor all images together, loses more than this. Answer: whether any loses more than "
         f"{_say_limit(table)} on such images. Bold: the group that does, as the verdict says.",
     ]
+    if any(row.verdict.get("contains_answer") for row in table.rows):
+        parts.append("The groups contain the answer: their accuracies are recalls of classes.")
     if small := [group.name for group in table.groups if not group.is_ranked]:
         parts.append(f"Too small to be judged, with an interval of 95 %: {', '.join(small)}.")
     if table.empty_groups:
@@ -58,11 +62,21 @@ def format_number(value: float | None, digits: int) -> str:
     return text.removeprefix("-") if text.strip("-0.") == "" else text
 
 
+def format_high(value: float | None, digits: int) -> str:
+    """Return an upper limit, rounded up, so that nobody reads more than is known."""
+    return format_number(_round(value, digits, math.ceil), digits)
+
+
 def format_interval(drop: Drop, digits: int) -> str:
-    """Return "[0.3, 2.1]", or nothing where there is no interval."""
+    """Return "[0.3, 2.1]", rounded away from each other, or nothing where there is no interval."""
     if drop.low_pp is None or drop.high_pp is None:
         return ""
-    return f"[{format_number(drop.low_pp, digits)}, {format_number(drop.high_pp, digits)}]"
+    return f"[{format_number(_round(drop.low_pp, digits, math.floor), digits)}, {format_high(drop.high_pp, digits)}]"
+
+
+def _round(value: float | None, digits: int, to_whole: Callable[[float], int]) -> float | None:
+    step = 10**digits
+    return None if value is None else to_whole(round(value * step, 6)) / step  # 1.1 is not 1.2, whatever its last bit
 
 
 def _format_seeds(table: PaperTable) -> str:

@@ -11,6 +11,7 @@ from quantfair.results.exports.caption import (
     TAIL,
     choose_digits,
     format_caption,
+    format_high,
     format_interval,
     format_notes,
     format_number,
@@ -97,18 +98,21 @@ def _format_tabular(columns: list[list[str]]) -> list[str]:
 
 def _format_row(table: PaperTable, row: Row, digits: int) -> tuple[list[str], list[str]]:
     drops, named = (row.overall, *row.drops), row.find_named(table.groups)
-    cells = [_format_number(drop.drop_pp, digits) for drop in drops]
+    cells = [_format(format_number(drop.drop_pp, digits)) for drop in drops]
     if named is not None:
         cells[named + 1] = rf"\textbf{{{cells[named + 1]}}}"
-    after = [_format_number(value, digits) for value in (row.disparity_pp, row.verdict.get("at_most_pp"))]
+    after = [
+        _format(format_number(row.disparity_pp, digits)),
+        _format(format_high(row.verdict.get("at_most_pp"), digits)),
+    ]
     after += [escape_latex(row.verdict.get(name) or MISSING) for name in ("answer", "word")]
     first = [escape_latex(row.configuration), str(len(row.seeds) or "--"), *cells, *after]
     return first, ["", "", *(_format_interval(drop, digits) for drop in drops), *[""] * len(TAIL)]
 
 
-def _format_number(value: float | None, digits: int) -> str:
-    """A minus sign, and no hyphen, stands before a number below zero."""
-    return escape_latex(format_number(value, digits)).replace("-", "$-$", 1) if value is not None else "--"
+def _format(number: str) -> str:
+    """Return a number with a minus sign, and no hyphen, before it where it is below zero."""
+    return escape_latex(number) if number == MISSING else escape_latex(number).replace("-", "$-$", 1)
 
 
 def _format_interval(drop: Drop, digits: int) -> str:

@@ -9,6 +9,7 @@ from quantfair.results.exports.caption import (
     TAIL,
     choose_digits,
     format_caption,
+    format_high,
     format_interval,
     format_notes,
     format_number,
@@ -22,7 +23,7 @@ def escape_markdown(text: str) -> str:
 
 
 def format_markdown(table: PaperTable) -> str:
-    """Return caption, table and notes; the bold drop of a row is that of its worst ranked group."""
+    """Return caption, table and notes; the bold drop of a row is that of the group that loses, as its verdict says."""
     digits = choose_digits(table)
     groups = [f"{group.name} (n = {group.n})" for group in table.groups]
     head = [*HEAD[:-1], f"{HEAD[-1]} (n = {table.n_test})", *groups, *TAIL]
@@ -40,7 +41,7 @@ def format_markdown(table: PaperTable) -> str:
 def _format_row(table: PaperTable, row: Row, digits: int) -> str:
     named = row.find_named(table.groups)
     drops = [_format_drop(drop, digits, bold=place == named) for place, drop in enumerate(row.drops)]
-    after = [format_number(value, digits) for value in (row.disparity_pp, row.verdict.get("at_most_pp"))]
+    after = [format_number(row.disparity_pp, digits), format_high(row.verdict.get("at_most_pp"), digits)]
     after += [escape_markdown(row.verdict.get(name) or MISSING) for name in ("answer", "word")]
     name, overall = escape_markdown(row.configuration), _format_drop(row.overall, digits, bold=False)
     return _join([name, str(len(row.seeds) or MISSING), overall, *drops, *after])

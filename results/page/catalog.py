@@ -7,7 +7,7 @@ where val chose none, the first by name. So the page names one configuration wit
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -20,6 +20,7 @@ from quantfair.results.schema import MIN_RANKED, TABLES
 
 Tables = Mapping[str, pa.Table]
 OVERALL: Final = "overall"
+CONTAINS_ANSWER: Final = " (contains the answer: class-wise recall)"
 QUANTIZED: Final = ("ptq", "qat")
 
 
@@ -37,12 +38,21 @@ class Group(NamedTuple):
 
 
 class Grouping(NamedTuple):
-    """One way to split the test images; `by_class` says that its groups are the classes themselves."""
+    """One way to split the test images; `by_class` says that its groups are the classes themselves.
+
+    `contains_answer` says that who knows the group knows the answer, so its accuracies are recalls of classes.
+    """
 
     name: str
     title: str
     groups: tuple[Group, ...]  # the largest first
     by_class: bool
+    contains_answer: bool = False
+
+    @property
+    def heading(self) -> str:
+        """What a column or a table of its verdicts is called: "ethnicity", or "class (contains the answer: ...)"."""
+        return self.title + (CONTAINS_ANSWER if self.contains_answer else "")
 
     @property
     def noun(self) -> str:
@@ -131,7 +141,8 @@ class Catalog:
 def make_catalog(tables: Tables) -> Catalog:
     """Read the three tables; one that is missing is empty."""
     trials = order_trials(take(tables, "trials"))
-    groupings, names = _read_groupings(take(tables, "groups")), _name_data(trials)
+    answers = _find_answers(take(tables, "verdicts"), trials)
+    groupings, names = _read_groupings(take(tables, "groups"), answers), _name_data(trials)
     data: dict[tuple[str, ...], Data] = {}
     of_config: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
@@ -170,8 +181,18 @@ def _key(trial: Trial) -> tuple[str, str, str]:
     return trial["dataset_id"] or "", trial["task"] or "", trial["float_model"]
 
 
-def _read_groupings(table: pa.Table) -> dict[str, tuple[Grouping, ...]]:
-    """Return the groupings of each data set but `overall`; of those that split all images alike the first."""
+def _find_answers(verdicts: pa.Table, trials: Sequence[Trial]) -> set[tuple[str, str]]:
+    """Return the data sets and groupings in which a group contains the answer."""
+    dataset_of = {trial["config_id"]: trial["dataset_id"] for trial in trials}
+    rows = verdicts.filter(pc.field("contains_answer")).group_by(["config_id", "grouping"]).aggregate([])
+    return {(dataset_of.get(row["config_id"], ""), row["grouping"]) for row in rows.to_pylist()}
+
+
+def _read_groupings(table: pa.Table, answers: Container[tuple[str, str]]) -> dict[str, tuple[Grouping, ...]]:
+    """Return the groupings of each data set but `overall`; of those that split all images alike the first.
+
+    Those whose groups contain the answer come last, since the first one is what headlines are about.
+    """
     sizes: dict[tuple[str, str], dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
     for row in table.to_pylist():
         sizes[row["dataset_id"], row["grouping"]][row["group"]][row["split"]] = row["n"] or 0
@@ -180,8 +201,12 @@ def _read_groupings(table: pa.Table) -> dict[str, tuple[Grouping, ...]]:
         if name != OVERALL:
             made = [Group(group, n.get("test", 0), n.get("train")) for group, n in groups.items()]
             ordered = tuple(sorted(made, key=lambda group: -group.n))
-            found[dataset_id].append(Grouping(name, name, ordered, by_class=name == "label"))
-    return {dataset_id: tuple(_drop_twins(groupings)) for dataset_id, groupings in found.items()}
+            is_answer = (dataset_id, name) in answers
+            found[dataset_id].append(Grouping(name, name, ordered, name == "label", is_answer))
+    return {
+        dataset_id: tuple(sorted(_drop_twins(groupings), key=lambda grouping: grouping.contains_answer))
+        for dataset_id, groupings in found.items()
+    }
 
 
 def _drop_twins(groupings: Sequence[Grouping]) -> Iterable[Grouping]:

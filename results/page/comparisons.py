@@ -12,7 +12,7 @@ from typing import Final
 from quantfair.results.page.catalog import QUANTIZED, Config, Data, Group, Grouping
 from quantfair.results.page.index import TORCH, Drop, Facts, Row
 from quantfair.results.schema import DEPLOYED, IMPORTED
-from quantfair.results.statistics.decisions import NO, NO_VERDICT
+from quantfair.results.statistics.decisions import CANNOT_TELL, NO, NO_VERDICT, UNCHANGED
 
 SIDE_OF: Final = {"ptq": "reference", "qat": "control", "fp32_ft": "reference", IMPORTED: "reference"}
 LOSERS: Final = ("ptq", "qat", IMPORTED)  # methods whose losses the page asks about
@@ -48,9 +48,14 @@ class ComparisonRow:
         return self.verdict.get("answer")
 
     @property
+    def called(self) -> str:
+        """What the page calls the verdict: its word, with the answer where the word leaves it open."""
+        return call_verdict(self.verdict)
+
+    @property
     def words_of_files(self) -> Counter[str]:
         """How many of the trained models have which verdict."""
-        return Counter(row["word"] for row in self.files)
+        return Counter(map(call_verdict, self.files))
 
     @property
     def side(self) -> str:
@@ -62,13 +67,19 @@ class ComparisonRow:
     @property
     def words_of_others(self) -> Counter[str]:
         """How many of the others have which verdict."""
-        return Counter(other.word for other in self.others)
+        return Counter(other.called for other in self.others)
 
     @property
     def range_of_others(self) -> tuple[float, float] | None:
         """Smallest and largest of what the others lose at most."""
         found = [other.verdict["at_most_pp"] for other in self.others if other.verdict.get("at_most_pp") is not None]
         return (min(found), max(found)) if found else None
+
+
+def call_verdict(verdict: Row) -> str:
+    """Return what the page calls a verdict: "uneven", "unchanged", "unchanged (cannot tell)"."""
+    word = verdict.get("word") or NO_VERDICT
+    return f"{word} ({CANNOT_TELL})" if word == UNCHANGED and verdict.get("answer") == CANNOT_TELL else word
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ class Question:
 
 
 def measure_reach(facts: Facts) -> list[Reach]:
-    """Return for each data set what it can tell: seeds, images, accuracy of the reference, what could go unseen."""
+    """Return for each data set what it can tell: seeds, images, accuracy of the reference, what is ruled out."""
     reaches = []
     for data in facts.catalog.data:
         configs = [config for config in facts.catalog.configs if config.data == data]
@@ -108,7 +119,7 @@ def measure_reach(facts: Facts) -> list[Reach]:
         reaches.append(
             Reach(
                 data=data,
-                n_seeds=len({trial["seed"] for config in configs for trial in config.ok}),
+                n_seeds=count_seeds(configs),
                 n_test=max(sizes, default=None),
                 accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
                 at_most={name: _find_at_most(found) for name, found in verdicts.items()},
@@ -117,6 +128,15 @@ def measure_reach(facts: Facts) -> list[Reach]:
             )
         )
     return reaches
+
+
+def count_seeds(configs: Sequence[Config]) -> int:
+    """Return the seeds of the configuration that has most of them: of those that are judged, if there are any.
+
+    A float model of a further seed is no replicate of what is compared with it.
+    """
+    judged = [config for config in configs if config.method in LOSERS and config.ok] or configs
+    return max((len({trial["seed"] for trial in config.ok}) for config in judged), default=0)
 
 
 def _list_verdicts(facts: Facts, data: Data, grouping: Grouping) -> list[Row]:

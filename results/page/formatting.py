@@ -5,7 +5,8 @@ A percentage point is signed with a true minus; a missing value is an en dash. P
 
 import html
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 MISSING: Final = "–"
@@ -48,9 +49,28 @@ def format_p(p: float | None) -> str:
     return text.replace(" ", NO_BREAK)
 
 
+def format_low(value: float | None) -> str:
+    """Return a lower limit in percentage points, rounded down, so that nobody reads more than is known."""
+    return _format_limit(value, math.floor)
+
+
+def format_high(value: float | None) -> str:
+    """Return an upper limit in percentage points, rounded up."""
+    return _format_limit(value, math.ceil)
+
+
+def _format_limit(value: float | None, to_whole: Callable[[float], int]) -> str:
+    if value is None:
+        return MISSING
+    digits = 2 if abs(value) < 0.095 else 1
+    step = 10**digits
+    shown = to_whole(round(value * step, 6)) / step  # 1.1 is not 1.2, whatever its last bit
+    return format_pp(shown, digits if shown else None)
+
+
 def format_interval(low: float | None, high: float | None) -> str:
     """Return " [1.2, 5.0]", which no line breaks, and nothing where there is no interval."""
-    return "" if low is None or high is None else f" [{format_pp(low)},{NO_BREAK}{format_pp(high)}]"
+    return "" if low is None or high is None else f" [{format_low(low)},{NO_BREAK}{format_high(high)}]"
 
 
 def format_drop(drop: float | None, low: float | None = None, high: float | None = None) -> str:

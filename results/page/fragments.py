@@ -9,6 +9,7 @@ from quantfair.results.page.formatting import (
     MISSING,
     escape,
     format_drop,
+    format_high,
     format_p,
     format_pp,
     render_number,
@@ -16,7 +17,7 @@ from quantfair.results.page.formatting import (
 )
 from quantfair.results.page.index import Drop, Facts, Row
 from quantfair.results.schema import MIN_RANKED
-from quantfair.results.statistics.decisions import CANNOT_TELL, NO_VERDICT, UNCHANGED
+from quantfair.results.statistics.decisions import NO_VERDICT
 
 # Words never stand alone on a colour; the shapes tell them apart in black and white too.
 SHAPES: Final = {
@@ -72,9 +73,7 @@ def name_group(name: str, length: int = NAME) -> str:
 
 def render_word(loss: ComparisonRow) -> str:
     """Return the verdict with its shape; what it says in numbers is the tooltip."""
-    kind, text = loss.word.replace(" ", "-"), loss.word
-    if loss.word == UNCHANGED and loss.answer == CANNOT_TELL:
-        text += f", {CANNOT_TELL}"
+    kind, text = loss.word.replace(" ", "-"), loss.called
     shape = f'<span aria-hidden="true">{SHAPES.get(loss.word, "")}</span>'
     provisional = " *" if loss.verdict.get("provisional") else ""
     return f'<b class="word {kind}" title="{escape(_tell(loss.verdict))}">{shape} {escape(text)}{provisional}</b>'
@@ -130,8 +129,8 @@ def format_others(loss: ComparisonRow) -> str:
 
 
 def format_range(low: float, high: float) -> str:
-    """Return "0.9 to 1.4 pp", or one number where both ends read alike."""
-    ends = dict.fromkeys((format_pp(low), format_pp(high)))
+    """Return two upper limits as "0.9 to 1.4 pp", or one number where both read alike."""
+    ends = dict.fromkeys((format_high(low), format_high(high)))
     return f"{' to '.join(ends)} pp"
 
 

@@ -12,14 +12,14 @@ from quantfair.results.page.formatting import (
     NO_BREAK,
     count,
     format_drop,
+    format_low,
     format_percent,
-    format_pp,
     shorten,
 )
-from quantfair.results.page.fragments import format_bits, name_bits
+from quantfair.results.page.fragments import format_bits, format_range, name_bits
 from quantfair.results.page.index import Drop
-from quantfair.results.statistics.decisions import NO
-from quantfair.results.tables.verdicts import ALL_IMAGES
+from quantfair.results.statistics.decisions import NO, NO_VERDICT
+from quantfair.results.tables.verdicts import ALL_IMAGES, format_limit
 
 NAME = 40  # characters of a group's name
 
@@ -30,8 +30,9 @@ def lead_reach(reach: Reach) -> str:
     at_most = reach.at_most.get(grouping.name)
     if at_most is None:
         return f"By {grouping.title} no loss is ruled out: {reach.reasons[grouping.name]}."
-    low, high = (format_pp(value) for value in at_most)
-    size = f"{low} pp" if low == high else f"{low} to {high} pp, by configuration"
+    size = format_range(*at_most)
+    if " to " in size:
+        size += ", by configuration"
     return f"By {grouping.title}, the loss of every {grouping.noun} is at most {size} (95 % limits)."
 
 
@@ -46,9 +47,14 @@ def lead_losers(losses: Mapping[str, Sequence[ComparisonRow]]) -> str:
 def _count_verdicts(losses: Sequence[ComparisonRow]) -> str:
     if not losses:
         return ""
-    words = Counter(loss.word for loss in losses)
-    told = ", ".join(f"{n} {word}" for word, n in words.most_common())
-    return f"By {losses[0].grouping.title}, of {count(len(losses), 'quantized row')} {told}."
+    told = _list_words(Counter(loss.called for loss in losses))
+    alone = sum((loss.words_of_files for loss in losses if loss.word == NO_VERDICT), Counter[str]())
+    files = f"; of their {count(alone.total(), 'file')} {_list_words(alone)}" if alone else ""
+    return f"By {losses[0].grouping.title}, of {count(len(losses), 'quantized row')} {told}{files}."
+
+
+def _list_words(words: Counter[str]) -> str:
+    return ", ".join(f"{n} {word}" for word, n in words.most_common())
 
 
 def _format_clearest(losses: Sequence[ComparisonRow]) -> str:
@@ -57,20 +63,22 @@ def _format_clearest(losses: Sequence[ComparisonRow]) -> str:
     A grouping that contains the answer says how often each class is found, so it is no headline about groups where
     there is another one.
     """
-    about_groups = [loss for loss in losses if not loss.verdict.get("contains_answer")]
-    judged = [loss for loss in about_groups or losses if loss.verdict.get("n_cells_of_plan")]
-    clear = [loss for loss in judged if loss.verdict.get("clearest_lower_pp")]
+    about = [loss for loss in losses if not loss.grouping.contains_answer] or losses
+    titles = " or ".join(dict.fromkeys(loss.grouping.title for loss in about))
+    judged = [loss for loss in about if loss.word != NO_VERDICT]
     if not judged:
-        return "There is no verdict yet."
-    n_cells = f"{judged[0].verdict['n_cells_of_plan']:,}"
+        reasons = (loss.verdict["reason"] for loss in about if loss.verdict.get("reason"))
+        return f"There is no verdict by {titles}: {next(reasons, 'nothing has been compared')}."
+    clear = [loss for loss in judged if loss.verdict.get("clearest_lower_pp")]
     if not clear:
-        return f"No loss is certain among the {n_cells} cells of the plan."
+        n_cells = max(loss.verdict["n_cells_of_plan"] for loss in judged)
+        return f"By {titles}, no loss is certain once all {n_cells:,} cells of the plan are counted."
     loss = max(clear, key=lambda one: one.verdict["clearest_lower_pp"])
-    group, lower = loss.verdict["clearest_group"], format_pp(loss.verdict["clearest_lower_pp"])
+    group, lower = loss.verdict["clearest_group"], format_low(loss.verdict["clearest_lower_pp"])
     whose = f"{group} lose" if group == ALL_IMAGES else f"{_name(loss.grouping, group)} loses"
     return (
-        f"Clearest: at {name_bits(loss.config.variant, loss.config.bits)}, {whose} at least {lower} pp, corrected for "
-        f"all {n_cells} cells of the plan."
+        f"Clearest: at {name_bits(loss.config.variant, loss.config.bits)}, {whose} at least {lower} pp, even if all "
+        f"{loss.verdict['n_cells_of_plan']:,} cells of the plan are counted."
     )
 
 
@@ -85,15 +93,16 @@ def lead_causes(effects: Mapping[str, Mapping[str, Drop | None]], bits: str) -> 
     return f"At {format_bits(bits)}, of all images: {'; '.join(texts)}."
 
 
-def lead_deployed(runtime: str, losses: Sequence[ComparisonRow]) -> str:
-    """Return how many configurations answer as in torch, within 1 pp for every group, and which does least."""
+def lead_deployed(runtime: str, losses: Sequence[ComparisonRow], limit_pp: float) -> str:
+    """Return how many configurations answer as in torch, within the limit for every group, and which does least."""
     every = [one for loss in losses for one in (loss, *loss.others) if one.overall]
     same = sum(loss.answer == NO for loss in every)
     most = max(every, key=lambda loss: (loss.overall.flip_rate or 0.0) if loss.overall else 0.0)
     assert most.overall is not None
     told = (
-        f"In {runtime} {same} of {count(len(every), 'configuration')} {'loses' if same == 1 else 'lose'} at most "
-        f"1 point against torch for every {most.grouping.noun} by {most.grouping.title}, on this test set."
+        f"In {runtime}, of {count(len(every), 'configuration')} {same} {'is' if same == 1 else 'are'} shown to lose at "
+        f"most {format_limit(limit_pp)} against torch in every {most.grouping.noun}"
+        f"{'' if most.grouping.by_class else f' by {most.grouping.title}'}."
     )
     if not most.overall.flip_rate:
         return f"{told} No answer changes."

@@ -61,7 +61,10 @@ def _sort_groups(codes_N: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 class DisparityMetric(NamedTuple):
-    """One metric of T trials or pairs, each field an array of T or None. `worst_T` and `best_T` index ranked groups."""
+    """One metric of T trials or pairs, each field an array of T or None. `worst_T` and `best_T` index ranked groups.
+
+    `why_null` is one more reason where the value is nan.
+    """
 
     metric: str
     value_T: np.ndarray | None = None
@@ -73,6 +76,7 @@ class DisparityMetric(NamedTuple):
     p_T: np.ndarray | None = None
     null_method: str | None = None
     reason: str | None = None
+    why_null: str | None = None
 
 
 def add_measures(
@@ -113,9 +117,15 @@ def add_measures(
         null_p=interleave("p_T"),
         null_method=[measure.null_method for measure in measures] * n_trials,
         reason=[
-            join_reasons(flag, measure.reason) or None for flag in flags_T or [None] * n_trials for measure in measures
+            join_reasons(flag, measure.why_null if _is_null(measure, place) else None, measure.reason) or None
+            for place, flag in enumerate(flags_T or [None] * n_trials)
+            for measure in measures
         ],
     )
+
+
+def _is_null(measure: DisparityMetric, place: int) -> bool:
+    return measure.value_T is None or bool(np.isnan(measure.value_T[place]))
 
 
 OWN: Final = ("acc_gap_maxmin_pp", "acc_worst", "acc_mean_worst_pp", "acc_std_pp", "acc_minmax_ratio")
@@ -128,7 +138,9 @@ SEE_GAP: Final = "no noise floor: for that see acc_gap_maxmin_pp"
 SEE_DROPS: Final = "no noise floor: for that see drop_disparity_pp"
 SEE_EAG: Final = "no noise floor: each group has its own test in paired_metrics"
 NO_TEST: Final = "no p and no floor: no test holds for means of small groups; for intervals see paired_metrics"
+ALL_WRONG: Final = "no ratio: no group has a right answer"
 DEALT: Final = "images dealt to the groups anew"
+DEALT_BY_NOISE: Final = "normal noise, as if images were dealt to the groups anew"
 DRAWN: Final = "counts drawn under one common drop"
 NOBODY: Final = -1
 _Thing = TypeVar("_Thing")
@@ -187,12 +199,13 @@ def _measure_accuracy(trials: Sequence[TrialAnswers], ranked: Ranked) -> list[Di
     low_T, high_T = accuracy_TG.min(axis=1), accuracy_TG.max(axis=1)
     ends = {"worst_T": worst_T, "best_T": best_T}
     ratio_T = np.divide(low_T, high_T, out=np.full(len(low_T), np.nan), where=high_T > 0)
+    known_ends = {name: np.where(high_T > 0, end_T, NOBODY) for name, end_T in ends.items()}
     return [
         _measure_spread("acc_gap_maxmin_pp", 100 * accuracy_TG, test, method=DEALT, worst_is_low=True),
         DisparityMetric("acc_worst", low_T, **ends, reason=SEE_GAP),
         DisparityMetric("acc_mean_worst_pp", 100 * (accuracy_TG.mean(axis=1) - low_T), **ends, reason=SEE_GAP),
         DisparityMetric("acc_std_pp", *_measure_std(accuracy_TG, squared_error_TG), **ends, reason=SEE_GAP),
-        DisparityMetric("acc_minmax_ratio", ratio_T, **ends, reason=SEE_GAP),
+        DisparityMetric("acc_minmax_ratio", ratio_T, **known_ends, reason=SEE_GAP, why_null=ALL_WRONG),
     ]
 
 
@@ -217,7 +230,7 @@ def _measure_rates(trials: Sequence[TrialAnswers], test_set: TestSet, ranked: Ra
             null_mean_T=gap.null_mean,
             null_q95_T=gap.null_q95,
             p_T=gap.p,
-            null_method=DEALT,
+            null_method=DEALT_BY_NOISE,
         )
         for name, gap in by_name
     ]

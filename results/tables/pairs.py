@@ -208,7 +208,10 @@ def _add_words(
 ) -> None:
     """Add a word for each file. The exact session of a runtime proves an export; nobody ships it."""
     shipped = [place for place, pair in enumerate(pairs) if pair.key["comparison"] != "exact"]
-    keys = [{**pairs[place].key, "config_id": config_ids[pairs[place].key["trial_id"]]} for place in shipped]
+    keys = [
+        {**pairs[place].key, "config_id": config_ids[pairs[place].key["trial_id"]], "provisional": False}
+        for place in shipped
+    ]
     add_verdicts(verdicts, judged.take(shipped), keys, test_set, grouping, limit=rules.limit)
 
 

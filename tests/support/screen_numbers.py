@@ -5,6 +5,8 @@ mean is the catalog's; which configuration stands in a row, and every number, is
 returns how many numbers it compared.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ ROWS = {
 
 
 MARK = " (contains the answer: class-wise recall)"
+LIMITS = re.compile(r"\[(−?[\d.]+),\s(−?[\d.]+)\]")
 
 
 class Key(NamedTuple):
@@ -156,6 +159,8 @@ def check_reach(page: Page, expected: Expected) -> int:
         ]
         ends = [min(known(*found)), max(known(*found))] if known(*found) else []
         assert row[-1].numbers in (ends, ends[:1])
+        shown = [read_number(span.text.split(" ")[0]) for span in row[-1].find("span")]
+        assert all(end <= number < end + 0.1 for end, number in zip(ends, shown, strict=False)), "rounded up"
         n_checked += 1 + len(ends)
     return n_checked
 
@@ -166,19 +171,48 @@ def usual_side(expected: Expected, config: Config) -> str:
     return "control" if config.method == "qat" and has_control else "reference"
 
 
+def call_verdict(row: Any) -> str:
+    """The word, with the answer where the word leaves it open."""
+    is_open = row.word == "unchanged" and row.answer == "cannot tell"
+    return "unchanged (cannot tell)" if is_open else row.word
+
+
+def count_words(text: str) -> Counter[str]:
+    """Read "2 unchanged (cannot tell), 1 loses"."""
+    parts = (part.split(" ", 1) for part in text.split(", "))
+    return Counter({word: int(number) for number, word in parts})
+
+
+def read_number(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
+def check_limits(text: str, row: Any) -> int:
+    """Compare what stands in brackets with the limits of a drop, rounded away from each other by less than a digit."""
+    low, high = (row.drop_ci_low_pp, row.drop_ci_high_pp) if pd.isna(row.lower_pp) else (row.lower_pp, row.upper_pp)
+    if text.startswith("gains"):
+        low, high = -high, -low
+    found = LIMITS.search(text)
+    assert found, text
+    shown_low, shown_high = map(read_number, found.groups())
+    assert low - 0.1 < shown_low <= low + 1e-4 * abs(low), (text, low)
+    assert high + 0.1 > shown_high >= high - 1e-4 * abs(high), (text, high)
+    return 2
+
+
 def check_verdict(expected: Expected, cell: Element, key: Key) -> int:
     """Compare a cell with a verdict: its word, its sentence, and the words of the single models."""
     verdict, word = expected.verdict(key), cell.find("b", "word")[0]
-    is_open = verdict.word == "unchanged" and verdict.answer == "cannot tell"
-    assert word.text.split(" ", 1)[1].removesuffix(" *") == verdict.word + ", cannot tell" * is_open
+    assert word.text.split(" ", 1)[1].removesuffix(" *") == call_verdict(verdict)
     said = verdict.told or verdict.reason
     assert word.attributes["title"] == said
     assert said in cell.text
     files = expected.files(key)
     if len(files) > 1:
-        words = [row.word for row in files]
-        assert f"its {len(files)} files, one by one: " in cell.text
-        assert all(f"{words.count(word)} {word}" in cell.text for word in set(words))
+        (told,) = [small.text for small in cell.find("small") if small.text.startswith("its ")]
+        start, _, words = told.partition(" files, one by one: ")
+        assert start == f"its {len(files)}"
+        assert count_words(words) == Counter(map(call_verdict, files))
     return 3 + len(files)
 
 
@@ -217,6 +251,7 @@ def check_causes(page: Page, expected: Expected) -> int:
                 gap = expected.gap(config, "torch", grouping)
                 wanted = [overall.drop_pp, *spread, *known(gap)]
                 assert cell.numbers == pytest.approx(wanted), (head_of(row), bits)
+                n_checked += check_limits(cell.find("span")[0].text, overall)
                 n_checked += len(wanted)
     return n_checked
 
@@ -278,11 +313,11 @@ def check_deployed(page: Page, expected: Expected) -> int:
         key = Key(config.config_id, "twin", runtime, data.groupings[0].name)
         overall = expected.one("contrasts", key._replace(grouping="overall"))
         assert row[1].numbers == [overall.drop_pp]
-        n_checked += 2 + check_verdict(expected, row[2], key)
+        n_checked += 2 + check_limits(row[1].text, overall) + check_verdict(expected, row[2], key)
         assert row[3].numbers == [overall.flip_rate]
         key = key._replace(comparison="reference")
         if key in expected.rows["verdicts"]:
-            assert row[4].find("b", "word")[0].text.split(" ", 1)[1].startswith(expected.verdict(key).word)
+            assert row[4].find("b", "word")[0].text.split(" ", 1)[1] == call_verdict(expected.verdict(key))
             assert row[4].numbers == [expected.one("contrasts", key._replace(grouping="overall")).drop_pp]
             n_checked += 2
         p50 = times[(times.runtime == runtime) & times.trial_id.isin([trial["trial_id"] for trial in config.ok])].p50_ms
@@ -322,16 +357,21 @@ def check_losses(page: Page, expected: Expected) -> int:
     for details in page.by_id("losses").find("details"):
         title, table = details.find("summary")[0].text, details.find("table", "losses")[0]
         data = expected.data_of(title)
-        grouping = grouping_of(data, title.removeprefix(f"{data.title}, by "))
+        grouping = grouping_of(data, title.removeprefix(f"{data.title}, by ").removesuffix(MARK))
         for row in rows_of(table):
             config = expected.primary(data, head_of(row))
             key = Key(config.config_id, side_of(config, row[1].words), "torch", grouping)
             verdict, spread = expected.verdict(key), expected.spread(key)
-            assert verdict.word in row[2].words
-            wanted = [[expected.one("contrasts", key._replace(grouping="overall")).drop_pp], [], []]
+            assert row[2].words.split(" ", 1)[1].removesuffix(" *") == call_verdict(verdict)
+            overall = expected.one("contrasts", key._replace(grouping="overall"))
+            wanted = [[overall.drop_pp], [], []]
+            n_checked += check_limits(row[3].text, overall)
             if verdict.group and verdict.group != "all images":
                 worst = expected.one("contrasts", key, verdict.group)
                 wanted[1:] = [[worst.drop_pp], [worst.excess_pp]]
+                n_checked += check_limits(row[4].find("span")[-1].text, worst)
+                least = read_number(row[5].text.rpartition("at least ")[2])
+                assert worst.excess_lower_pp - 0.1 < least <= worst.excess_lower_pp
             wanted += [spread, known(expected.gap(config, "torch", grouping))]
             for cell, numbers in zip(row[3:8], wanted, strict=True):
                 assert cell.numbers == pytest.approx(numbers), (title, head_of(row))

@@ -1,4 +1,6 @@
 // Confidence beside accuracy, by group: of the reference and of one configuration.
+const inPercent = (share) => (100 * share).toFixed(1);
+
 const drawCalibration = (view, { colors, width }) => {
   const { detail, db } = view;
   if (!detail) return { empty: view.lacksDetail };
@@ -71,7 +73,7 @@ const drawCalibration = (view, { colors, width }) => {
         hovertemplate: "%{text}<extra></extra>",
         text: bins.map(
           (bin) =>
-            `<b>${label(group.name, 40)}</b><br>sure of ${formatPercent(bin.confidence)}, right on ${formatPercent(bin.accuracy)}${sayInterval(bin.ci_low, bin.ci_high, (one) => (100 * one).toFixed(1))}<br>${bin.n} answers`,
+            `<b>${label(group.name, 40)}</b><br>sure of ${formatPercent(bin.confidence)}, right on ${formatPercent(bin.accuracy)}${sayInterval(bin.ci_low, bin.ci_high, inPercent, inPercent)}<br>${bin.n} answers`,
         ),
       };
     });

@@ -122,7 +122,7 @@ class State {
         const rows = db.groups.rows(
           (row) => db.groups.get("data", row) === data && db.groups.get("grouping", row) === values.grouping,
         );
-        return [["", "the worst"], ...rows.map((row) => [row.group, shorten(row.group, 40)])];
+        return [["", "whom the verdict names"], ...rows.map((row) => [row.group, shorten(row.group, 40)])];
       }
       case "method":
         return same(this.ofData.map((config) => config.variant));

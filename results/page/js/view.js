@@ -233,9 +233,10 @@ class View {
     );
   }
 
-  // The group that stands out: the chosen one, else the one that the verdict names.
+  // The group that stands out: the chosen one, else the one that the verdict names. A verdict on all images names none.
   get highlighted() {
-    return this.focus || (this.detail && this.verdict(this.detail)?.group) || null;
+    const named = this.focus || (this.detail && this.verdict(this.detail)?.group);
+    return this.groups.some(({ name }) => name === named) ? named : null;
   }
 }
 

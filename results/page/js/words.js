@@ -51,8 +51,17 @@ const formatShort = (value) => (isNumber(value) ? signed(String(Number(value.toP
 const formatP = (p) => (isNumber(p) ? (p < 0.001 ? "p < 0.001" : `p = ${Number(p.toPrecision(2))}`) : MISSING);
 const formatBytes = (bytes) =>
   isNumber(bytes) ? `${(bytes / 1000).toLocaleString("en-US", { maximumFractionDigits: 0 })} kB` : MISSING;
-const sayInterval = (low, high, format = formatPp) =>
-  isNumber(low) && isNumber(high) ? ` [${format(low)},\u00a0${format(high)}]` : "";
+// Limits are rounded away from each other, so that nobody reads more than is known.
+const formatLimit = (value, toWhole) => {
+  const digits = Math.abs(value) < 0.095 ? 2 : 1;
+  const step = 10 ** digits;
+  const shown = toWhole(Number((value * step).toFixed(6))) / step; // 1.1 is not 1.2, whatever its last bit
+  return signed(shown.toFixed(shown === 0 ? 1 : digits));
+};
+const formatLow = (value) => formatLimit(value, Math.floor);
+const formatHigh = (value) => formatLimit(value, Math.ceil);
+const sayInterval = (low, high, sayLow = formatLow, sayHigh = formatHigh) =>
+  isNumber(low) && isNumber(high) ? ` [${sayLow(low)},\u00a0${sayHigh(high)}]` : "";
 const sayDrop = (drop, low, high) => {
   if (!isNumber(drop)) return MISSING;
   if (Number(drop.toFixed(2)) === 0) return `no change, 0.0 pp${sayInterval(low, high)}`;

@@ -30,10 +30,11 @@ AGAINST: Final = {  # -> variant, method, comparison
 }
 
 UNEVEN: Final = (
-    '<p class="note">Drops apart: the largest drop of a group minus the smallest. Of one seed it stands next to what '
-    "chance stays under in 95 of 100 draws, and to the p of a sharper test, in which every group is weighted by its "
-    "noise. Over seeds no such test holds; the limits of each group say whether it loses more than the others. "
-    "Accuracies apart: best minus worst group of the model named first, which may move the other way.</p>"
+    '<p class="note">In brackets: the limits of what all images lose, and of QAT against PTQ a 95 % interval. Drops '
+    "apart: the largest drop of a group minus the smallest. Of one seed it stands next to what chance stays under in "
+    "95 of 100 draws, and to the p of a sharper test, in which every group is weighted by its noise. Over seeds no "
+    "such test holds; the limits of each group say whether it loses more than the others. Accuracies apart: best minus "
+    "worst group of the model named first, which may move the other way.</p>"
 )
 LIKE_FOR_LIKE: Final = "QAT against PTQ on FP32-FT"
 
@@ -75,7 +76,7 @@ def _render_data(facts: Facts, data: Data) -> str:
             rows.append(head(title) + join_cells((found.get(one, MISSING) for one in bits), titles))
         elif title == LIKE_FOR_LIKE and losses["QAT against FP32-FT"]:
             rows.append(head(title) + _across(len(bits), "no PTQ of FP32-FT has the observers and BN folding of a QAT"))
-    caption = f"{data.title}: what all images lose, and how unevenly by {grouping.title}"
+    caption = f"{data.title}: what all images lose, and how unevenly by {grouping.heading}"
     table = render_table(["", *titles], rows, caption=caption, kind="matrix")
     drops = {title: {bits: loss.overall for bits, loss in found.items()} for title, found in losses.items()}
     drops[LIKE_FOR_LIKE] = {question.config.bits: read_drop(question.row) for question in like}

@@ -27,14 +27,15 @@ from quantfair.results.page.fragments import (
 )
 from quantfair.results.page.headlines import lead_deployed
 from quantfair.results.page.index import Facts
+from quantfair.results.tables.verdicts import format_limit
 
 MOST_REASONS = 3
 BROKEN = 0.01  # of the answers
 NOTE = (
-    '<p class="note">Against torch: the same trained model, simulated. A no here means: no group loses more than the '
-    "limit against the simulation. Settings that validation images did not choose have rows where more than 1 % of "
-    "their answers change, and twice as many as of the chosen ones. Times were taken beside whatever else the machine "
-    "did.</p>"
+    '<p class="note">Against torch: the same trained model, simulated. The words are those of the first table: here '
+    "harmless means that no group loses more than LIMIT by being deployed. Settings that validation images did not "
+    "choose have rows where more than 1 % of their answers change, and twice as many as of the chosen ones. Times were "
+    "taken beside whatever else the machine did.</p>"
 )
 
 
@@ -44,7 +45,11 @@ def render_deployed(facts: Facts, data: Sequence[Data]) -> str:
     if not runtimes:
         return nothing('this sweep measured torch alone; runtimes = ["torch", "onnxruntime"] measures what ships')
     tables = "".join(_render_runtime(facts, one, runtime) for one in data for runtime in runtimes)
-    return tables + (NOTE if tables else "") + "".join(_render_reasons(facts, runtime) for runtime in runtimes)
+    return (
+        tables
+        + (NOTE.replace("LIMIT", format_limit(facts.limit_pp)) if tables else "")
+        + "".join(_render_reasons(facts, runtime) for runtime in runtimes)
+    )
 
 
 def _render_reasons(facts: Facts, runtime: str) -> str:
@@ -62,9 +67,9 @@ def _render_runtime(facts: Facts, data: Data, runtime: str) -> str:
     grouping = data.groupings[0]
     titles = (
         "All images, against torch",
-        f"Against torch, by {grouping.title}",
+        f"Against torch, by {grouping.heading}",
         "Answers unlike torch's",
-        f"Against the float model in torch, by {grouping.title}",
+        f"Against the float model in torch, by {grouping.heading}",
         "One image",
         "File",
     )
@@ -85,7 +90,7 @@ def _render_runtime(facts: Facts, data: Data, runtime: str) -> str:
         for loss in losses
         for one in (loss, *_list_broken(loss))
     ]
-    told = lead(facts, data, lead_deployed(runtime, losses))
+    told = lead(facts, data, lead_deployed(runtime, losses, facts.limit_pp))
     caption = f"{data.title}: {runtime} against torch"
     return told + render_table(["Method, bits", *titles], rows, caption=caption, kind="matrix")
 

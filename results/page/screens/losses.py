@@ -9,6 +9,7 @@ from quantfair.results.page.formatting import (
     MISSING,
     count,
     escape,
+    format_low,
     format_pp,
     render_number,
     render_table,
@@ -29,8 +30,10 @@ NAME: Final = 40  # characters of a group's name
 NOTE: Final = (
     '<p class="note">Over all seeds, in torch. Each row shows one configuration, named in it: the one that validation '
     "images chose, where they could. Other settings of the same method and bits: verdicts, and the range of what their "
-    "groups lose at most. Excess: the drop of a group minus the drop of all other images, with its lower limit. The "
-    "two numbers in brackets after a drop are the limits that the words rest on. * seeds of the plan are missing.</p>"
+    "groups lose at most. Named: whom the verdict is about, and where it is not resolved, who could lose most. Excess: "
+    "the drop of a group minus the drop of all other images, with its lower limit. In brackets: the limits of a drop; "
+    "those of all images stand for themselves here, so they are narrower than in a verdict. * seeds of the plan are "
+    "missing.</p>"
 )
 
 
@@ -40,7 +43,7 @@ def render_loss_tables(facts: Facts) -> str:
     for number, data in enumerate(facts.catalog.data):
         for grouping in data.groupings:
             if table := _render_grouping(facts, data, grouping):
-                title = escape(f"{data.title}, by {grouping.title}")
+                title = escape(f"{data.title}, by {grouping.heading}")
                 place = f'data-data="{number}" data-grouping="{escape(grouping.name)}"'
                 parts.append(f"<details open {place}><summary>{title}</summary>{table}</details>")
     if len(parts) == 1:
@@ -62,7 +65,7 @@ def _render_grouping(facts: Facts, data: Data, grouping: Grouping) -> str:
         other = against_fp32.get((loss.config.variant, loss.config.bits))
         if loss.comparison == "control" and other:
             rows.append(_render_row(other, head))
-    return render_table(head, rows, caption=f"{data.title}, by {grouping.title}", kind="losses") if rows else ""
+    return render_table(head, rows, caption=f"{data.title}, by {grouping.heading}", kind="losses") if rows else ""
 
 
 def _render_row(loss: ComparisonRow, head: Sequence[str]) -> str:
@@ -70,7 +73,7 @@ def _render_row(loss: ComparisonRow, head: Sequence[str]) -> str:
     excess = lost = None
     if loss.worst:
         group, drop = loss.worst
-        least = "" if drop.excess_lower_pp is None else f", at least {format_pp(drop.excess_lower_pp)}"
+        least = "" if drop.excess_lower_pp is None else f", at least {format_low(drop.excess_lower_pp)}"
         excess = render_number(f"{format_pp(drop.excess_pp)} pp{least}", drop.excess_pp)
         lost = f"{name_group(group.name, NAME)} <small>n = {group.n:,}</small><br>{render_drop(drop)}"
     cells = [

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from quantfair.results.page.catalog import Config, Data
-from quantfair.results.page.comparisons import list_deployed
+from quantfair.results.page.comparisons import count_seeds, list_deployed
 from quantfair.results.page.formatting import count
 from quantfair.results.page.index import Facts
 from quantfair.results.schema import IMPORTED, MIN_RANKED
@@ -69,7 +69,7 @@ def _format_choice() -> str:
 
 def _format_data(facts: Facts, data: Data) -> str:
     trials = [trial for config in facts.catalog.configs if config.data == data for trial in config.ok]
-    seeds = len({trial["seed"] for trial in trials})
+    seeds = count_seeds([config for config in facts.catalog.configs if config.data == data])
     n_test = max((trial["n_test"] or 0 for trial in trials), default=0)
     if not trials:
         return ""

@@ -5,7 +5,6 @@ from typing import Final
 
 from quantfair.results.page.catalog import Data, Grouping
 from quantfair.results.page.comparisons import (
-    ComparisonRow,
     Reach,
     find_shippable,
     list_deployed,
@@ -16,8 +15,8 @@ from quantfair.results.page.formatting import (
     MISSING,
     count,
     escape,
+    format_high,
     format_percent,
-    format_pp,
     render_number,
     render_table,
 )
@@ -49,9 +48,9 @@ REACH_HEAD: Final = (
 
 CELLS: Final = (
     '<div class="note"><p>Each row: the settings that validation images chose. The question: does any group, or do all '
-    "images together, lose more than LIMIT? Words that say <b>no</b>: harmless, small, and unchanged where there are "
-    "images enough. Words that say <b>yes</b>: uneven, loses, collapsed. <b>Not resolved</b>: it cannot be told (see "
-    "How to read this).</p>"
+    "images together, lose more than LIMIT? Words that say <b>no</b>: unchanged, small, harmless. Words that say "
+    "<b>yes</b>: collapsed, uneven, loses. It <b>cannot be told</b>: not resolved, and unchanged (cannot tell), where "
+    "no answer differs but images are too few. The rules are in How to read this.</p>"
     "<p>SEEDS FP32-FT is the control of QAT: fine-tuned in the same way, without quantizers.</p></div>"
 )
 ONE_SEED: Final = (
@@ -127,21 +126,21 @@ def _format_grouping(reach: Reach, grouping: Grouping) -> list[str]:
         f"{name_group(smallest.name)}{small(render_number(f'n = {smallest.n:,}', smallest.n))}" if smallest else MISSING
     )
     name += small("too small to rank") if smallest and not smallest.is_ranked else ""
-    return [escape(grouping.title) + small(escape(groups)), name, _render_range(at_most)]
+    return [escape(grouping.heading) + small(escape(groups)), name, _render_range(at_most)]
 
 
 def _render_range(ends: tuple[float, float] | None) -> str:
     if ends is None:
         return MISSING
-    low, high = (render_number(format_pp(value), value) for value in ends)
-    return f"{low} to {high} pp" if format_pp(ends[0]) != format_pp(ends[1]) else f"{low} pp"
+    low, high = (render_number(format_high(value), value) for value in ends)
+    return f"{low} to {high} pp" if format_high(ends[0]) != format_high(ends[1]) else f"{low} pp"
 
 
 def _render_losers(facts: Facts, data: Data, legend: str) -> str:
     losses = {grouping.name: list_losses(facts, data, grouping) for grouping in data.groupings}
     if not any(losses.values()):
         return nothing(f"{data.title} has no trial with another to compare with")
-    titles = [_title(losses[grouping.name], grouping) for grouping in data.groupings]
+    titles = [f"by {grouping.heading}" for grouping in data.groupings]
     rows = []
     for alike in zip(*losses.values(), strict=True):
         config, side = alike[0].config, alike[0].side
@@ -152,20 +151,14 @@ def _render_losers(facts: Facts, data: Data, legend: str) -> str:
     return lead(facts, data, lead_losers(losses)) + legend + table + _render_shippable(facts, data)
 
 
-def _title(losses: Sequence[ComparisonRow], grouping: Grouping) -> str:
-    """Return "by gender (contains the answer: class-wise recall)": what a column of verdicts is about."""
-    contains_answer = any(loss.verdict.get("contains_answer") for loss in losses)
-    return f"by {grouping.title}{' (contains the answer: class-wise recall)' if contains_answer else ''}"
-
-
 def _render_shippable(facts: Facts, data: Data) -> str:
     items = "".join(
         f"<li>in {escape(runtime)}: {_name_shippable(facts, data, runtime)}</li>"
         for runtime in (TORCH, *list_deployed(facts))
     )
     return (
-        '<div class="ship"><p>Of these settings, from the most bits down, the last one before a group could lose more '
-        f"than {format_limit(facts.limit_pp)} against FP32, on this test set (QAT too, its fine-tuning included):</p>"
+        '<div class="ship"><p>From the most bits down, the last of these settings before one with which a group could '
+        f"lose more than {format_limit(facts.limit_pp)} against FP32 (QAT too, its fine-tuning included):</p>"
         f"<ul>{items}</ul></div>"
     )
 
