@@ -199,13 +199,20 @@ def _measure_accuracy(trials: Sequence[TrialAnswers], ranked: Ranked) -> list[Di
     low_T, high_T = accuracy_TG.min(axis=1), accuracy_TG.max(axis=1)
     ends = {"worst_T": worst_T, "best_T": best_T}
     ratio_T = np.divide(low_T, high_T, out=np.full(len(low_T), np.nan), where=high_T > 0)
-    known_ends = {name: np.where(high_T > 0, end_T, NOBODY) for name, end_T in ends.items()}
+    known_worst_T, known_best_T = (np.where(high_T > 0, end_T, NOBODY) for end_T in (worst_T, best_T))
     return [
         _measure_spread("acc_gap_maxmin_pp", 100 * accuracy_TG, test, method=DEALT, worst_is_low=True),
         DisparityMetric("acc_worst", low_T, **ends, reason=SEE_GAP),
         DisparityMetric("acc_mean_worst_pp", 100 * (accuracy_TG.mean(axis=1) - low_T), **ends, reason=SEE_GAP),
         DisparityMetric("acc_std_pp", *_measure_std(accuracy_TG, squared_error_TG), **ends, reason=SEE_GAP),
-        DisparityMetric("acc_minmax_ratio", ratio_T, **known_ends, reason=SEE_GAP, why_null=ALL_WRONG),
+        DisparityMetric(
+            "acc_minmax_ratio",
+            ratio_T,
+            worst_T=known_worst_T,
+            best_T=known_best_T,
+            reason=SEE_GAP,
+            why_null=ALL_WRONG,
+        ),
     ]
 
 

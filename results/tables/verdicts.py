@@ -349,8 +349,11 @@ class _Sentences:
         if not np.isfinite(n_images):
             return f"the measured loss is too near {self.bound} for more images to tell"
         whose = "" if self.names[cell] == ALL_IMAGES else f" of {self.names[cell]}"
-        seeds = ", and more seeds," if self.judged.scope == RECIPE else ""
-        return f"{round_up(n_images):,} more images{whose}{seeds} would probably tell"
+        n_others = np.count_nonzero(self.judged.limits.upper_C[place, :-1] > self.limit) - (whose != "")
+        others = f", more of {n_others} other {'groups' if n_others > 1 else 'group'}" if n_others > 0 else ""
+        seeds = ", and more seeds" if self.judged.scope == RECIPE else ""
+        comma = "," if others or seeds else ""
+        return f"{round_up(n_images):,} more images{whose}{others}{seeds}{comma} would probably tell"
 
     def _tell_shift(self, place: int) -> str:
         """Return how much of a loss is a shift between classes, where the groups contain the answer."""
