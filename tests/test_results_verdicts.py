@@ -202,8 +202,6 @@ def test_groups_at_the_level_of_guessing_are_out_of_play_and_do_not_count() -> N
 
 
 def test_where_no_group_is_in_play_there_is_no_word_and_a_reason() -> None:
-    study = Study(1)
-    study.test_set = make_test_set(study.labels, {"group": (["x", "y"], np.repeat([0, 1], [N - 1, 1]))})
     small = Study(1)
     small.test_set = make_test_set(small.labels, {"group": ([str(k) for k in range(20)], np.arange(N) % 20)})
     small.add(make_row("ptq", "ptq", 0), small.floats[0])
